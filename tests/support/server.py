@@ -1,0 +1,104 @@
+"""A real server in its own process, on a port the system picks, that tests may kill."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+LISTENING = re.compile(r"(https?://\S+)")
+
+
+class TusServer:
+    """`tusserver serve` as an operator starts it. `options` are its flags, `env` its further environment."""
+
+    def __init__(self, storage: Path, *options: str, env: dict[str, str] | None = None, port: int = 0) -> None:
+        self.storage = storage
+        self.url = ""
+        """Where uploads are created, for example http://127.0.0.1:40123/files. Known once started."""
+        self.output: list[str] = []
+        """Every line the server printed, standard output and error together."""
+        self._options = options
+        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        self._port = port
+        self._ready = threading.Event()
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> TusServer:
+        """Start and wait until it says where it listens. A second start after `kill` takes the same port."""
+        command = [sys.executable, "-m", "tusserver", "serve"]
+        command += ["--port", str(self._port), "--storage", str(self.storage), *self._options]
+        self._ready.clear()
+        self.process = subprocess.Popen(
+            command, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        if not self._ready.wait(30) or not self.url:
+            self.stop()
+            raise RuntimeError("the server did not start:\n" + "".join(self.output))
+        return self
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.output.append(line)
+            found = LISTENING.search(line)
+            if found and "istening" in line and not self._ready.is_set():
+                self.url = found.group(1).rstrip("/")
+                self._port = int(self.url.split("/")[2].rsplit(":", 1)[1])
+                self._ready.set()
+        process.stdout.close()
+        self._ready.set()
+
+    @property
+    def host(self) -> str:
+        """host:port"""
+        return self.url.split("/")[2]
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def kill(self) -> None:
+        """SIGKILL: as a crash does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self, within: float = 15) -> int:
+        """SIGINT, as Ctrl-C does. Returns the exit code."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+    def files(self) -> list[Path]:
+        """Every file below the data folder that belongs to an upload."""
+        uploads = self.storage / "uploads"
+        return sorted(path for path in uploads.rglob("*") if path.is_file()) if uploads.exists() else []
+
+    def wait_for_output(self, text: str, within: float = 10) -> None:
+        """Wait until a line with `text` was printed."""
+        until = time.monotonic() + within
+        while not any(text in line for line in self.output):
+            if time.monotonic() > until:
+                raise AssertionError(f"{text!r} was not printed:\n" + "".join(self.output))
+            threading.Event().wait(0.02)
+
+    def __enter__(self) -> TusServer:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
