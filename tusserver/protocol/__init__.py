@@ -1,0 +1,1 @@
+"""GROUND: what tus says. Pure: no I/O, no await, no clock, no room above is imported here."""

@@ -1,0 +1,78 @@
+"""A dialect: a translator between headers and the commands, outcomes and refusals of the ground."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tusserver.protocol.checksum import Checksum
+from tusserver.protocol.errors import TusError
+from tusserver.protocol.messages import Command, Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHead:
+    """A request without its body."""
+
+    method: str
+    """Upper case; the overriding one, if X-HTTP-Method-Override says so."""
+    name: str
+    """What follows the collection's path: an upload's id, or empty for the collection itself."""
+    headers: Mapping[str, str]
+    """Lower-case names; values as latin-1 text without outer blanks."""
+    repeated: frozenset[str] = frozenset()
+    """Names that stood more than once."""
+    base_url: str
+    """The collection as clients reach it, without a trailing slash: https://host/files, or /files if relative."""
+    base_paths: tuple[str, ...]
+    """Every path the collection is known by, outside and inside a proxy."""
+    trailers: bool = False
+    """Whether the server in front can deliver trailers."""
+
+    @property
+    def body_length(self) -> int | None:
+        """Bytes the body has; None if it is chunked. The HTTP parser has checked the digits."""
+        if "transfer-encoding" in self.headers:
+            return None
+        return int(self.headers.get("content-length", "0"))
+
+    @property
+    def has_body(self) -> bool:
+        """Whether bytes follow (a chunked body may turn out empty)."""
+        return self.body_length != 0
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer without a server: status, headers, body."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    closes: bool = False
+    """Whether the connection ends with this answer."""
+
+
+class Dialect(Protocol):
+    """One protocol on the wire."""
+
+    def read(self, head: RequestHead) -> Command:
+        """Understand a request, before anything is done for it.
+
+        Raises:
+            TusError: it is not valid.
+        """
+
+    def read_trailers(self, trailers: Mapping[str, str]) -> Checksum | None:
+        """Find the checksum among the trailers.
+
+        Raises:
+            TusError: it is there and not valid.
+        """
+
+    def write(self, outcome: Outcome, head: RequestHead) -> Reply:
+        """Say what was done."""
+
+    def refuse(self, error: TusError, head: RequestHead) -> Reply:
+        """Say what was not done, and why."""

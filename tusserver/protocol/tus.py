@@ -1,0 +1,320 @@
+"""The dialect of tus 1.0.0 and all its extensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import assert_never
+from urllib.parse import urljoin, urlsplit
+
+from tusserver.protocol.checksum import ALGORITHMS, Checksum
+from tusserver.protocol.dialect import Reply, RequestHead
+from tusserver.protocol.errors import (
+    AmbiguousLength,
+    ConcatenationUnsupported,
+    ContentEncodingUnsupported,
+    ExtensionDisabled,
+    FinalIsReadOnly,
+    InvalidChecksum,
+    InvalidConcat,
+    InvalidContentType,
+    InvalidDeferLength,
+    InvalidLength,
+    InvalidOffset,
+    MethodNotAllowed,
+    RepeatedHeader,
+    TusError,
+    UnsupportedVersion,
+    UploadNotFound,
+)
+from tusserver.protocol.fields import http_date, integer, is_offset_type
+from tusserver.protocol.messages import (
+    Append,
+    Appended,
+    Command,
+    Content,
+    Create,
+    Created,
+    Discover,
+    Discovered,
+    Download,
+    Extension,
+    Inspect,
+    Inspected,
+    Outcome,
+    Terminate,
+    Terminated,
+)
+from tusserver.protocol.metadata import Metadata
+from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
+
+VERSION = "1.0.0"
+
+REQUEST_HEADERS = (
+    "Tus-Resumable",
+    "Upload-Length",
+    "Upload-Defer-Length",
+    "Upload-Offset",
+    "Upload-Metadata",
+    "Upload-Concat",
+    "Upload-Checksum",
+    "Content-Type",
+    "X-HTTP-Method-Override",
+)
+"""Headers a client sends, for CORS."""
+
+RESPONSE_HEADERS = (
+    "Location",
+    "Tus-Resumable",
+    "Tus-Version",
+    "Tus-Extension",
+    "Tus-Max-Size",
+    "Tus-Checksum-Algorithm",
+    "Upload-Offset",
+    "Upload-Length",
+    "Upload-Defer-Length",
+    "Upload-Metadata",
+    "Upload-Concat",
+    "Upload-Expires",
+)
+"""Headers a client reads, for CORS."""
+
+_ONCE = frozenset(
+    {
+        "content-type",
+        "upload-checksum",
+        "upload-concat",
+        "upload-defer-length",
+        "upload-length",
+        "upload-metadata",
+        "upload-offset",
+        "x-http-method-override",
+    }
+)
+_FINAL = "final;"
+
+
+class TusDialect:
+    """tus 1.0.0. `extensions` are those that are on and work; `max_size` is told to clients in bytes."""
+
+    def __init__(
+        self,
+        extensions: Iterable[Extension],
+        *,
+        max_size: int | None = None,
+        download: bool = True,
+        any_host: bool = False,
+    ) -> None:
+        self._on = frozenset(extensions)
+        self._max_size = max_size
+        self._any_host = any_host
+        """Whether partial uploads may be named by another host's URL: we do not know our own (relative Location)."""
+        on_collection = ["OPTIONS", "POST"] if Extension.CREATION in self._on else ["OPTIONS"]
+        on_upload = ["OPTIONS", "HEAD", "PATCH"]
+        if download:
+            on_upload.append("GET")
+        if Extension.TERMINATION in self._on:
+            on_upload.append("DELETE")
+        self._allowed = {True: frozenset(on_upload), False: frozenset(on_collection)}
+        self._allow = {True: ", ".join(on_upload), False: ", ".join(on_collection)}
+
+    def options(self, *, trailers: bool) -> dict[str, str]:
+        """What OPTIONS tells; `trailers`: whether the server in front can deliver them."""
+        headers = {"Tus-Version": VERSION}
+        names = [e for e in Extension if e in self._on and (trailers or e is not Extension.CHECKSUM_TRAILER)]
+        if names:
+            headers["Tus-Extension"] = ",".join(names)
+        if self._max_size is not None:
+            headers["Tus-Max-Size"] = str(self._max_size)
+        if Extension.CHECKSUM in self._on:
+            headers["Tus-Checksum-Algorithm"] = ",".join(ALGORITHMS)
+        return headers
+
+    # requests --------------------------------------------------------------------------------------------------------
+
+    def read(self, head: RequestHead) -> Command:
+        """See `Dialect.read`."""
+        method, on_upload = head.method, head.name != ""
+        if method == "OPTIONS":
+            return Discover()
+        if on_upload:
+            # An id that cannot exist is not found, whatever is asked of it.
+            upload_id = as_upload_id(head.name)
+        if method not in self._allowed[on_upload]:
+            raise MethodNotAllowed(self._allow[on_upload])
+        if method == "GET":
+            return Download(id=upload_id)
+        # "If the version is not supported by the Server, it MUST respond with the 412 Precondition Failed status and
+        # MUST include the Tus-Version header into the response. In addition, the Server MUST NOT process the request."
+        if head.headers.get("tus-resumable") != VERSION or "tus-resumable" in head.repeated:
+            raise UnsupportedVersion
+        if repeated := head.repeated & _ONCE:
+            raise RepeatedHeader(", ".join(sorted(repeated)))
+        match method:
+            case "HEAD":
+                return Inspect(id=upload_id)
+            case "PATCH":
+                return self._append(head, upload_id)
+            case "DELETE":
+                return Terminate(id=upload_id)
+            case _:
+                return self._create(head)
+
+    def _append(self, head: RequestHead, upload_id: UploadId) -> Append:
+        headers = head.headers
+        if not is_offset_type(headers.get("content-type")):
+            raise InvalidContentType("PATCH takes application/offset+octet-stream")
+        offset = integer("Upload-Offset", headers.get("upload-offset", ""), InvalidOffset)
+        length = headers.get("upload-length")
+        return self._body(
+            head,
+            upload_id,
+            offset,
+            None if length is None else integer("Upload-Length", length, InvalidLength),
+        )
+
+    def _body(self, head: RequestHead, upload_id: UploadId | None, offset: int, length: int | None) -> Append:
+        if head.headers.get("content-encoding", "identity").lower() != "identity":
+            raise ContentEncodingUnsupported("send the bytes as they are to be stored")
+        checksum, follows = self._checksum(head)
+        return Append(
+            id=upload_id,
+            offset=offset,
+            body_length=head.body_length,
+            length=length,
+            checksum=checksum,
+            checksum_follows=follows,
+        )
+
+    def _checksum(self, head: RequestHead) -> tuple[Checksum | None, bool]:
+        if Extension.CHECKSUM not in self._on:
+            return None, False  # tuspy sends one without asking OPTIONS
+        text = head.headers.get("upload-checksum")
+        announced = head.headers.get("trailer", "").lower().replace(" ", "").split(",")
+        follows = Extension.CHECKSUM_TRAILER in self._on and head.trailers and "upload-checksum" in announced
+        if text is None:
+            return None, follows
+        if follows:
+            raise InvalidChecksum("it came as a header and is announced as a trailer")
+        return Checksum.parse(text), False
+
+    def read_trailers(self, trailers: Mapping[str, str]) -> Checksum | None:
+        """See `Dialect.read_trailers`."""
+        text = trailers.get("upload-checksum")
+        return None if text is None else Checksum.parse(text)
+
+    def _create(self, head: RequestHead) -> Create:
+        headers = head.headers
+        metadata = Metadata.parse(headers.get("upload-metadata", ""))
+        concat = headers.get("upload-concat")
+        if concat is not None and Extension.CONCATENATION not in self._on:
+            raise ConcatenationUnsupported
+        first = None
+        if Extension.CREATION_WITH_UPLOAD in self._on and is_offset_type(headers.get("content-type")):
+            # Without the type the body is no upload's; it is read and forgotten.
+            first = self._body(head, None, 0, None)
+        if concat is None or concat == "partial":
+            role = Role.REGULAR if concat is None else Role.PARTIAL
+            return Create(length=self._length(headers), metadata=metadata, role=role, concat=concat, first=first)
+        if not concat.startswith(_FINAL):
+            raise InvalidConcat("it must be partial, or final; and the URLs of partial uploads")
+        if "upload-length" in headers or "upload-defer-length" in headers:
+            raise InvalidLength("a final upload is as long as its parts: send no Upload-Length")
+        if first is not None and head.has_body:
+            raise FinalIsReadOnly
+        parts = tuple(self._part(url, head) for url in concat[len(_FINAL) :].split())
+        if not parts:
+            raise InvalidConcat("final; names no partial upload")
+        return Create(length=None, metadata=metadata, role=Role.FINAL, concat=concat, parts=parts)
+
+    def _length(self, headers: Mapping[str, str]) -> int | None:
+        length, defer = headers.get("upload-length"), headers.get("upload-defer-length")
+        if defer is None:
+            return integer("Upload-Length", "" if length is None else length, InvalidLength)
+        if Extension.CREATION_DEFER_LENGTH not in self._on:
+            raise ExtensionDisabled("creation-defer-length")
+        if length is not None:
+            raise AmbiguousLength
+        if defer != "1":
+            raise InvalidDeferLength("its value must be 1")
+        return None
+
+    def _part(self, url: str, head: RequestHead) -> UploadId:
+        """Find the id in the URL of a partial upload: one of ours, absolute or relative, as a path or with our host."""
+        try:
+            target = urlsplit(urljoin(head.base_url + "/", url))
+            ours = urlsplit(head.base_url).netloc
+        except ValueError:
+            raise InvalidConcat("a partial upload's URL cannot be read") from None
+        folder, _, name = target.path.rstrip("/").rpartition("/")
+        if folder not in head.base_paths or (target.netloc.lower() != ours.lower() and not self._any_host):
+            raise InvalidConcat("a partial upload's URL is not one of this server")
+        try:
+            return as_upload_id(name)
+        except UploadNotFound:
+            raise InvalidConcat("a partial upload's URL is not one of this server") from None
+
+    # answers ---------------------------------------------------------------------------------------------------------
+
+    def write(self, outcome: Outcome, head: RequestHead) -> Reply:
+        """See `Dialect.write`."""
+        match outcome:
+            case Discovered():
+                return self._reply(204, self.options(trailers=head.trailers))
+            case Created(upload=upload):
+                headers = {"Location": f"{head.base_url}/{upload.id}"}
+                if Extension.CREATION_WITH_UPLOAD in self._on and not upload.pending:
+                    headers["Upload-Offset"] = str(upload.offset)
+                self._add_expiry(headers, upload)
+                return self._reply(201, headers, closes=outcome.closes)
+            case Appended(upload=upload):
+                headers = {"Upload-Offset": str(upload.offset)}
+                self._add_expiry(headers, upload)
+                return self._reply(204, headers)
+            case Inspected(upload=upload):
+                return self._reply(200, self._state(upload))
+            case Content():
+                return self._reply(200, {})
+            case Terminated():
+                return self._reply(204, {})
+            case _:
+                assert_never(outcome)
+
+    def _state(self, upload: Upload) -> dict[str, str]:
+        headers = {"Cache-Control": "no-store"}
+        if not upload.pending:
+            # Concatenation: "The response to a HEAD request for a final upload SHOULD NOT contain the Upload-Offset
+            # header unless the concatenation has been successfully finished."
+            headers["Upload-Offset"] = str(upload.offset)
+        if upload.length is not None:
+            headers["Upload-Length"] = str(upload.length)
+        elif not upload.pending:
+            headers["Upload-Defer-Length"] = "1"
+        if upload.metadata.text:
+            headers["Upload-Metadata"] = upload.metadata.text
+        if upload.concat is not None:
+            headers["Upload-Concat"] = upload.concat
+        self._add_expiry(headers, upload)
+        return headers
+
+    def _add_expiry(self, headers: dict[str, str], upload: Upload) -> None:
+        if Extension.EXPIRATION in self._on and upload.expires_at is not None and not upload.complete:
+            headers["Upload-Expires"] = http_date(upload.expires_at)
+
+    def refuse(self, error: TusError, head: RequestHead) -> Reply:
+        """See `Dialect.refuse`. The body reads `CODE: words`, as tusd's does."""
+        headers = {"Cache-Control": "no-store", "Content-Type": "text/plain; charset=utf-8"}
+        if isinstance(error, UnsupportedVersion):
+            headers["Tus-Version"] = VERSION
+        if isinstance(error, MethodNotAllowed):
+            headers["Allow"] = error.allow
+        if error.retry_after is not None:
+            headers["Retry-After"] = str(error.retry_after)
+        if error.expires_at is not None and head.method == "PATCH" and Extension.EXPIRATION in self._on:
+            headers["Upload-Expires"] = http_date(error.expires_at)
+        reply = self._reply(error.status, headers, closes=error.closes)
+        if head.method != "HEAD":
+            reply.body = f"{error.code}: {error}\n".encode()
+        return reply
+
+    def _reply(self, status: int, headers: dict[str, str], *, closes: bool = False) -> Reply:
+        return Reply(status, {"Tus-Resumable": VERSION, **headers}, closes=closes)

@@ -1,0 +1,112 @@
+"""Upload, the record: what an upload is, how far it came, and its JSON form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, NewType
+
+from tusserver.protocol.errors import UploadNotFound
+from tusserver.protocol.metadata import Metadata
+
+UploadId = NewType("UploadId", str)
+"""An id that passed `as_upload_id`: safe in a URL and as a file name."""
+
+FORMAT = 1
+"""Version of the JSON form."""
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
+
+
+def as_upload_id(text: str) -> UploadId:
+    """Check that `text` can be an id: 1 to 128 letters, digits, `-` and `_`.
+
+    Raises:
+        UploadNotFound: it cannot, so no upload has it.
+    """
+    if _ID.fullmatch(text) is None:
+        raise UploadNotFound
+    return UploadId(text)
+
+
+class Role(StrEnum):
+    """Part an upload plays in a concatenation."""
+
+    REGULAR = "regular"
+    PARTIAL = "partial"
+    FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """One upload. `offset` is the only statement of what exists: bytes beyond it do not exist yet."""
+
+    id: UploadId
+    created_at: datetime
+    """UTC."""
+    offset: int = 0
+    """Bytes."""
+    length: int | None = None
+    """Bytes of the whole upload; None until declared (Upload-Defer-Length)."""
+    metadata: Metadata = field(default_factory=Metadata)
+    role: Role = Role.REGULAR
+    concat: str | None = None
+    """Upload-Concat as the client sent it."""
+    parts: tuple[UploadId, ...] = ()
+    """Of a final upload, in order."""
+    expires_at: datetime | None = None
+    """UTC. When an unfinished upload is removed; once finished, when its retention ends."""
+    finished: bool = False
+    """Whether everything that follows completion was done (renamed, told)."""
+    place: str | None = None
+    """Where the store put the finished bytes, if not at their own place."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all bytes are here."""
+        return self.offset == self.length
+
+    @property
+    def pending(self) -> bool:
+        """Whether this is a final upload that waits for its parts."""
+        return self.role is Role.FINAL and not self.complete
+
+    def to_json(self) -> dict[str, Any]:
+        """All but what is committed with every request (offset, expiry, finished)."""
+        return {
+            "format": FORMAT,
+            "id": self.id,
+            "created_at": self.created_at.timestamp(),
+            "length": self.length,
+            "metadata": self.metadata.text,
+            "role": self.role.value,
+            "concat": self.concat,
+            "parts": list(self.parts),
+            "place": self.place,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, offset: int, expires_at: datetime | None, finished: bool) -> Upload:
+        """Rebuild an upload.
+
+        Raises:
+            ValueError, KeyError, TypeError: this is no record of ours, or one of a newer version.
+        """
+        if data["format"] != FORMAT:
+            raise ValueError(f"record of format {data['format']}, this version reads {FORMAT}")
+        return cls(
+            id=UploadId(data["id"]),
+            created_at=datetime.fromtimestamp(data["created_at"], UTC),
+            length=data["length"],
+            metadata=Metadata(data["metadata"]),
+            role=Role(data["role"]),
+            concat=data["concat"],
+            parts=tuple(UploadId(part) for part in data["parts"]),
+            place=data["place"],
+            offset=offset,
+            expires_at=expires_at,
+            finished=finished,
+        )

@@ -1,0 +1,77 @@
+"""The shapes in which bytes travel: a Body comes in, a Source goes to the store, a Wire does what ASGI cannot say.
+
+    server (or plain ASGI)  →  web: Body  →  service: Intake, which is a Source  →  store
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+from tusserver.protocol.checksum import Digest
+
+WIRE = "tusserver.wire"
+"""Key of the Wire in `scope["extensions"]`."""
+
+
+class Wire(Protocol):
+    """What our own server adds to one request. Without it everything works, a little slower."""
+
+    @property
+    def drainable(self) -> bool:
+        """Whether the body can go from the socket to a file: plain TCP, a known length, nothing received yet."""
+
+    @property
+    def trailers(self) -> Mapping[str, str] | None:
+        """Trailers by lower-case name, complete once the body has ended; None if this server cannot deliver any."""
+
+    async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
+        """Write the body to `fd` from byte `at` on, until it ends.
+
+        `moved(n)` is called, on the loop, after every `n` bytes that are written (and given to `digest`). Cancelling
+        is safe: what was read from the socket is written and reported before the cancellation goes on.
+
+        Raises:
+            ClientGone: the client went away; all that had arrived was written and reported.
+            OSError: the disk failed; what was reported is written.
+        """
+
+    async def inform(self, status: int, headers: Mapping[str, str]) -> None:
+        """Send a 1xx response, if the client can take one."""
+
+
+class Body(Protocol):
+    """The body of one request, as the web hands it to the service."""
+
+    @property
+    def wire(self) -> Wire | None:
+        """None under another server."""
+
+    async def receive(self) -> bytes:
+        """Return the next bytes, b"" at the end.
+
+        Raises:
+            ClientGone: the client went away before its body was whole.
+        """
+
+
+Kept = Callable[[int], Awaitable[None]]
+"""Told by the store how many bytes of this body are written so far; may commit them."""
+
+
+class Source(Protocol):
+    """Bytes for a store: bounded, and never raising; whatever cuts a body short looks like its end."""
+
+    @property
+    def drainable(self) -> bool:
+        """Whether `drain_to` works; else `read` does."""
+
+    async def read(self, most: int) -> list[bytes]:
+        """Return the next chunks, about `most` bytes in all or what came within a second; empty at the end."""
+
+    async def drain_to(self, fd: int, at: int, kept: Kept) -> int:
+        """Let the whole body flow to `fd` from byte `at` on, telling `kept` about once a second; return its bytes.
+
+        Raises:
+            OSError: the disk failed; what `kept` was told is written.
+        """
