@@ -1,0 +1,80 @@
+# Everything a person or a script asks of this repository. `make help` lists it.
+# Each target sets up what it needs: its own environment in .venv, at the versions of requirements.lock.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# A Python of your choice: make install PYTHON=/opt/python3.13/bin/python3
+PYTHON ?=
+# Further arguments for the tool that a target runs: make test ARGS='-k checksum'
+ARGS ?=
+# Test workers: one for each core. WORKERS=0 runs the tests in one process, as a debugger wants it.
+WORKERS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test check format bench-memory lock clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+install: $(STAMP)  ## everything into .venv, at the locked versions
+
+# `exec`: the server gets the signals itself, so Ctrl-C is its own clean stop and not a failed recipe.
+serve: $(STAMP)  ## run the server: http://127.0.0.1:8080/files, stores in storage/ (TUSSERVER_PORT=9000 make serve)
+	@exec $(BIN)/python -m tusserver serve $(ARGS)
+
+test: $(STAMP)  ## run the tests (ARGS='-k checksum')
+	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+check: $(STAMP)  ## format, lint, types, floors of the house, spelling: what .ci/run checks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(STAMP)  ## put the code into the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench-memory: $(STAMP)  ## measure the server's peak memory under load (takes minutes and some GiB of disk)
+	@$(BIN)/python bench/memory.py $(ARGS)
+
+# One resolution for every Python and platform we support. Pins stay unless pyproject.toml forces a change;
+# ARGS=--upgrade moves them to the newest versions.
+lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --group dev --all-extras \
+		--generate-hashes --custom-compile-command 'make lock' --quiet --output-file requirements.lock $(ARGS)
+
+clean:  ## remove what was installed and cached; uploads in storage/ stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is younger than both files when .venv holds what they ask for. --no-build-isolation: the build
+# backend is one of the locked packages, so that nothing at all comes in at a version of the day.
+$(STAMP): pyproject.toml requirements.lock | $(BIN)/python
+	@echo 'Installing into $(VENV) (once) ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The first of these that is new enough and complete. Debian and Ubuntu ship Python without the part that
+# makes environments (ensurepip), hence a message of its own for that.
+$(BIN)/python:
+	@for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python); do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		if "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
+			echo "Making $(VENV) with $$("$$python" --version)"; \
+			exec "$$python" -m venv --clear $(VENV); \
+		fi; \
+		bare="$$bare $$python"; \
+	done; \
+	if [ -n "$$bare" ]; then \
+		echo "Found$$bare, but without the modules venv and ensurepip." >&2; \
+		echo "Install them (Debian, Ubuntu: apt install python3-venv) and run make again." >&2; \
+	else \
+		echo "tusserver needs Python 3.11 or newer and found none$(if $(PYTHON), at $(PYTHON))." >&2; \
+		echo "Install one, or name it: make install PYTHON=/path/to/python3" >&2; \
+	fi; \
+	exit 1
