@@ -1,6 +1,6 @@
 """The shapes in which bytes travel: a Body comes in, a Source goes to the store, a Wire does what ASGI cannot say.
 
-    server (or plain ASGI)  →  web: Body  →  service: Intake, which is a Source  →  store
+server (or plain ASGI)  →  web: Body  →  service: Intake, which is a Source  →  store
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ class Source(Protocol):
     @property
     def drainable(self) -> bool:
         """Whether `drain_to` works; else `read` does."""
+
+    @property
+    def expected(self) -> int | None:
+        """Bytes that are announced; None if the framing does not say."""
 
     async def read(self, most: int) -> list[bytes]:
         """Return the next chunks, about `most` bytes in all or what came within a second; empty at the end."""

@@ -1,0 +1,1 @@
+"""Stores keep records and bytes, and decide nothing."""

@@ -1,0 +1,94 @@
+"""The port of every store: what the service asks of it, and the order in which it asks.
+
+create → write → commit → … → finish → remove. The service holds the upload's lock for each of them but `load`,
+`content`, `uploads`, `due`, `remind`, `note_awaiting` and `awaiting`, which need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from tusserver.protocol.messages import Content, Extension
+from tusserver.protocol.upload import Upload, UploadId
+from tusserver.streams import Kept, Source
+
+
+class Store(Protocol):
+    """A place for uploads. Every method may raise `StoreUnavailable` when the place does not work right now."""
+
+    @property
+    def extensions(self) -> frozenset[Extension]:
+        """What this store can do; OPTIONS advertises no more."""
+
+    async def create(self, upload: Upload) -> None:
+        """Reserve the upload's whole space and record it, or leave nothing.
+
+        Raises:
+            IdTaken: never overwrites.
+            OutOfSpace: there is no room now.
+            MaxSizeExceeded: there never can be.
+        """
+
+    async def load(self, upload_id: UploadId) -> Upload:
+        """Return the record as last committed.
+
+        Raises:
+            UploadNotFound
+        """
+
+    async def write(self, upload: Upload, source: Source, kept: Kept) -> int:
+        """Put bytes behind the upload's offset; return how many came. They exist only once committed.
+
+        Awaits `kept(n)` after each step with the bytes of this call so far.
+
+        Raises:
+            OutOfSpace: what `kept` was told is written.
+        """
+
+    async def commit(self, upload: Upload) -> None:
+        """Record offset, expiry and `finished`, in one step that a crash cannot tear."""
+
+    async def amend(self, upload: Upload) -> None:
+        """Record everything: the upload changed in kind (its length was declared)."""
+
+    async def concatenate(self, final: Upload, parts: Sequence[Upload]) -> None:
+        """Put the parts' bytes into the final upload, in order. They exist only once committed."""
+
+    async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
+        """Remember that a final upload waits for this part."""
+
+    async def awaiting(self, part: UploadId) -> tuple[UploadId, ...]:
+        """Final uploads that were noted to wait for this part."""
+
+    async def finish(self, upload: Upload) -> Upload:
+        """Make a complete upload ready for its readers and record it as finished. Doing it again does no harm."""
+
+    async def content(self, upload: Upload) -> Content:
+        """Return the bytes of a complete upload.
+
+        Raises:
+            UploadNotFound: they are gone.
+        """
+
+    async def remove(self, upload_id: UploadId) -> bool:
+        """Remove the upload and everything it owns; return whether there was anything. Half-made ones too."""
+
+    def uploads(self) -> AsyncIterator[Upload]:
+        """Go through all uploads, in no order. A record that cannot be read is logged and stepped over."""
+
+    def due(self, now: datetime) -> AsyncIterator[UploadId]:
+        """Go through the ids that wanted a look by `now`, once each: deadlines and possible leftovers.
+
+        The caller removes the upload, asks for another look (`remind`), or lets it be.
+        """
+
+    async def remind(self, upload_id: UploadId, at: datetime) -> None:
+        """Let `due` name this id from `at` on."""
+
+    async def open(self) -> None:
+        """Make the place ready; called before the first request."""
+
+    async def close(self) -> None:
+        """Leave the place in order; called after the last request."""

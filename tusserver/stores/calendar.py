@@ -1,0 +1,72 @@
+"""Which upload wants a look, and when: files named by a moment, each a list of ids.
+
+A sweep reads the lists whose moment has come and nothing else. An id is listed before its files are made, so nothing
+that a crash leaves half-made is forgotten. The lists are an index: they are made anew from the records if they are lost
+or if the machine was restarted (they are not synced).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tusserver.stores import disk
+
+_CLAIMED = ".claimed"
+_COVERS = "covers"
+
+
+class Calendar:
+    """Lists below `folder`. All methods block; times are seconds since the epoch."""
+
+    def __init__(self, folder: Path, file_mode: int, folder_mode: int) -> None:
+        self._folder = folder
+        self._file_mode = file_mode
+        self._folder_mode = folder_mode
+
+    def add(self, name: str, at: float, now: float) -> None:
+        """List `name` for a look at `at`, or up to a minute later if that is far away: that bounds the lists."""
+        distance = at - now
+        step = 1 if distance < 60 else 10 if distance < 3600 else 60
+        # Never for this very second: that list may be in a sweep's hands.
+        moment = -int(-max(at, now + 1) // step) * step
+        path = self._folder / str(moment)
+        try:
+            disk.append_line(path, name, self._file_mode)
+        except FileNotFoundError:
+            disk.make_folder(self._folder, self._folder_mode)
+            disk.append_line(path, name, self._file_mode)
+
+    def due(self, now: float) -> Iterator[str]:
+        """Go through the names listed up to `now`. A list is removed once the iterator has gone past it."""
+        try:
+            lists = sorted(entry.name for entry in os.scandir(self._folder))
+        except FileNotFoundError:
+            return
+        for name in lists:
+            stem = name.removesuffix(_CLAIMED)
+            # A second late, so that a writer that was slow to append is not missed.
+            if not stem.isdigit() or int(stem) + 1 > now:
+                continue
+            path = self._folder / name
+            if path.suffix != _CLAIMED:
+                claimed = self._folder / (name + _CLAIMED)
+                if claimed.exists():  # left by a sweep that died; it has its own turn in this loop
+                    continue
+                path = path.rename(claimed)
+            with open(path, encoding="ascii", errors="replace") as lines:
+                yield from dict.fromkeys(line.strip() for line in lines)
+            disk.unlink(path)
+
+    def covers(self, boot: str) -> bool:
+        """Whether the lists are whole: made or made anew under this run of the machine."""
+        try:
+            return (self._folder / _COVERS).read_text(encoding="ascii") == boot
+        except FileNotFoundError:
+            return False
+
+    def set_covers(self, boot: str) -> None:
+        """Say that they are."""
+        disk.make_folder(self._folder, self._folder_mode)
+        disk.replace_file(self._folder / _COVERS, boot.encode(), self._file_mode, sync=False)

@@ -1,0 +1,473 @@
+"""The file store: for each upload one preallocated file, and one record beside it.
+
+    uploads/ab/abcd…          the bytes, at their final offsets from the start
+    uploads/ab/abcd….record   the record (see `record`)
+    uploads/ab/abcd….awaited  of a partial upload: ids of final uploads that wait for it
+    calendar/                 which upload to look at when (see `calendar`)
+
+No chunk files, no assembly: a finished file is ready in place. What a crash can leave: bytes without a record, which the
+next look of the calendar removes, and `.new` files, which `open` and the calendar's remaking remove.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from tusserver.protocol.errors import IdTaken, StoreUnavailable, TusError, UploadNotFound
+from tusserver.protocol.messages import Content, Extension
+from tusserver.protocol.upload import Upload, UploadId, as_upload_id
+from tusserver.stores import disk, record
+from tusserver.stores.calendar import Calendar
+from tusserver.stores.naming import Template
+from tusserver.streams import Kept, Source
+
+logger = logging.getLogger("tusserver.store")
+
+BATCH = 512 * 1024
+"""Bytes written at once: above, ext4 takes page-cache folios that cost more than they save."""
+GROWTH = 64 << 20
+"""Bytes by which a file of unknown length grows."""
+FIRST_LOOK = 3600.0
+"""Seconds after which a new id gets its first look, for what a crash may have left half-made."""
+_THREADS = 16
+_RECORD = ".record"
+_AWAITED = ".awaited"
+_NEW = ".new"
+
+T = TypeVar("T")
+
+
+class Durability(StrEnum):
+    """What survives a power cut. What was acknowledged survives a crash of the server in every mode."""
+
+    ACK = "ack"
+    """Every acknowledged byte."""
+    FINISH = "finish"
+    """Finished uploads; unfinished ones resume from what had reached the disk."""
+    NONE = "none"
+    """What had reached the disk."""
+
+
+class FileStore:
+    """Uploads below the folder `root`.
+
+    `durability`: see `Durability`. `finished_folder` and `finished_name`: where finished files are renamed to (see
+    `naming.Template`); they stay in place without. Modes are of the files and folders made.
+
+    Raises:
+        ValueError: an argument is wrong; the text names it and the remedy.
+    """
+
+    extensions = frozenset(Extension)
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        durability: Durability | str = Durability.ACK,
+        finished_folder: str | os.PathLike[str] | None = None,
+        finished_name: str = "{filename}",
+        file_mode: int = 0o600,
+        folder_mode: int = 0o700,
+    ) -> None:
+        self.root = Path(root).absolute()
+        self.durability = Durability(durability)
+        self._sync = self.durability is Durability.ACK
+        self._file_mode = file_mode
+        self._folder_mode = folder_mode
+        self._uploads = self.root / "uploads"
+        try:
+            disk.make_folder(self._uploads, folder_mode)
+            if not os.access(self._uploads, os.W_OK | os.X_OK):
+                raise PermissionError(13, "it is not writable")
+        except OSError as error:
+            raise ValueError(f"the data folder {self.root} cannot be used: {error.strerror}") from error
+        self._template = None
+        if finished_folder is not None:
+            self._template = Template(Path(finished_folder).absolute(), finished_name, folder_mode)
+            self._template.require_same_file_system(self._uploads)
+        self._reserver = disk.Reserver(self._uploads)
+        self._calendar = Calendar(self.root / "calendar", file_mode, folder_mode)
+        self._boot = disk.boot_id()
+        self._settled = self._read_settled()
+        # Its own threads: a slow disk must not starve the rest of an app.
+        self._limiter = anyio.CapacityLimiter(_THREADS)
+
+    async def _run(self, call: Callable[..., T], *args: object) -> T:
+        """Run a blocking call in a thread. Never abandoned: it may hold a descriptor."""
+        return await anyio.to_thread.run_sync(call, *args, limiter=self._limiter)
+
+    def _path(self, upload_id: UploadId) -> Path:
+        return self._uploads / upload_id[:2] / upload_id
+
+    def _record_path(self, upload_id: UploadId) -> Path:
+        return self._uploads / upload_id[:2] / (upload_id + _RECORD)
+
+    def _bytes_path(self, upload: Upload) -> Path:
+        return self._path(upload.id) if upload.place is None else Path(upload.place)
+
+    # making and reading ----------------------------------------------------------------------------------------------
+
+    async def create(self, upload: Upload) -> None:
+        """See `Store.create`."""
+        await self._run(self._create, upload)
+
+    def _create(self, upload: Upload) -> None:
+        path = self._path(upload.id)
+        now = time.time()
+        look = now + FIRST_LOOK
+        if upload.expires_at is not None:
+            look = min(look, upload.expires_at.timestamp())
+        with disk.translated("creating an upload"):
+            self._calendar.add(upload.id, look, now)
+            try:
+                fd = self._open_new(path)
+            except FileExistsError:
+                raise IdTaken from None
+            try:
+                try:
+                    # A pending final upload takes its space when its parts are there.
+                    if upload.length is not None and not upload.pending:
+                        self._reserver.reserve(fd, 0, upload.length)
+                finally:
+                    os.close(fd)
+                self._write_record(upload, number=0, synced=0)
+            except BaseException:
+                disk.unlink(path)
+                raise
+
+    def _open_new(self, path: Path) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return os.open(path, flags, self._file_mode)
+        except FileNotFoundError:
+            disk.make_folder(path.parent, self._folder_mode)
+            return os.open(path, flags, self._file_mode)
+
+    def _write_record(self, upload: Upload, *, number: int, synced: int) -> None:
+        content = record.pack(upload, self._slot(upload, number, synced))
+        disk.replace_file(self._record_path(upload.id), content, self._file_mode, sync=self._sync)
+
+    def _slot(self, upload: Upload, number: int, synced: int) -> record.Slot:
+        return record.Slot(
+            number=number,
+            offset=upload.offset,
+            synced=synced,
+            expires_at=upload.expires_at,
+            finished=upload.finished,
+            written_at=time.time(),
+            boot=self._boot,
+        )
+
+    async def load(self, upload_id: UploadId) -> Upload:
+        """See `Store.load`."""
+        return await self._run(self._load, upload_id)
+
+    def _load(self, upload_id: UploadId) -> Upload:
+        try:
+            with disk.translated("reading a record"):
+                try:
+                    content = self._record_path(upload_id).read_bytes()
+                except FileNotFoundError:
+                    raise UploadNotFound from None
+            upload, slot = record.unpack(content)
+        except ValueError as error:
+            logger.error("the record of %s cannot be read: %s", upload_id, error)
+            raise StoreUnavailable from error
+        if slot.synced < slot.offset and slot.boot != self._boot and not self._was_settled(slot):
+            # The machine was restarted, and nobody knows whether these bytes had reached the disk.
+            logger.warning("upload %s goes back to byte %d after a restart of the machine", upload_id, slot.synced)
+            upload = replace(upload, offset=slot.synced, finished=False)
+        return upload
+
+    # bytes -----------------------------------------------------------------------------------------------------------
+
+    async def write(self, upload: Upload, source: Source, kept: Kept) -> int:
+        """See `Store.write`."""
+        fd = -1
+        try:
+            if source.drainable:
+                fd = await self._run(self._open_bytes, upload, source.expected or 0)
+                with disk.translated("writing"):
+                    return await source.drain_to(fd, upload.offset, kept)
+            written = 0
+            while batch := await source.read(BATCH):
+                fd, added = await self._run(self._write, fd, upload, batch, written)
+                written += added
+                await kept(written)
+            return written
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _open_bytes(self, upload: Upload, more: int) -> int:
+        """Open the file with room for `more` bytes behind the offset."""
+        with disk.translated("opening an upload"):
+            try:
+                fd = os.open(self._bytes_path(upload), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                raise UploadNotFound from None
+            try:
+                # Of a length that was known from the start, all space is there.
+                if os.fstat(fd).st_size < upload.offset + more:
+                    self._reserver.reserve(fd, upload.offset, more)
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+
+    def _write(self, fd: int, upload: Upload, batch: list[bytes], written: int) -> tuple[int, int]:
+        size = sum(map(len, batch))
+        at = upload.offset + written
+        opened = fd < 0
+        if opened:
+            fd = self._open_bytes(upload, size)
+        try:
+            with disk.translated("writing"):
+                if upload.length is None and os.fstat(fd).st_size < at + size:
+                    self._reserver.reserve(fd, at, max(size, GROWTH))
+                return fd, disk.write_all(fd, batch, at)
+        except BaseException:
+            if opened:
+                os.close(fd)
+            raise
+
+    async def commit(self, upload: Upload) -> None:
+        """See `Store.commit`."""
+        await self._run(self._commit, upload)
+
+    def _commit(self, upload: Upload) -> None:
+        """Bytes first, then the record that says so."""
+        with disk.translated("committing"):
+            try:
+                fd = os.open(self._record_path(upload.id), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                raise UploadNotFound from None
+            try:
+                last = record.read_slot(fd)
+                if last is None:
+                    raise StoreUnavailable
+                synced = min(last.synced, upload.offset)
+                if self._sync or (self.durability is Durability.FINISH and upload.complete):
+                    if upload.offset > last.synced:
+                        self._sync_bytes(upload)
+                    synced = upload.offset
+                record.write_slot(fd, self._slot(upload, last.number + 1, synced))
+                if self._sync:
+                    os.fdatasync(fd)
+            finally:
+                os.close(fd)
+
+    def _sync_bytes(self, upload: Upload) -> None:
+        fd = os.open(self._bytes_path(upload), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+    async def amend(self, upload: Upload) -> None:
+        """See `Store.amend`."""
+        await self._run(self._amend, upload)
+
+    def _amend(self, upload: Upload) -> None:
+        with disk.translated("writing a record"):
+            try:
+                with open(self._record_path(upload.id), "rb") as old:
+                    last = record.read_slot(old.fileno())
+            except FileNotFoundError:
+                raise UploadNotFound from None
+            number, synced = (last.number, last.synced) if last is not None else (0, 0)
+            self._write_record(upload, number=number + 1, synced=min(synced, upload.offset))
+
+    # concatenation ---------------------------------------------------------------------------------------------------
+
+    async def concatenate(self, final: Upload, parts: Sequence[Upload]) -> None:
+        """See `Store.concatenate`."""
+        fd = await self._run(self._open_bytes, final, final.length or 0)
+        try:
+            at = 0
+            for part in parts:
+                await self._run(self._copy, part, fd, at)
+                at += part.offset
+        finally:
+            os.close(fd)
+
+    def _copy(self, part: Upload, target: int, at: int) -> None:
+        with disk.translated("joining partial uploads"):
+            source = self._open_bytes(part, 0)
+            try:
+                disk.copy(source, target, at, part.offset)
+            finally:
+                os.close(source)
+
+    async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
+        """See `Store.note_awaiting`."""
+        path = self._path(part).with_name(part + _AWAITED)
+        with disk.translated("noting a final upload"):
+            await self._run(disk.append_line, path, final, self._file_mode)
+
+    async def awaiting(self, part: UploadId) -> tuple[UploadId, ...]:
+        """See `Store.awaiting`."""
+        path = self._path(part).with_name(part + _AWAITED)
+        with disk.translated("reading which final uploads wait"):
+            try:
+                text = await self._run(lambda: path.read_text(encoding="ascii"))
+            except FileNotFoundError:
+                return ()
+        return tuple(dict.fromkeys(as_upload_id(line) for line in text.split()))
+
+    # the end of an upload --------------------------------------------------------------------------------------------
+
+    async def finish(self, upload: Upload) -> Upload:
+        """See `Store.finish`."""
+        return await self._run(self._finish, upload)
+
+    def _finish(self, upload: Upload) -> Upload:
+        with disk.translated("finishing an upload"):
+            path = self._bytes_path(upload)
+            if upload.length is not None and os.stat(path).st_size > upload.length:
+                os.truncate(path, upload.length)  # it had grown in large steps
+            upload = replace(upload, finished=True)
+            if self._template is None or upload.place is not None or upload.role is upload.role.PARTIAL:
+                self._commit(upload)
+                return upload
+            # The file has both names until the record knows the new one, so a crash loses neither.
+            place = self._template.link(path, upload)
+            upload = replace(upload, place=str(place))
+            if self._sync:
+                disk.sync_folder(place.parent)
+            self._amend(upload)
+            disk.unlink(path)
+        return upload
+
+    async def content(self, upload: Upload) -> Content:
+        """See `Store.content`."""
+        path = self._bytes_path(upload)
+        if not await self._run(path.is_file):
+            raise UploadNotFound
+        return Content(upload=upload, size=upload.offset, etag=upload.id, path=path)
+
+    async def remove(self, upload_id: UploadId) -> bool:
+        """See `Store.remove`."""
+        return await self._run(self._remove, upload_id)
+
+    def _remove(self, upload_id: UploadId) -> bool:
+        path = self._path(upload_id)
+        try:
+            place = self._load(upload_id).place
+        except TusError:
+            place = None
+        with disk.translated("removing an upload"):
+            # The record goes first: what is left if we die here is bytes without a record, and the calendar knows it.
+            there = disk.unlink(self._record_path(upload_id))
+            if place is not None:
+                disk.unlink(Path(place))
+            there |= disk.unlink(path)
+            disk.unlink(path.with_name(upload_id + _AWAITED))
+            disk.unlink(path.with_name(upload_id + _RECORD + _NEW))
+            if there and self._sync:
+                disk.sync_folder(path.parent)
+        return there
+
+    # going through them ----------------------------------------------------------------------------------------------
+
+    async def uploads(self) -> AsyncIterator[Upload]:
+        """See `Store.uploads`."""
+        for shard in await self._run(self._shards):
+            for upload_id in await self._run(lambda shard=shard: sorted(_ids(shard, _RECORD))):
+                try:
+                    yield await self.load(upload_id)
+                except UploadNotFound:
+                    continue  # removed meanwhile
+                except StoreUnavailable:
+                    continue  # logged where it was read
+
+    def _shards(self) -> list[Path]:
+        return sorted(path for path in self._uploads.iterdir() if path.is_dir())
+
+    async def due(self, now: datetime) -> AsyncIterator[UploadId]:
+        """See `Store.due`."""
+        if not await self._run(self._calendar.covers, self._boot):
+            await self._remake_calendar()
+        names = self._calendar.due(now.timestamp())
+        while (name := await self._run(next, names, None)) is not None:
+            try:
+                yield as_upload_id(str(name))
+            except UploadNotFound:
+                continue  # a line torn by a power cut
+
+    async def _remake_calendar(self) -> None:
+        """List everything that is there: records at their deadlines, and bytes without one for a first look."""
+        logger.info("making the calendar of deadlines anew")
+        for shard in await self._run(self._shards):
+            await self._run(self._list_shard, shard)
+        await self._run(self._calendar.set_covers, self._boot)
+
+    def _list_shard(self, shard: Path) -> None:
+        now = time.time()
+        for upload_id in set(_ids(shard, "")) | set(_ids(shard, _RECORD)) | set(_ids(shard, _RECORD + _NEW)):
+            try:
+                upload = self._load(upload_id)
+            except UploadNotFound:
+                self._calendar.add(upload_id, now + FIRST_LOOK, now)
+            except StoreUnavailable:
+                continue
+            else:
+                if upload.expires_at is not None or (upload.complete and not upload.finished):
+                    at = now if upload.expires_at is None else upload.expires_at.timestamp()
+                    self._calendar.add(upload_id, at, now)
+
+    async def remind(self, upload_id: UploadId, at: datetime) -> None:
+        """See `Store.remind`."""
+        with disk.translated("noting a deadline"):
+            await self._run(self._calendar.add, upload_id, at.timestamp(), time.time())
+
+    # power cuts in the weaker modes ----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """See `Store.open`."""
+
+    async def close(self) -> None:
+        """See `Store.close`. In the weaker modes everything is synced, so that an orderly restart loses nothing."""
+        if self.durability is not Durability.ACK:
+            await self._run(self._settle)
+
+    def _settle(self) -> None:
+        with disk.translated("syncing"):
+            started = time.time()
+            disk.sync_file_system(self.root)
+            line = f"{self._boot} {started}"
+            disk.replace_file(self.root / "settled", line.encode(), self._file_mode, sync=True)
+
+    def _read_settled(self) -> tuple[str, float]:
+        try:
+            boot, _, moment = (self.root / "settled").read_text(encoding="ascii").partition(" ")
+            return boot, float(moment)
+        except (OSError, ValueError):
+            return "", 0.0
+
+    def _was_settled(self, slot: record.Slot) -> bool:
+        """Whether everything was synced after this slot was written, under the same run of the machine."""
+        boot, moment = self._settled
+        return slot.boot == boot and slot.written_at < moment
+
+
+def _ids(shard: Path, suffix: str) -> Iterator[UploadId]:
+    """Ids of the files in `shard` that are an id with `suffix` behind."""
+    for entry in os.scandir(shard):
+        if entry.name.endswith(suffix):
+            try:
+                yield as_upload_id(entry.name.removesuffix(suffix))
+            except UploadNotFound:
+                continue

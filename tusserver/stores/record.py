@@ -1,0 +1,116 @@
+"""The record file of the file store: two slots for what changes with every request, then JSON for what does not.
+
+    byte 0      slot A   one line of hexadecimal fields that ends with their CRC
+    byte 512    slot B   the same; the valid one with the higher number counts
+    byte 1024   JSON     the rest of the upload
+
+A commit writes the slot that does not count, so a torn write spoils nothing: the other one still stands. The slots lie
+in different sectors, the unit in which disks write. The JSON never changes in place; the whole file is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tusserver.protocol.upload import Upload
+
+SLOT_SPACE = 512
+JSON_AT = 2 * SLOT_SPACE
+_FINISHED = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """What one commit says."""
+
+    number: int
+    """Counts commits."""
+    offset: int
+    """Bytes that are written."""
+    synced: int
+    """Bytes that are known to be on disk, whatever happens to the machine's power."""
+    expires_at: datetime | None
+    finished: bool
+    written_at: float
+    """Seconds since the epoch."""
+    boot: str
+    """Run of the machine that wrote this."""
+
+    def pack(self) -> bytes:
+        """One line of text, much shorter than `SLOT_SPACE`."""
+        expires = 0 if self.expires_at is None else round(self.expires_at.timestamp() * 1000)
+        fields = (
+            f"{self.number:08x} {self.offset:016x} {self.synced:016x} {expires:012x} "
+            f"{_FINISHED if self.finished else 0:x} {round(self.written_at * 1000):012x} {self.boot}"
+        ).encode()
+        return b"%s %08x\n" % (fields, zlib.crc32(fields))
+
+    @classmethod
+    def unpack(cls, space: bytes) -> Slot | None:
+        """Read a slot; None if it is empty or torn."""
+        line = space.partition(b"\n")[0]
+        fields, _, crc = line.rpartition(b" ")
+        try:
+            if int(crc, 16) != zlib.crc32(fields):
+                return None
+            number, offset, synced, expires, flags, written, boot = fields.decode("ascii").split(" ")
+            milliseconds = int(expires, 16)
+            return cls(
+                number=int(number, 16),
+                offset=int(offset, 16),
+                synced=int(synced, 16),
+                expires_at=datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None,
+                finished=bool(int(flags, 16) & _FINISHED),
+                written_at=int(written, 16) / 1000,
+                boot=boot,
+            )
+        except ValueError:
+            return None
+
+
+def read_slot(fd: int) -> Slot | None:
+    """Return the slot that counts; None if neither does."""
+    return newer(os.pread(fd, JSON_AT, 0))
+
+
+def newer(head: bytes) -> Slot | None:
+    """Return the slot that counts in the first bytes of a record."""
+    one, two = Slot.unpack(head[:SLOT_SPACE]), Slot.unpack(head[SLOT_SPACE:JSON_AT])
+    if one is None or two is None:
+        return one or two
+    return one if one.number > two.number else two
+
+
+def write_slot(fd: int, slot: Slot) -> None:
+    """Write a slot over the one that does not count."""
+    os.pwrite(fd, slot.pack(), SLOT_SPACE * (slot.number % 2))
+
+
+def pack(upload: Upload, slot: Slot) -> bytes:
+    """Write a whole record."""
+    head = bytearray(JSON_AT)
+    line = slot.pack()
+    start = SLOT_SPACE * (slot.number % 2)
+    head[start : start + len(line)] = line
+    return bytes(head) + json.dumps(upload.to_json(), separators=(",", ":")).encode() + b"\n"
+
+
+def unpack(content: bytes) -> tuple[Upload, Slot]:
+    """Read a whole record.
+
+    Raises:
+        ValueError: it is none.
+    """
+    slot = newer(content[:JSON_AT])
+    if slot is None:
+        raise ValueError("neither slot is valid")
+    try:
+        data = json.loads(content[JSON_AT:])
+        upload = Upload.from_json(data, offset=slot.offset, expires_at=slot.expires_at, finished=slot.finished)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"a field is missing or wrong: {error}") from error
+    return upload, slot
