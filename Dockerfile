@@ -28,7 +28,8 @@ ENV PATH=/opt/tusserver/bin:$PATH \
     TUSSERVER_PORT=8080 \
     TUSSERVER_PATH=/files \
     TUSSERVER_STORAGE=/data
-WORKDIR /data
+# A tusserver.toml here is read; never one in the data folder, where names can come from clients.
+WORKDIR /etc/tusserver
 VOLUME /data
 EXPOSE 8080
 USER 10001:10001
