@@ -1,0 +1,235 @@
+"""A TCP proxy that does to a connection what networks do: cut it, stall it, slow it down, lose its answer.
+
+Clients that talk through it send its address as `Host`, so every URL the server gives out leads through it too.
+A fault is armed before the client comes and strikes at an exact byte, whichever connection brings that byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+import struct
+import threading
+from dataclasses import dataclass
+from enum import Enum, auto
+from types import TracebackType
+
+_GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)  # POLLRDHUP is known to Linux alone
+
+
+class Fault(Enum):
+    """What happens to the connection that brings the fatal byte."""
+
+    CLOSE = auto()
+    """The receiver sees an orderly end (FIN) of both directions. A sender that goes on sending then sees a reset."""
+    RESET = auto()
+    """Both sides see a reset (RST)."""
+    HALF_CLOSE = auto()
+    """The receiver sees the end of the sender's stream (FIN); the other direction stays open."""
+    STALL = auto()
+    """Nothing more passes this way, and nobody is told, until `release()` or until one side hangs up."""
+    SPOIL = auto()
+    """The byte arrives as another one, and the connection goes on."""
+
+
+class _Closed(Exception):
+    """Ends a connection."""
+
+
+class _Reset(Exception):
+    """Ends a connection with a reset."""
+
+
+@dataclass(slots=True)
+class _Armed:
+    fault: Fault
+    after: int
+    left: int
+    times: int
+
+
+class _Direction:
+    """One way through the proxy, over all its connections: what passed, and the fault that waits."""
+
+    def __init__(self) -> None:
+        self.passed = 0
+        self._armed: _Armed | None = None
+        self._lock = threading.Lock()
+
+    def arm(self, armed: _Armed) -> None:
+        with self._lock:
+            self._armed = armed
+
+    def admit(self, size: int) -> tuple[int, Fault | None]:
+        """How many of `size` bytes pass at once, and what happens then to the last of them."""
+        with self._lock:
+            armed, fault = self._armed, None
+            if armed is not None and size >= armed.left:
+                size, fault = armed.left, armed.fault
+                armed.left, armed.times = armed.after, armed.times - 1
+                if armed.times == 0:
+                    self._armed = None
+            elif armed is not None:
+                armed.left -= size
+            self.passed += size
+            return size, fault
+
+
+class Proxy:
+    """Forwards connections to `target` (host:port) from its making until `stop`."""
+
+    def __init__(self, target: str) -> None:
+        host, port = target.rsplit(":", 1)
+        self._target = (host, int(port))
+        self._requests = _Direction()
+        self._answers = _Direction()
+        self._piece, self._pause = 64 * 1024, 0.0
+        self._released = threading.Event()
+        self.failed = threading.Event()
+        """Set when a fault strikes; cleared by `fail`."""
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener.setblocking(False)
+        self._loop = asyncio.new_event_loop()
+        self._task = self._loop.create_task(self._serve())
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def host(self) -> str:
+        """host:port"""
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    @property
+    def sent(self) -> int:
+        """Bytes that clients got through to the server so far, headers included."""
+        return self._requests.passed
+
+    def through(self, url: str) -> str:
+        """`url` of the target as it is reached through the proxy."""
+        return url.replace("{}:{}".format(*self._target), self.host)
+
+    def fail(self, fault: Fault, *, after: int, times: int = 1, answers: bool = False) -> None:
+        """Strike when the `after`th byte from now went from clients to the server (`answers`: the other way).
+
+        That byte still passes. With `times` > 1 it strikes as often, counting anew each time.
+        """
+        self.failed.clear()
+        self._released.clear()
+        (self._answers if answers else self._requests).arm(_Armed(fault, after, after, times))
+
+    def slow(self, *, piece: int, pause: float) -> None:
+        """From now on pass at most `piece` bytes at once, and wait `pause` seconds before each (0: at full speed)."""
+        self._piece, self._pause = piece, pause
+
+    def release(self) -> None:
+        """Let the stalled connections go on."""
+        self._released.set()
+
+    def stop(self) -> None:
+        """Cut everything and wait until it is gone."""
+        with contextlib.suppress(RuntimeError):  # it was stopped before
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._task)
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        with self._listener:
+            async with asyncio.TaskGroup() as connections:
+                while True:
+                    client, _ = await self._loop.sock_accept(self._listener)
+                    connections.create_task(self._connect(client))
+
+    async def _connect(self, client: socket.socket) -> None:
+        """One connection, from its first byte to its last."""
+        with client, socket.socket() as server:
+            server.setblocking(False)
+            try:
+                await self._loop.sock_connect(server, self._target)
+            except OSError:  # the server is down: the client shall see a dead connection, not an empty answer
+                _reset_on_close(client)
+                return
+            try:
+                async with asyncio.TaskGroup() as ways:
+                    ways.create_task(self._carry(client, server, self._requests))
+                    ways.create_task(self._carry(server, client, self._answers))
+            except* _Reset:
+                _reset_on_close(client)
+                _reset_on_close(server)
+            except* _Closed:
+                pass
+
+    async def _carry(self, source: socket.socket, sink: socket.socket, direction: _Direction) -> None:
+        """Pass on what `source` sends until it ends or a fault ends it."""
+        try:
+            while data := await self._loop.sock_recv(source, self._piece):
+                if self._pause:
+                    await asyncio.sleep(self._pause)
+                if not await self._pass(data, source, sink, direction):
+                    # The server may have said why before it left: the client gets to read that, so take what it sends.
+                    while await self._loop.sock_recv(source, 64 * 1024):
+                        pass
+                    return
+            with contextlib.suppress(OSError):
+                sink.shutdown(socket.SHUT_WR)
+        except OSError as error:  # reset by the source: so shall the sink be
+            raise _Reset from error
+
+    async def _pass(self, data: bytes, source: socket.socket, sink: socket.socket, direction: _Direction) -> bool:
+        """Send `data`, with the faults that are due; False when the sink takes no more."""
+        while data:
+            allowed, fault = direction.admit(len(data))
+            now, data = data[:allowed], data[allowed:]
+            if fault is Fault.SPOIL:
+                now = now[:-1] + bytes([now[-1] ^ 0xFF])
+            try:
+                await self._loop.sock_sendall(sink, now)
+            except OSError:
+                return False
+            if fault is not None:
+                self.failed.set()
+            match fault:
+                case Fault.CLOSE:
+                    raise _Closed
+                case Fault.RESET:
+                    raise _Reset
+                case Fault.HALF_CLOSE:
+                    sink.shutdown(socket.SHUT_WR)
+                    return False
+                case Fault.STALL:
+                    await self._hold(source, sink)
+                    if not self._released.is_set():
+                        if _is_gone(source):
+                            raise _Closed
+                        return False
+        return True
+
+    async def _hold(self, *ends: socket.socket) -> None:
+        """Keep still until released or until one side hangs up. Reads nothing, so that the sender feels it."""
+        while not self._released.is_set() and not any(map(_is_gone, ends)):  # noqa: ASYNC110 - no event tells a hangup
+            await asyncio.sleep(0.01)
+
+
+def _is_gone(end: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(end, _GONE)
+    return bool(poll.poll(0))
+
+
+def _reset_on_close(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it may be gone already
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
