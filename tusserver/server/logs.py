@@ -1,0 +1,98 @@
+"""Logs on standard error: one line an event, as text or as JSON.
+
+Of what a record carries besides its message only `FIELDS` are written, so neither a token nor a metadata value gets
+into a log by accident. Whatever a client could have put into a message cannot end the line or command the terminal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TextIO
+
+FIELDS = (
+    "upload_id",
+    "method",
+    "path",
+    "status",
+    "code",
+    "offset",
+    "length",
+    "bytes",
+    "count",
+    "duration",
+    "client",
+    "reason",
+)
+"""`extra` of a log call that is written, in this order. `duration` is in seconds."""
+
+
+def escaped(text: str) -> str:
+    r"""`text` with everything that is not printable (line ends, ESC, right-to-left marks) as \n, \x1b, \u202e."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _facts(record: logging.LogRecord) -> Mapping[str, object]:
+    facts = {name: getattr(record, name) for name in FIELDS if getattr(record, name, None) is not None}
+    if isinstance(facts.get("duration"), float):
+        facts["duration"] = round(facts["duration"], 4)
+    return facts
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31T12:00:00.000Z info upload finished upload_id=… length=10`; a traceback follows, indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.format`."""
+        line = f"{_time(record)} {record.levelname.lower()} {escaped(record.getMessage().strip())}"
+        for name, value in _facts(record).items():
+            text = escaped(str(value))
+            line += f" {name}={json.dumps(text, ensure_ascii=False) if ' ' in text or not text else text}"
+        if record.exc_info:
+            trace = self.formatException(record.exc_info)
+            line += "".join(f"\n    {escaped(part)}" for part in trace.split("\n"))
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time, level, logger, message, then the facts; `exception` holds a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.format`."""
+        entry: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage().strip(),
+            **_facts(record),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    # uvicorn logs a traceback for each request that it cancels at the stop; the stop itself has been told.
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError)
+
+
+def configure(level: str, format: str, stream: TextIO | None = None) -> None:
+    """Send the logs of this process to `stream` (standard error), from `level` on for ours and warnings for others."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    handler.addFilter(_worth_telling)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("tusserver").setLevel(level.upper())
