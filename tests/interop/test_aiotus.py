@@ -109,8 +109,8 @@ async def test_parts_cut_again_and_again_become_one(server: TusServer, open_prox
 async def test_lost_answers_cost_no_bytes(server: TusServer, open_proxy: OpenProxy) -> None:
     source = make_bytes(MIB)
     proxy = open_proxy(server)
-    proxy.fail(Fault.CLOSE, after=2000, answers=True, times=2)  # the creation is heard, some PATCHes are not
-    url = await upload(proxy.through(server.url), source, chunksize=50_000, config=PATIENT)
+    proxy.fail(Fault.CLOSE, after=1500, answers=True, times=2)  # the creation is heard, some PATCHes are not
+    url = await upload(proxy.through(server.url), source, chunksize=30_000, config=PATIENT)
     assert proxy.failed.is_set()
     assert proxy.sent < MIB + HEADERS
     assert_arrived(url, source)
