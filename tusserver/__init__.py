@@ -1,1 +1,39 @@
+"""tusserver: resumable uploads with the tus protocol. This is the face: what an embedding app may import."""
+
+from tusserver.app import Tus
+from tusserver.locks.base import Lease, Locker, Manner
+from tusserver.locks.memory import MemoryLocker
+from tusserver.protocol.errors import CreationRejected, TusError
+from tusserver.protocol.messages import Extension
+from tusserver.protocol.metadata import Metadata
+from tusserver.protocol.rules import Expiry, Limits
+from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.stores.base import Store
+from tusserver.stores.file import Durability, FileStore
+from tusserver.stores.memory import MemoryStore
+from tusserver.web.cors import Cors
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Cors",
+    "CreationRejected",
+    "Durability",
+    "Expiry",
+    "Extension",
+    "FileStore",
+    "Lease",
+    "Limits",
+    "Locker",
+    "Manner",
+    "MemoryLocker",
+    "MemoryStore",
+    "Metadata",
+    "Role",
+    "Store",
+    "Tus",
+    "TusError",
+    "Upload",
+    "UploadId",
+    "__version__",
+]

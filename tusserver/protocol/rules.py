@@ -70,7 +70,9 @@ class AppendPlan:
 
 
 def is_expired(upload: Upload, now: datetime) -> bool:
-    """Whether the upload's time is over."""
+    """Whether the upload's time is over. One that is complete but not finished yet has all time in the world."""
+    if upload.complete and not upload.finished:
+        return False
     return upload.expires_at is not None and upload.expires_at <= now
 
 
@@ -133,10 +135,12 @@ def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime) -
 
 def advance(upload: Upload, added: int, expiry: Expiry, now: datetime) -> Upload:
     """Move an upload past `added` bytes that are stored and verified."""
-    upload = replace(upload, offset=upload.offset + added)
-    if upload.complete:
-        return replace(upload, expires_at=expiry.after_completion(now))
-    return replace(upload, expires_at=expiry.after_append(upload, now))
+    return replace(upload, offset=upload.offset + added, expires_at=expiry.after_append(upload, now))
+
+
+def finish(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
+    """Close the books of a complete upload; from now on its retention counts."""
+    return replace(upload, finished=True, expires_at=expiry.after_completion(now))
 
 
 def join(parts: Sequence[Upload], limits: Limits, now: datetime) -> int | None:

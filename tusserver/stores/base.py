@@ -63,7 +63,7 @@ class Store(Protocol):
         """Final uploads that were noted to wait for this part."""
 
     async def finish(self, upload: Upload) -> Upload:
-        """Make a complete upload ready for its readers and record it as finished. Doing it again does no harm."""
+        """Make a complete upload ready for its readers, at its readable place. Doing it again does no harm."""
 
     async def content(self, upload: Upload) -> Content:
         """Return the bytes of a complete upload.
@@ -87,8 +87,5 @@ class Store(Protocol):
     async def remind(self, upload_id: UploadId, at: datetime) -> None:
         """Let `due` name this id from `at` on."""
 
-    async def open(self) -> None:
-        """Make the place ready; called before the first request."""
-
-    async def close(self) -> None:
-        """Leave the place in order; called after the last request."""
+    async def tidy(self) -> None:
+        """Do what needs doing now and then: called after every sweep and after the last request."""

@@ -5,8 +5,8 @@
     uploads/ab/abcd….awaited  of a partial upload: ids of final uploads that wait for it
     calendar/                 which upload to look at when (see `calendar`)
 
-No chunk files, no assembly: a finished file is ready in place. What a crash can leave: bytes without a record, which the
-next look of the calendar removes, and `.new` files, which `open` and the calendar's remaking remove.
+No chunk files, no assembly: a finished file is ready in place. What a crash can leave is bytes or a `.new` file without
+a record; their id is in the calendar before they are made, so its next look removes them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import anyio.to_thread
 
 from tusserver.protocol.errors import IdTaken, StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.messages import Content, Extension
-from tusserver.protocol.upload import Upload, UploadId, as_upload_id
+from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
 from tusserver.stores import disk, record
 from tusserver.stores.calendar import Calendar
 from tusserver.stores.naming import Template
@@ -101,6 +101,7 @@ class FileStore:
         self._calendar = Calendar(self.root / "calendar", file_mode, folder_mode)
         self._boot = disk.boot_id()
         self._settled = self._read_settled()
+        self._unsettled = False
         # Its own threads: a slow disk must not starve the rest of an app.
         self._limiter = anyio.CapacityLimiter(_THREADS)
 
@@ -249,6 +250,7 @@ class FileStore:
 
     def _commit(self, upload: Upload) -> None:
         """Bytes first, then the record that says so."""
+        self._unsettled = True
         with disk.translated("committing"):
             try:
                 fd = os.open(self._record_path(upload.id), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -263,8 +265,10 @@ class FileStore:
                     if upload.offset > last.synced:
                         self._sync_bytes(upload)
                     synced = upload.offset
-                record.write_slot(fd, self._slot(upload, last.number + 1, synced))
-                if self._sync:
+                slot = self._slot(upload, last.number + 1, synced)
+                record.write_slot(fd, slot)
+                # `finished` alone needs no sync: if it is lost, finishing is done again.
+                if self._sync and (slot.offset, slot.expires_at) != (last.offset, last.expires_at):
                     os.fdatasync(fd)
             finally:
                 os.close(fd)
@@ -338,9 +342,7 @@ class FileStore:
             path = self._bytes_path(upload)
             if upload.length is not None and os.stat(path).st_size > upload.length:
                 os.truncate(path, upload.length)  # it had grown in large steps
-            upload = replace(upload, finished=True)
-            if self._template is None or upload.place is not None or upload.role is upload.role.PARTIAL:
-                self._commit(upload)
+            if self._template is None or upload.place is not None or upload.role is Role.PARTIAL:
                 return upload
             # The file has both names until the record knows the new one, so a crash loses neither.
             place = self._template.link(path, upload)
@@ -435,32 +437,31 @@ class FileStore:
 
     # power cuts in the weaker modes ----------------------------------------------------------------------------------
 
-    async def open(self) -> None:
-        """See `Store.open`."""
-
-    async def close(self) -> None:
-        """See `Store.close`. In the weaker modes everything is synced, so that an orderly restart loses nothing."""
-        if self.durability is not Durability.ACK:
+    async def tidy(self) -> None:
+        """See `Store.tidy`. In the weaker modes everything is synced, so that what is older survives a power cut."""
+        if self.durability is not Durability.ACK and self._unsettled:
+            self._unsettled = False
             await self._run(self._settle)
 
     def _settle(self) -> None:
         with disk.translated("syncing"):
-            started = time.time()
+            moment = time.time()
             disk.sync_file_system(self.root)
-            line = f"{self._boot} {started}"
-            disk.replace_file(self.root / "settled", line.encode(), self._file_mode, sync=True)
+            # One line for each run of the machine: records written under an old one may stay as they are for years.
+            lines = "".join(f"{boot} {at}\n" for boot, at in {**self._settled, self._boot: moment}.items())
+            disk.replace_file(self.root / "settled", lines.encode(), self._file_mode, sync=True)
+            self._settled[self._boot] = moment
 
-    def _read_settled(self) -> tuple[str, float]:
+    def _read_settled(self) -> dict[str, float]:
         try:
-            boot, _, moment = (self.root / "settled").read_text(encoding="ascii").partition(" ")
-            return boot, float(moment)
-        except (OSError, ValueError):
-            return "", 0.0
+            lines = (self.root / "settled").read_text(encoding="ascii").splitlines()
+        except FileNotFoundError:
+            return {}
+        return {boot: float(moment) for boot, _, moment in (line.partition(" ") for line in lines)}
 
     def _was_settled(self, slot: record.Slot) -> bool:
         """Whether everything was synced after this slot was written, under the same run of the machine."""
-        boot, moment = self._settled
-        return slot.boot == boot and slot.written_at < moment
+        return slot.written_at < self._settled.get(slot.boot, 0.0)
 
 
 def _ids(shard: Path, suffix: str) -> Iterator[UploadId]:

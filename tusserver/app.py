@@ -1,0 +1,280 @@
+"""Tus: the app that is embedded or served. It takes ready parts and knows no settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+
+import anyio
+from starlette._utils import get_route_path
+from starlette.datastructures import URLPath
+from starlette.routing import BaseRoute, Match, NoMatchFound
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
+from tusserver.locks.base import Locker
+from tusserver.locks.memory import MemoryLocker
+from tusserver.protocol.errors import UploadNotFound
+from tusserver.protocol.messages import NEEDS, Extension
+from tusserver.protocol.rules import Expiry, Limits
+from tusserver.protocol.tus import VERSION, TusDialect
+from tusserver.protocol.upload import Upload, UploadId, as_upload_id
+from tusserver.service.concat import Joiner
+from tusserver.service.lifecycle import Lifecycle
+from tusserver.service.sweeper import Sweeper
+from tusserver.service.uploads import UploadService
+from tusserver.stores.base import Store
+from tusserver.web.cors import Cors, CorsMiddleware
+from tusserver.web.endpoint import UploadEndpoint
+from tusserver.web.origin import Origin
+
+logger = logging.getLogger("tusserver")
+
+Callback = Callable[[Upload], Awaitable[None]]
+"""Called with an upload as it is at that moment."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _random_id() -> str:
+    return secrets.token_hex(16)
+
+
+class Tus:
+    """A tus server as an ASGI app, to be mounted where uploads shall live.
+
+        tus = Tus(FileStore("storage"), on_finished=process)
+        app = FastAPI(lifespan=tus.lifespan)
+        app.mount("/files", tus)
+
+    Args:
+        store: where uploads are kept.
+        locker: what keeps requests apart; by default one that works within this process.
+        limits: how much clients may ask for.
+        expiry: when uploads end.
+        sweep_interval: seconds between looks for what has expired.
+        idle_timeout: seconds a client may be silent within a body.
+        lock_patience: seconds a request waits for another one that writes the same upload.
+        header_size: bytes of one header value; more is answered with 431.
+        disable: names of extensions that are not offered.
+        delete_parts: whether partial uploads are removed once the final upload made of them is done.
+        download: whether finished uploads can be read with GET.
+        cors: which web pages may use the server; None leaves CORS to somebody else.
+        trusted_proxies: addresses and networks whose X-Forwarded-* and Forwarded headers are believed, `*` for all.
+        relative_location: whether Location is a path instead of a URL.
+        before_create: asked before an upload is made; raise `CreationRejected` to refuse it.
+        on_created, on_finished, on_terminated, on_expired: awaited after it happened and before the client hears of it.
+            If `on_finished` fails the client gets 500, and it is called again on the client's next try or by a sweep.
+        new_id: names new uploads: 1 to 128 letters, digits, `-` and `_`, hard to guess, never the same twice.
+        now: the clock, in UTC.
+
+    Raises:
+        ValueError: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        locker: Locker | None = None,
+        limits: Limits | None = None,
+        expiry: Expiry | None = None,
+        sweep_interval: float = 60.0,
+        idle_timeout: float = 30.0,
+        lock_patience: float = 5.0,
+        header_size: int = 17 * 1024,
+        disable: Iterable[str] = (),
+        delete_parts: bool = False,
+        download: bool = True,
+        cors: Cors | None = Cors(),  # noqa: B008 - it is frozen
+        trusted_proxies: Sequence[str] = (),
+        relative_location: bool = False,
+        before_create: Callback | None = None,
+        on_created: Callback | None = None,
+        on_finished: Callback | None = None,
+        on_terminated: Callback | None = None,
+        on_expired: Callback | None = None,
+        new_id: Callable[[], str] | None = None,
+        now: Callable[[], datetime] = _now,
+    ) -> None:
+        limits = limits or Limits()
+        expiry = expiry or Expiry()
+        locker = locker or MemoryLocker()
+        on = enabled(store.extensions, disable, expires=expiry.after is not None)
+        bus = _bus(on_created, on_finished, on_terminated, on_expired)
+        lifecycle = Lifecycle(store, bus, expiry, now)
+        joiner = Joiner(
+            store,
+            locker,
+            lifecycle,
+            limits=limits,
+            expiry=expiry,
+            unfinished=Extension.CONCATENATION_UNFINISHED in on,
+            delete_parts=delete_parts,
+            patience=lock_patience,
+            now=now,
+        )
+        service = UploadService(
+            store,
+            locker,
+            lifecycle,
+            joiner,
+            limits=limits,
+            expiry=expiry,
+            idle=idle_timeout,
+            patience=lock_patience,
+            new_id=_checked(new_id or _random_id),
+            before_create=before_create,
+            now=now,
+        )
+        dialect = TusDialect(on, max_size=limits.max_size, download=download, any_host=relative_location)
+        origin = Origin(trusted_proxies, relative=relative_location)
+        self._endpoint = UploadEndpoint(service, dialect, origin, header_size=header_size)
+        self._app: ASGIApp = self._endpoint
+        if cors is not None:
+            self._app = CorsMiddleware(
+                self._endpoint, cors, {"Tus-Resumable": VERSION, **dialect.options(trailers=False)}
+            )
+        self._sweeper = Sweeper(store, locker, lifecycle, interval=sweep_interval, now=now)
+        self._sweeping: asyncio.Task[None] | None = None
+        self._store = store
+        self.extensions = tuple(extension for extension in Extension if extension in on)
+        """Names of what OPTIONS advertises (checksum-trailer only where the server in front can deliver trailers)."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Served at the root, it runs its own lifespan."""
+        if scope["type"] == "http":
+            if self._sweeping is None:
+                self._start_sweeping()
+            await self._app(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._serve_lifespan(receive, send)
+        else:  # a WebSocket: refuse the handshake
+            await send({"type": "websocket.close"})
+
+    def route(self, path: str) -> BaseRoute:
+        """Make a route for Starlette and FastAPI that serves `path` with and without a trailing slash.
+
+        `app.mount(path, tus)` works as well, but redirects `path` to `path/`.
+        """
+        return _UploadRoute(path, self)
+
+    # background ------------------------------------------------------------------------------------------------------
+
+    def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
+        """Remove expired uploads while the context lasts: `Starlette(lifespan=tus.lifespan)`."""
+        return self._lifespan()
+
+    @asynccontextmanager
+    async def _lifespan(self) -> AsyncIterator[None]:
+        self._start_sweeping()
+        try:
+            yield
+        finally:
+            self.close()
+            if self._sweeping is not None:
+                self._sweeping.cancel()
+                await asyncio.wait([self._sweeping])
+            with anyio.CancelScope(shield=True):
+                await self._store.tidy()
+
+    def _start_sweeping(self) -> None:
+        """Also without a lifespan, from the first request on: a mounted app's lifespan is easily forgotten."""
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().create_task(self._sweeper.run(), name="tusserver sweeper")
+
+    async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with self._lifespan():
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def close(self) -> None:
+        """Stop what is under way: bytes are kept, and clients are told to come again (503)."""
+        self._endpoint.close()
+
+    async def sweep(self) -> int:
+        """Remove what has expired now; return the number of uploads removed."""
+        return await self._sweeper.sweep()
+
+
+def enabled(can: frozenset[Extension], disable: Iterable[str], *, expires: bool) -> frozenset[Extension]:
+    """Return the extensions that are on: what the store can, less what is disabled and what needs that.
+
+    Raises:
+        ValueError: a name in `disable` is no extension.
+    """
+    on = set(can)
+    for name in disable:
+        if name not in set(Extension):
+            raise ValueError(f"disable: {name!r} is no extension; there are {', '.join(Extension)}")
+        on.discard(Extension(name))
+    if not expires:
+        on.discard(Extension.EXPIRATION)
+    for extension, needed in NEEDS.items():  # ordered: what is needed by others comes first
+        if needed not in on:
+            on.discard(extension)
+    return frozenset(on)
+
+
+def _checked(new_id: Callable[[], str]) -> Callable[[], UploadId]:
+    def checked() -> UploadId:
+        name = new_id()
+        try:
+            return as_upload_id(name)
+        except UploadNotFound:
+            raise ValueError(f"new_id gave {name!r}: an id has 1 to 128 letters, digits, - and _") from None
+
+    return checked
+
+
+def _bus(
+    on_created: Callback | None,
+    on_finished: Callback | None,
+    on_terminated: Callback | None,
+    on_expired: Callback | None,
+) -> Bus:
+    bus = Bus()
+
+    def subscribe(kind: type[Event], callback: Callback | None) -> None:
+        if callback is not None:
+            bus.subscribe(kind, lambda event: callback(event.upload))
+
+    subscribe(Created, on_created)
+    subscribe(Finished, on_finished)
+    subscribe(Terminated, on_terminated)
+    subscribe(Expired, on_expired)
+    return bus
+
+
+class _UploadRoute(BaseRoute):
+    """What `Mount` does, but the path itself is served too instead of being redirected."""
+
+    def __init__(self, path: str, app: ASGIApp) -> None:
+        if not path.startswith("/"):
+            raise ValueError(f"path {path!r} must start with /")
+        self.path = path.rstrip("/")
+        self.app = app
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http":
+            return Match.NONE, {}
+        path = get_route_path(scope)
+        if path != self.path and not path.startswith(self.path + "/"):
+            return Match.NONE, {}
+        root_path = scope.get("root_path", "")
+        child = {"root_path": root_path + self.path, "app_root_path": scope.get("app_root_path", root_path)}
+        return Match.FULL, {**child, "endpoint": self.app}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+    def url_path_for(self, name: str, /, **path_params: object) -> URLPath:
+        raise NoMatchFound(name, path_params)

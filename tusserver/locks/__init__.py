@@ -1,0 +1,1 @@
+"""Locks exclude: one request at a time changes an upload."""

@@ -1,0 +1,51 @@
+"""The port of every locker: one request at a time holds an upload, and can be asked to leave.
+
+Who may interrupt whom is decided by the holder: it is asked, and says whether it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from enum import Enum
+from typing import Protocol
+
+from tusserver.protocol.upload import UploadId
+
+LEAVING = 5.0
+"""Seconds for a holder that said it goes to be gone: it finishes a write and commits."""
+
+
+class Manner(Enum):
+    """How a newcomer treats the holder."""
+
+    POLITE = "polite"
+    """Takes a free lock or none."""
+    RESUME = "resume"
+    """Asks a holder whose client is silent to leave; waits for one that is alive."""
+    INSIST = "insist"
+    """Asks any holder to leave."""
+
+
+Wanted = Callable[[Manner], bool]
+"""Asks a holder to leave; returns whether it does."""
+
+
+class Lease(Protocol):
+    """A lock that is held."""
+
+    def on_wanted(self, ask: Wanted) -> None:
+        """Set whom to ask when somebody else wants the upload. Without it the holder stays."""
+
+
+class Locker(Protocol):
+    """Excludes requests from each other."""
+
+    def hold(
+        self, upload_id: UploadId, manner: Manner = Manner.POLITE, patience: float = 0.0
+    ) -> AbstractAsyncContextManager[Lease]:
+        """Hold an upload for the length of the context; wait at most `patience` seconds for a holder that stays.
+
+        Raises:
+            UploadLocked: the holder stayed longer.
+        """

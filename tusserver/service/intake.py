@@ -1,0 +1,235 @@
+"""A body on its way to the store: bounded, counted, hashed, timed and interruptible.
+
+A body never fails, it ends: whatever cuts it short looks to the store like the end of the stream. The reason is kept
+and raised after the commit (`raise_for_cut`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import anyio
+
+from tusserver.locks.base import Manner
+from tusserver.protocol.checksum import Checksum, Digest
+from tusserver.protocol.errors import (
+    BodySilent,
+    ChecksumMismatch,
+    ClientGone,
+    SizeExceeded,
+    TusError,
+    UploadInterrupted,
+)
+from tusserver.streams import Body, Kept
+
+ALIVE = 0.25
+"""Seconds without bytes after which a client counts as stalled."""
+FLUSH = 1.0
+"""Seconds that bytes may wait to be written and committed."""
+
+
+class Intake:
+    """The Source made of one request's body.
+
+    `room` bytes may come, `expected` have been announced (None: unknown); a client silent for `idle` seconds is cut
+    off; bytes run through the digest of `checksum`.
+    """
+
+    def __init__(
+        self, body: Body, *, room: int | None, expected: int | None, idle: float, checksum: Checksum | None
+    ) -> None:
+        self.expected = expected
+        self.received = 0
+        """Bytes taken so far."""
+        self._body = body
+        self._room = room
+        self._idle = idle
+        self._checksum = checksum
+        self._digest: Digest | None = checksum.digest() if checksum is not None else None
+        self._scope: anyio.CancelScope | None = None
+        self._last = time.monotonic()
+        self._ended = expected == 0
+        self._cut: TusError | ClientGone | None = None
+
+    # who wants it to end ---------------------------------------------------------------------------------------------
+
+    def stop(self, reason: TusError) -> None:
+        """End the body as soon as its bytes in hand are written; `reason` is what its client is told."""
+        if not self._ended and self._cut is None:
+            self._cut = reason
+            if self._scope is not None:
+                self._scope.cancel()
+
+    def leave(self, manner: Manner) -> bool:
+        """Answer somebody who wants the upload: go if we must or if our client has fallen silent."""
+        waiting = self._scope is not None
+        if manner is Manner.INSIST or (waiting and time.monotonic() - self._last > ALIVE):
+            self.stop(UploadInterrupted())
+        return isinstance(self._cut, UploadInterrupted)
+
+    # the Source ------------------------------------------------------------------------------------------------------
+
+    @property
+    def drainable(self) -> bool:
+        """See `Source.drainable`."""
+        wire = self._body.wire
+        return wire is not None and wire.drainable and not self._ended
+
+    async def read(self, most: int) -> list[bytes]:
+        """See `Source.read`."""
+        batch: list[bytes] = []
+        size = 0
+        if self._ended or self._cut is not None:
+            return batch
+        with anyio.CancelScope(deadline=anyio.current_time() + self._idle) as scope:
+            self._scope = scope
+            while size < most:
+                chunk = await self._next()
+                if not chunk:
+                    break
+                batch.append(chunk)
+                size += len(chunk)
+                if len(batch) == 1:
+                    scope.deadline = anyio.current_time() + FLUSH
+        self._scope = None
+        if scope.cancelled_caught and not batch and self._cut is None:
+            self._cut = BodySilent()
+        return batch
+
+    async def _next(self) -> bytes:
+        """Return the next chunk; b"" if there is none, now or ever."""
+        try:
+            chunk = await self._body.receive()
+        except ClientGone as gone:
+            self._cut = gone
+            return b""
+        if not chunk:
+            self._ended = True
+            return b""
+        if self._room is not None and self.received + len(chunk) > self._room:
+            self._cut = SizeExceeded()
+            return b""
+        self._take(len(chunk))
+        if self._digest is not None:
+            self._digest.update(chunk)
+        return chunk
+
+    def _take(self, count: int) -> None:
+        self.received += count
+        self._last = time.monotonic()
+
+    async def drain_to(self, fd: int, at: int, kept: Kept) -> int:
+        """See `Source.drain_to`. The length is known here, so the body cannot run over its room."""
+        wire = self._body.wire
+        assert wire is not None
+        if self._ended or self._cut is not None:
+            return 0
+        watch = _Watch(lambda: self.received, kept, self._idle, self._fall_silent)
+
+        def moved(count: int) -> None:
+            self._take(count)
+            watch.moved()
+
+        try:
+            with anyio.CancelScope() as scope:
+                self._scope = watch.scope = scope
+                await wire.drain(fd, at, self._digest, moved)
+                self._ended = True
+        except ClientGone as gone:
+            self._cut = gone
+        finally:
+            self._scope = None
+            await watch.end()
+        return self.received
+
+    def _fall_silent(self) -> None:
+        self.stop(BodySilent())
+
+    # after it --------------------------------------------------------------------------------------------------------
+
+    @property
+    def verifying(self) -> bool:
+        """Whether nothing of this body may be committed before all of it was verified."""
+        return self._checksum is not None
+
+    def verify(self) -> None:
+        """Check a body that is all or nothing.
+
+        tus 1.0.0, Checksum: "Once the entire request has been received, the Server MUST verify the uploaded chunk".
+
+        Raises:
+            ChecksumMismatch: it is not what the client says.
+            TusError, ClientGone: it was cut short.
+        """
+        if self._checksum is None or self._digest is None:
+            return
+        self.raise_for_cut()
+        if not self._checksum.matches(self._digest):
+            raise ChecksumMismatch
+
+    @property
+    def overran(self) -> bool:
+        """Whether more bytes came than there was room for: then none of the uncommitted ones count."""
+        return isinstance(self._cut, SizeExceeded)
+
+    def raise_for_cut(self) -> None:
+        """Tell what cut the body short, if something did.
+
+        Raises:
+            TusError, ClientGone
+        """
+        if self._cut is not None:
+            raise self._cut
+
+
+class _Watch:
+    """Timers beside a drain: bytes are told to `kept` within `FLUSH` seconds, and silence is noticed."""
+
+    def __init__(self, count: Callable[[], int], kept: Kept, idle: float, silent: Callable[[], None]) -> None:
+        self.scope: anyio.CancelScope | None = None
+        self._count = count
+        self._kept = kept
+        self._idle = idle
+        self._silent = silent
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._telling: asyncio.Task[None] | None = None
+        self._flush: asyncio.TimerHandle | None = None
+        self._silence = self._loop.call_later(idle, self._look)
+
+    def moved(self) -> None:
+        self._last = self._loop.time()
+        if self._flush is None:
+            self._flush = self._loop.call_later(FLUSH, self._tell)
+
+    def _tell(self) -> None:
+        self._flush = None
+        if self._telling is None or self._telling.done():
+            self._telling = self._loop.create_task(self._tell_kept())
+        else:  # the disk is slower than we are
+            self._flush = self._loop.call_later(FLUSH, self._tell)
+
+    async def _tell_kept(self) -> None:
+        try:
+            await self._kept(self._count())
+        except BaseException:
+            if self.scope is not None:
+                self.scope.cancel()
+            raise
+
+    def _look(self) -> None:
+        left = self._last + self._idle - self._loop.time()
+        if left <= 0:
+            self._silent()
+        else:
+            self._silence = self._loop.call_later(left, self._look)
+
+    async def end(self) -> None:
+        """Stop the timers; wait for what is being told, and raise what went wrong with it."""
+        self._silence.cancel()
+        if self._flush is not None:
+            self._flush.cancel()
+        if self._telling is not None:
+            await self._telling

@@ -1,0 +1,80 @@
+"""Removes what has expired and what a crash left half-made, for ever. Looks at what is due, not at what is stored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+import anyio
+
+from tusserver.events import Expired
+from tusserver.locks.base import Locker
+from tusserver.protocol import rules
+from tusserver.protocol.errors import TusError, UploadLocked, UploadNotFound
+from tusserver.protocol.upload import UploadId
+from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle
+from tusserver.stores.base import Store
+
+logger = logging.getLogger("tusserver.sweeper")
+
+
+class Sweeper:
+    """Sweeps every `interval` seconds."""
+
+    def __init__(
+        self, store: Store, locker: Locker, lifecycle: Lifecycle, *, interval: float, now: Callable[[], datetime]
+    ) -> None:
+        self._store = store
+        self._locker = locker
+        self._lifecycle = lifecycle
+        self._interval = interval
+        self._now = now
+
+    async def run(self) -> None:
+        """Sweep for ever. A sweep that fails is logged; the next one tries again."""
+        while True:
+            try:
+                await self.sweep()
+            except Exception:
+                logger.exception("a sweep failed")
+            await anyio.sleep(self._interval)
+
+    async def sweep(self) -> int:
+        """Look at everything that is due; return the number of uploads removed."""
+        removed = 0
+        async for upload_id in self._store.due(self._now()):
+            try:
+                removed += await self._look(upload_id)
+            except Exception:
+                logger.exception("an upload could not be swept", extra={"upload_id": upload_id})
+                await self._store.remind(upload_id, self._now() + TRY_AGAIN)
+        await self._store.tidy()
+        if removed:
+            logger.info("sweep removed %d expired uploads", removed)
+        return removed
+
+    async def _look(self, upload_id: UploadId) -> bool:
+        try:
+            async with self._locker.hold(upload_id):
+                try:
+                    upload = await self._store.load(upload_id)
+                except UploadNotFound:
+                    if await self._store.remove(upload_id):
+                        logger.info("removed what a crash had left", extra={"upload_id": upload_id})
+                    return False
+                if rules.is_expired(upload, self._now()):
+                    await self._lifecycle.remove(upload, Expired)
+                    return True
+                if upload.expires_at is not None:
+                    # Its deadline moved, or this was its first look.
+                    await self._store.remind(upload_id, upload.expires_at)
+                if upload.complete and not upload.finished:
+                    await self._lifecycle.finish(upload)
+        except UploadLocked:
+            # "Expiring never touches an upload that is being written": its writer may move the deadline.
+            await self._store.remind(upload_id, self._now() + TRY_AGAIN)
+        except TusError as error:
+            logger.warning("an upload could not be swept: %s", error, extra={"upload_id": upload_id})
+            await self._store.remind(upload_id, self._now() + TRY_AGAIN)
+        return False

@@ -1,0 +1,265 @@
+"""The use-cases. Each method reads as the story of one request: write, verify, commit, answer, always in this order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+from typing import assert_never
+
+import anyio
+
+from tusserver.events import Terminated as TerminatedEvent
+from tusserver.locks.base import Lease, Locker, Manner
+from tusserver.protocol import rules
+from tusserver.protocol.errors import (
+    ClientGone,
+    ShuttingDown,
+    TusError,
+    UploadLocked,
+)
+from tusserver.protocol.messages import (
+    Append,
+    Appended,
+    Command,
+    Content,
+    Create,
+    Created,
+    Discover,
+    Discovered,
+    Download,
+    Inspect,
+    Inspected,
+    Outcome,
+    Terminate,
+    Terminated,
+)
+from tusserver.protocol.rules import AppendPlan, Expiry, Limits
+from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.service.concat import Joiner
+from tusserver.service.intake import FLUSH, Intake
+from tusserver.service.lifecycle import Lifecycle
+from tusserver.stores.base import Store
+from tusserver.streams import Body, Kept
+
+logger = logging.getLogger("tusserver")
+
+CHECKPOINT = FLUSH / 2
+"""Seconds between commits while a body comes in. With `FLUSH`, a killed server loses at most the last second."""
+
+BeforeCreate = Callable[[Upload], Awaitable[None]]
+
+
+class UploadService:
+    """Runs commands. `idle`: seconds a client may be silent; `patience`: seconds to wait for a writer that is alive."""
+
+    def __init__(
+        self,
+        store: Store,
+        locker: Locker,
+        lifecycle: Lifecycle,
+        joiner: Joiner,
+        *,
+        limits: Limits,
+        expiry: Expiry,
+        idle: float,
+        patience: float,
+        new_id: Callable[[], UploadId],
+        before_create: BeforeCreate | None,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._locker = locker
+        self._lifecycle = lifecycle
+        self._joiner = joiner
+        self._limits = limits
+        self._expiry = expiry
+        self._idle = idle
+        self._patience = patience
+        self._new_id = new_id
+        self._before_create = before_create
+        self._now = now
+        self._intakes: set[Intake] = set()
+        self._closing = False
+
+    def close(self) -> None:
+        """Stop every body that is coming in, and take no more: bytes are kept, clients are told to come again."""
+        self._closing = True
+        for intake in self._intakes:
+            intake.stop(ShuttingDown())
+
+    async def run(self, command: Command, body: Body) -> Outcome:
+        """Do what a command says.
+
+        Raises:
+            TusError: it was refused.
+            ClientGone: nobody is there to be answered.
+        """
+        match command:
+            case Append():
+                return await self.append(command, body)
+            case Inspect():
+                return await self.inspect(command)
+            case Create():
+                return await self.create(command, body)
+            case Terminate():
+                return await self.terminate(command)
+            case Download():
+                return await self.download(command)
+            case Discover():
+                return Discovered()
+            case _:
+                assert_never(command)
+
+    # POST ------------------------------------------------------------------------------------------------------------
+
+    async def create(self, create: Create, body: Body) -> Created:
+        """Make an upload, with its first bytes if they came along."""
+        rules.check_creation(create, self._limits)
+        if self._closing:
+            raise ShuttingDown
+        if create.role is Role.FINAL:
+            create = replace(create, length=await self._joiner.measure(create.parts))
+        upload = rules.begin(create, self._new_id(), self._expiry, self._now())
+        if self._before_create is not None:
+            await self._before_create(upload)
+        async with self._locker.hold(upload.id) as lease:
+            if create.role is Role.FINAL:
+                return Created(upload=await self._joiner.begin(upload))
+            await self._lifecycle.begin(upload)
+            if create.first is None:
+                if upload.complete:
+                    # "The Client ... MAY set Upload-Length to 0": complete without any PATCH.
+                    upload = await self._lifecycle.finish(upload)
+                return Created(upload=upload)
+            return await self._receive_first(upload, create.first, body, lease)
+
+    async def _receive_first(self, upload: Upload, first: Append, body: Body, lease: Lease) -> Created:
+        """Take the bytes that came with the creation. The upload exists, so a body cut short still makes a Created."""
+        room = upload.length if upload.length is not None else self._limits.max_size
+        try:
+            return Created(upload=await self._receive(AppendPlan(upload, room), first, body, lease))
+        except (TusError, ClientGone) as error:
+            if isinstance(error, TusError) and error.closes:
+                return Created(upload=await self._store.load(upload.id), closes=True)
+            # A client that is told that it did wrong, or is gone, has no URL to resume at: leave nothing.
+            await self._lifecycle.remove(upload, TerminatedEvent)
+            raise
+
+    # PATCH -----------------------------------------------------------------------------------------------------------
+
+    async def append(self, append: Append, body: Body) -> Appended:
+        """Write a body at the upload's offset."""
+        if self._closing:
+            raise ShuttingDown
+        async with self._hold_to_append(append) as lease:
+            upload = await self._append(append, body, lease)
+        if upload.role is Role.PARTIAL and upload.complete:
+            for final in await self._store.awaiting(upload.id):
+                await self._joiner.resume(final)
+        return Appended(upload=upload)
+
+    @asynccontextmanager
+    async def _hold_to_append(self, append: Append) -> AsyncIterator[Lease]:
+        assert append.id is not None
+        async with AsyncExitStack() as held:
+            try:
+                lease = await held.enter_async_context(self._locker.hold(append.id))
+            except UploadLocked:
+                # Refused by the record, if at all, before it disturbs the one that is writing.
+                self._plan(append, await self._store.load(append.id))
+                manner = self._locker.hold(append.id, Manner.RESUME, self._patience)
+                lease = await held.enter_async_context(manner)
+            yield lease
+
+    async def _append(self, append: Append, body: Body, lease: Lease) -> Upload:
+        assert append.id is not None
+        upload = await self._store.load(append.id)
+        plan = self._plan(append, upload)
+        if plan.upload is not upload:
+            await self._store.amend(plan.upload)  # the length stands even if the body does not arrive
+        try:
+            return await self._receive(plan, append, body, lease)
+        except TusError as error:
+            error.expires_at = plan.upload.expires_at
+            raise
+
+    def _plan(self, append: Append, upload: Upload) -> AppendPlan:
+        try:
+            return rules.plan_append(upload, append, self._limits, self._now())
+        except TusError as error:
+            if not upload.complete:
+                error.expires_at = upload.expires_at
+            raise
+
+    async def _receive(self, plan: AppendPlan, append: Append, body: Body, lease: Lease) -> Upload:
+        """Write, verify, commit; then tell what cut the body short, or finish."""
+        upload = plan.upload
+        if append.body_length == 0 and not append.checksum:
+            return await self._settle(upload)
+        intake = Intake(body, room=plan.room, expected=append.body_length, idle=self._idle, checksum=append.checksum)
+        lease.on_wanted(intake.leave)
+        self._intakes.add(intake)
+        try:
+            added = await self._store.write(upload, intake, self._checkpoints(upload, intake))
+            intake.verify()  # raises before anything is committed
+            if intake.overran:
+                intake.raise_for_cut()
+            with anyio.CancelScope(shield=True):  # what is written shall be told
+                upload = rules.advance(upload, added, self._expiry, self._now())
+                await self._store.commit(upload)
+            intake.raise_for_cut()
+            return await self._settle(upload)
+        finally:
+            self._intakes.discard(intake)
+
+    async def _settle(self, upload: Upload) -> Upload:
+        if upload.complete and not upload.finished:
+            return await self._lifecycle.finish(upload)
+        return upload
+
+    def _checkpoints(self, upload: Upload, intake: Intake) -> Kept:
+        """Commit progress now and then, while that says nothing about the end."""
+        last = anyio.current_time()
+
+        async def kept(added: int) -> None:
+            nonlocal last
+            if intake.verifying or anyio.current_time() - last < CHECKPOINT:
+                return
+            reached = rules.advance(upload, added, self._expiry, self._now())
+            if not reached.complete:  # completion is committed once it is certain that no byte too many follows
+                await self._store.commit(reached)
+                last = anyio.current_time()
+
+        return kept
+
+    # HEAD, GET, DELETE -----------------------------------------------------------------------------------------------
+
+    async def inspect(self, inspect: Inspect) -> Inspected:
+        """Tell how far an upload came. A stalled writer is stopped first, one that is alive is left alone."""
+        try:
+            async with self._locker.hold(inspect.id, Manner.RESUME):
+                upload = await self._store.load(inspect.id)
+        except UploadLocked:
+            upload = await self._store.load(inspect.id)
+        rules.require_unexpired(upload, self._now())
+        if upload.pending:
+            # A crash may have come between the last part and the joining.
+            await self._joiner.resume(upload.id)
+            upload = await self._store.load(upload.id)
+        return Inspected(upload=upload)
+
+    async def download(self, download: Download) -> Content:
+        """Give back a finished upload."""
+        upload = await self._store.load(download.id)
+        rules.require_download(upload, self._now())
+        return await self._store.content(upload)
+
+    async def terminate(self, terminate: Terminate) -> Terminated:
+        """Remove an upload, also under the hands of whoever writes it."""
+        async with self._locker.hold(terminate.id, Manner.INSIST, self._patience):
+            upload = await self._store.load(terminate.id)
+            await self._lifecycle.remove(upload, TerminatedEvent)
+        return Terminated()

@@ -1,0 +1,114 @@
+"""The memory store: for tests and demonstrations. It forgets everything with the process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+
+from tusserver.protocol.errors import IdTaken, UploadNotFound
+from tusserver.protocol.messages import Content, Extension
+from tusserver.protocol.upload import Upload, UploadId
+from tusserver.streams import Kept, Source
+
+_BATCH = 64 * 1024
+
+
+class MemoryStore:
+    """Uploads in dictionaries."""
+
+    extensions = frozenset(Extension)
+
+    def __init__(self) -> None:
+        self._records: dict[UploadId, Upload] = {}
+        self._bytes: dict[UploadId, bytearray] = {}
+        self._awaiting: dict[UploadId, list[UploadId]] = {}
+        self._looks: dict[UploadId, datetime] = {}
+
+    async def create(self, upload: Upload) -> None:
+        """See `Store.create`."""
+        if upload.id in self._records:
+            raise IdTaken
+        self._records[upload.id] = upload
+        self._bytes[upload.id] = bytearray()
+        if upload.expires_at is not None:
+            self._looks[upload.id] = upload.expires_at
+
+    async def load(self, upload_id: UploadId) -> Upload:
+        """See `Store.load`."""
+        try:
+            return self._records[upload_id]
+        except KeyError:
+            raise UploadNotFound from None
+
+    async def write(self, upload: Upload, source: Source, kept: Kept) -> int:
+        """See `Store.write`."""
+        content = self._bytes[upload.id]
+        del content[upload.offset :]
+        written = 0
+        while batch := await source.read(_BATCH):
+            for chunk in batch:
+                content += chunk
+                written += len(chunk)
+            await kept(written)
+        return written
+
+    async def commit(self, upload: Upload) -> None:
+        """See `Store.commit`."""
+        if upload.id not in self._records:
+            raise UploadNotFound
+        self._records[upload.id] = upload
+
+    async def amend(self, upload: Upload) -> None:
+        """See `Store.amend`."""
+        await self.commit(upload)
+
+    async def concatenate(self, final: Upload, parts: Sequence[Upload]) -> None:
+        """See `Store.concatenate`."""
+        self._bytes[final.id] = bytearray().join(self._bytes[part.id][: part.offset] for part in parts)
+
+    async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
+        """See `Store.note_awaiting`."""
+        self._awaiting.setdefault(part, []).append(final)
+
+    async def awaiting(self, part: UploadId) -> tuple[UploadId, ...]:
+        """See `Store.awaiting`."""
+        return tuple(self._awaiting.get(part, ()))
+
+    async def finish(self, upload: Upload) -> Upload:
+        """See `Store.finish`."""
+        return upload
+
+    async def content(self, upload: Upload) -> Content:
+        """See `Store.content`."""
+        content = self._bytes[upload.id]
+
+        async def read(start: int, stop: int) -> AsyncIterator[bytes]:
+            for at in range(start, stop, _BATCH):
+                yield bytes(content[at : min(at + _BATCH, stop)])
+
+        return Content(upload=upload, size=upload.offset, etag=upload.id, read=read)
+
+    async def remove(self, upload_id: UploadId) -> bool:
+        """See `Store.remove`."""
+        self._bytes.pop(upload_id, None)
+        self._awaiting.pop(upload_id, None)
+        self._looks.pop(upload_id, None)
+        return self._records.pop(upload_id, None) is not None
+
+    async def uploads(self) -> AsyncIterator[Upload]:
+        """See `Store.uploads`."""
+        for upload in list(self._records.values()):
+            yield upload
+
+    async def due(self, now: datetime) -> AsyncIterator[UploadId]:
+        """See `Store.due`."""
+        for upload_id in [upload_id for upload_id, at in self._looks.items() if at <= now]:
+            self._looks.pop(upload_id, None)
+            yield upload_id
+
+    async def remind(self, upload_id: UploadId, at: datetime) -> None:
+        """See `Store.remind`."""
+        self._looks[upload_id] = at
+
+    async def tidy(self) -> None:
+        """See `Store.tidy`."""

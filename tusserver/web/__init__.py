@@ -1,0 +1,1 @@
+"""The web: one ASGI app that reads a request, runs a command and writes the outcome."""

@@ -1,0 +1,41 @@
+"""ASGI's `receive` as a Body; finds the Wire in the scope."""
+
+from __future__ import annotations
+
+from starlette.types import Receive, Scope
+
+from tusserver.protocol.errors import ClientGone
+from tusserver.streams import WIRE, Wire
+
+
+def wire_of(scope: Scope) -> Wire | None:
+    """Return what our own server added to this request; None under another server."""
+    wire: Wire | None = (scope.get("extensions") or {}).get(WIRE)
+    return wire
+
+
+class RequestBody:
+    """The body of one request."""
+
+    __slots__ = ("_receive", "ended", "started", "wire")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._receive = receive
+        self.wire = wire_of(scope)
+        self.started = False
+        """Whether something asked for bytes: then a client that expects a 100 Continue got it."""
+        self.ended = False
+        """Whether everything was received."""
+
+    async def receive(self) -> bytes:
+        """See `Body.receive`."""
+        self.started = True
+        while not self.ended:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            self.ended = not message.get("more_body", False)
+            chunk: bytes = message.get("body", b"")
+            if chunk:
+                return chunk
+        return b""

@@ -1,0 +1,58 @@
+"""GET of a finished upload: starlette's FileResponse (ranges, If-Range), made safe for whatever was uploaded."""
+
+from __future__ import annotations
+
+import re
+from email.utils import format_datetime
+from urllib.parse import quote
+
+from starlette.datastructures import Headers
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.types import Scope
+
+from tusserver.protocol.messages import Content
+from tusserver.stores.naming import safe_name
+
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}", re.ASCII)
+_INLINE = re.compile(r"(image/(?!svg)|audio/|video/)[a-z0-9.+-]+|text/plain|application/pdf", re.ASCII)
+"""Types a browser shows without running anything; all others are saved to disk."""
+
+
+def respond(content: Content, scope: Scope, headers: dict[str, str]) -> Response:
+    """Make the response for a finished upload. `headers` are added to it."""
+    media_type = (content.upload.metadata.type or "").lower()
+    if _MEDIA_TYPE.fullmatch(media_type) is None:
+        media_type = "application/octet-stream"
+    headers = {
+        **headers,
+        "ETag": f'"{content.etag}"',
+        "Content-Disposition": disposition(content.upload.metadata.name, media_type),
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+        "Last-Modified": format_datetime(content.upload.created_at, usegmt=True),
+    }
+    if _matches(Headers(scope=scope).get("if-none-match", ""), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    if content.path is not None:
+        return FileResponse(content.path, headers=headers, media_type=media_type)
+    assert content.read is not None
+    headers["Content-Length"] = str(content.size)
+    return StreamingResponse(content.read(0, content.size), headers=headers, media_type=media_type)
+
+
+def disposition(name: str | None, media_type: str) -> str:
+    """Write Content-Disposition (RFC 6266): nothing in a name can end the header or the quotes.
+
+    >>> disposition("na\\r\\nïve.txt", "text/html")
+    "attachment; filename=\\"na_ve.txt\\"; filename*=UTF-8''na_%C3%AFve.txt"
+    """
+    kind = "inline" if _INLINE.fullmatch(media_type) else "attachment"
+    name = safe_name(name or "")
+    if not name:
+        return kind
+    plain = name.encode("ascii", "replace").decode().replace("?", "_").replace("%", "_")
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def _matches(if_none_match: str, etag: str) -> bool:
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return etag in tags or tags == ["*"]

@@ -1,0 +1,97 @@
+"""One ASGI app for every verb: read, run, write. The only place that catches a refusal."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from starlette.types import Receive, Scope, Send
+
+from tusserver.protocol.dialect import Dialect, Reply, RequestHead
+from tusserver.protocol.errors import ClientGone, HeaderTooLarge, TusError
+from tusserver.protocol.messages import Content
+from tusserver.service.uploads import UploadService
+from tusserver.web import download
+from tusserver.web.body import RequestBody
+from tusserver.web.origin import Origin
+from tusserver.web.replies import Responder
+
+logger = logging.getLogger("tusserver.web")
+
+
+class InternalError(TusError):
+    """Something of ours is broken; the log has the story, the client does not."""
+
+    status = 500
+    code = "ERR_INTERNAL_SERVER_ERROR"
+    message = "internal server error"
+
+
+class UploadEndpoint:
+    """The collection at the root path and the uploads below it. `header_size`: bytes of one header value."""
+
+    def __init__(self, service: UploadService, dialect: Dialect, origin: Origin, *, header_size: int) -> None:
+        self._service = service
+        self._dialect = dialect
+        self._origin = origin
+        self._header_size = header_size
+        self._responder = Responder()
+
+    def close(self) -> None:
+        """End what is under way: bodies are cut off with their bytes kept, nobody lingers."""
+        self._service.close()
+        self._responder.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        began = time.monotonic()
+        body = RequestBody(scope, receive)
+        head = self._head(scope, body)
+        outcome = None
+        try:
+            if any(len(value) > self._header_size for value in head.headers.values()):
+                raise HeaderTooLarge(f"a header value may have {self._header_size} bytes")
+            command = self._dialect.read(head)
+            outcome = await self._service.run(command, body)
+            reply = self._dialect.write(outcome, head)
+        except TusError as error:
+            reply = self._refuse(error, head)
+        except ClientGone:
+            logger.info("client went away", extra={"method": head.method, "upload_id": head.name or None})
+            return
+        except Exception:
+            logger.exception("a request failed", extra={"method": head.method, "upload_id": head.name or None})
+            reply = self._dialect.refuse(InternalError(), head)
+        if isinstance(outcome, Content):
+            headers = {**reply.headers, "X-Content-Type-Options": "nosniff"}
+            await download.respond(outcome, scope, headers)(scope, receive, send)
+        else:
+            await self._responder.respond(reply, head, body, scope, send)
+        if logger.isEnabledFor(logging.DEBUG):
+            facts = {"method": head.method, "upload_id": head.name or None, "status": reply.status}
+            logger.debug("answered", extra={**facts, "duration": time.monotonic() - began})
+
+    def _refuse(self, error: TusError, head: RequestHead) -> Reply:
+        facts = {"method": head.method, "upload_id": head.name or None, "status": error.status}
+        logger.info("refused: %s", error.code, extra=facts)
+        return self._dialect.refuse(error, head)
+
+    def _head(self, scope: Scope, body: RequestBody) -> RequestHead:
+        headers: dict[str, str] = {}
+        repeated: set[str] = set()
+        for raw_name, raw_value in scope["headers"]:
+            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1").strip(" \t")
+            if name in headers:
+                repeated.add(name)
+            headers[name] = value
+        base_url, base_paths = self._origin.locate(scope, headers)
+        path: str = scope["path"]
+        return RequestHead(
+            method=(headers.get("x-http-method-override") or scope["method"]).upper(),
+            name=path.removeprefix(scope.get("root_path", "")).removeprefix("/").removesuffix("/"),
+            headers=headers,
+            repeated=frozenset(repeated),
+            base_url=base_url,
+            base_paths=base_paths,
+            trailers=body.wire is not None and body.wire.trailers is not None,
+        )

@@ -1,0 +1,65 @@
+"""A Reply goes out over ASGI, and the connection is left in a state that both sides understand."""
+
+from __future__ import annotations
+
+import anyio
+from starlette.types import Scope, Send
+
+from tusserver.protocol.dialect import Reply, RequestHead
+from tusserver.protocol.errors import ClientGone
+from tusserver.web.body import RequestBody
+
+_SMALL = 64 * 1024
+"""Bytes of an unread body that the server reads off by itself, so that the connection can be used again."""
+_LINGER = 5.0
+"""Seconds for a client that is still sending to notice the answer."""
+_LINGER_AT_THE_END = 0.25
+"""The same, while the server stops."""
+
+
+class Responder:
+    """Sends answers."""
+
+    def __init__(self) -> None:
+        self._linger = _LINGER
+        self._lingering: set[anyio.CancelScope] = set()
+
+    def close(self) -> None:
+        """Keep nobody waiting any longer: the server stops."""
+        self._linger = _LINGER_AT_THE_END
+        for scope in self._lingering:
+            scope.deadline = min(scope.deadline, anyio.current_time() + self._linger)
+
+    async def respond(self, reply: Reply, head: RequestHead, body: RequestBody, scope: Scope, send: Send) -> None:
+        """Send an answer.
+
+        A client that is in the middle of a large body gets its answer at once; then its bytes are thrown away for a
+        while before the connection closes. Closed at once, the kernel would reset it, and the answer were never read.
+        """
+        unread = head.has_body and not body.ended
+        waits_for_100 = unread and not body.started and "100-continue" in head.headers.get("expect", "").lower()
+        large = unread and (head.body_length is None or head.body_length > _SMALL)
+        closes = reply.closes or waits_for_100 or large
+        lingers = closes and unread and not waits_for_100
+        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
+        headers.append((b"x-content-type-options", b"nosniff"))
+        if reply.status != 204 and scope["method"] != "HEAD":
+            headers.append((b"content-length", str(len(reply.body)).encode()))
+        if closes:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body, "more_body": lingers})
+        if lingers:
+            await self._discard(body)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _discard(self, body: RequestBody) -> None:
+        with anyio.move_on_after(self._linger) as scope:
+            self._lingering.add(scope)
+            try:
+                while await body.receive():
+                    pass
+            except ClientGone:
+                pass
+            finally:
+                self._lingering.discard(scope)
