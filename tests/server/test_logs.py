@@ -77,6 +77,12 @@ def test_an_exception_cannot_begin_a_line_of_its_own(stream: io.StringIO, format
     assert "RuntimeError" in stream.getvalue()
 
 
+def test_a_client_cannot_fill_the_disk_by_one_line(stream: io.StringIO) -> None:
+    logs.configure("info", "text", stream)
+    logger.info("refused", extra={"upload_id": "x" * 60_000})
+    assert len(stream.getvalue()) < 400
+
+
 def test_blanks_in_a_fact_are_quoted(stream: io.StringIO) -> None:
     logs.configure("info", "text", stream)
     logger.info("refused", extra={"reason": "no such thing", "path": ""})

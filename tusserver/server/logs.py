@@ -30,6 +30,9 @@ FIELDS = (
 )
 """`extra` of a log call that is written, in this order. `duration` is in seconds."""
 
+_LONGEST = 256
+"""Characters of one fact; an id in a URL is whatever a client makes it."""
+
 
 def escaped(text: str) -> str:
     r"""`text` with everything that is not printable (line ends, ESC, right-to-left marks) as \n, \x1b, \u202e."""
@@ -39,9 +42,17 @@ def escaped(text: str) -> str:
 
 
 def _facts(record: logging.LogRecord) -> Mapping[str, object]:
-    facts = {name: getattr(record, name) for name in FIELDS if getattr(record, name, None) is not None}
-    if isinstance(facts.get("duration"), float):
-        facts["duration"] = round(facts["duration"], 4)
+    facts: dict[str, object] = {}
+    for name in FIELDS:
+        match getattr(record, name, None):
+            case None:
+                continue
+            case float() as value:
+                facts[name] = round(value, 4)
+            case str() as value if len(value) > _LONGEST:
+                facts[name] = value[:_LONGEST] + "…"
+            case value:
+                facts[name] = value
     return facts
 
 

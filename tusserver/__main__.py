@@ -1,0 +1,24 @@
+"""`python -m tusserver` and the `tusserver` command."""
+
+from __future__ import annotations
+
+import sys
+
+_EXTRA = {"pydantic", "uvicorn", "httptools", "rich"}
+
+
+def main() -> int:
+    """Run the command line, if what it needs is installed; the exit code is returned."""
+    try:
+        from tusserver.cli.main import main as run
+
+        return run()
+    except ModuleNotFoundError as missing:
+        if missing.name not in _EXTRA:
+            raise
+        sys.stderr.write(f"tusserver: {missing.name} is not installed; run: pip install 'tusserver[server]'\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Settings in, a whole server out. The only room that names adapters."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.routing import Router
+from starlette.types import Receive, Scope, Send
+
+from tusserver.app import Tus
+from tusserver.protocol.rules import Expiry, Limits
+from tusserver.settings import Effective
+from tusserver.stores.file import FileStore
+from tusserver.web.cors import Cors
+
+
+class Site:
+    """The ASGI app of `tusserver serve`: uploads below one path, and 404 for everything else."""
+
+    def __init__(self, tus: Tus, path: str) -> None:
+        self.tus = tus
+
+        @asynccontextmanager
+        async def lifespan(_: object) -> AsyncIterator[None]:
+            async with tus.lifespan():
+                yield
+
+        # No redirect to or from a trailing slash: clients do not follow one with a body, and both forms are served.
+        self._router = Router(routes=[tus.route(path)], redirect_slashes=False, lifespan=lifespan)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan."""
+        await self._router(scope, receive, send)
+
+
+def assemble(configured: Effective) -> Site:
+    """Build the server.
+
+    Raises:
+        SettingsError: a setting cannot work on this machine.
+    """
+    settings = configured.settings
+    limits, expiry, tus, cors = settings.limits, settings.expiry, settings.tus, settings.cors
+    app = Tus(
+        open_store(configured),
+        limits=Limits(max_size=limits.max_size, metadata_size=limits.metadata_size, parts=limits.parts),
+        expiry=Expiry(after=expiry.after, sliding=expiry.sliding, keep_finished=expiry.keep_finished),
+        sweep_interval=expiry.sweep_interval.total_seconds(),
+        idle_timeout=limits.idle_timeout.total_seconds(),
+        lock_patience=limits.lock_patience.total_seconds(),
+        header_size=limits.header_size,
+        disable=frozenset(tus.disable),
+        delete_parts=tus.delete_parts,
+        download=tus.download,
+        cors=Cors(
+            origins=cors.origins,
+            credentials=cors.credentials,
+            allow_headers=cors.allow_headers,
+            expose_headers=cors.expose_headers,
+            max_age=int(cors.max_age.total_seconds()),
+        )
+        if cors.enabled
+        else None,
+        trusted_proxies=settings.proxies.trusted,
+        relative_location=settings.proxies.relative_location,
+    )
+    return Site(app, settings.server.path)
+
+
+def open_store(configured: Effective) -> FileStore:
+    """Build the store alone.
+
+    Raises:
+        SettingsError: its folders cannot be used.
+    """
+    store = configured.settings.store
+    finished = store.finished_folder and store.finished_folder.absolute()
+    for inside in ("uploads", "calendar"):
+        if finished and finished.is_relative_to(store.root.absolute() / inside):
+            raise configured.refusal("store.finished_folder", "is where unfinished uploads live; name another folder")
+    try:
+        return FileStore(
+            store.root,
+            durability=store.durability,
+            finished_folder=store.finished_folder,
+            finished_name=store.finished_name,
+            file_mode=store.file_mode,
+            folder_mode=store.folder_mode,
+        )
+    except ValueError as error:
+        names = [name for name in ("finished_folder", "finished_name") if str(error).startswith(name)]
+        raise configured.refusal(f"store.{names[0] if names else 'root'}", f"cannot be used: {error}") from None

@@ -1,0 +1,84 @@
+"""`tusserver`: finds the command, and turns every refusal into one line on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from tusserver import __version__
+from tusserver.cli import config, manage, serve
+from tusserver.cli.flags import SOURCES, Parser, UsageError, add_settings, parse
+from tusserver.cli.terminal import complain
+from tusserver.settings import SettingsError
+
+OK, FAILED, WRONG = 0, 1, 2
+"""Exit codes: done; not found or failed; wrong usage or settings."""
+
+Command = Callable[[argparse.Namespace], int]
+
+_STORE = ("store.root",)
+
+
+def build_parser() -> Parser:
+    """Declare the commands."""
+    parser = Parser(prog="tusserver", description="A tus 1.0.0 server for resumable uploads.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"tusserver {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, run: Command, help: str, shown: Sequence[str] | None, more: str = "") -> argparse.ArgumentParser:
+        description = f"{help[0].upper()}{help[1:]}. {more}".rstrip()
+        # Forty flags would make the usage a page of its own.
+        usage = f"tusserver {name} [--setting VALUE ...]" if shown is None else None
+        command = commands.add_parser(
+            name, help=help, usage=usage, description=description, epilog=SOURCES, allow_abbrev=False
+        )
+        command.set_defaults(run=run)
+        add_settings(command, shown)
+        return command
+
+    add("serve", serve.serve, "take uploads until Ctrl-C", None)
+    list_ = add("list", manage.list_, "list the uploads in the data folder", _STORE)
+    show = add("show", manage.show, "show all that is known about an upload", _STORE)
+    show.add_argument("id", metavar="ID")
+    remove = add(
+        "remove",
+        manage.remove,
+        "remove uploads with all they own, without asking",
+        _STORE,
+        "A running server does not know that they are going: do not remove what it is writing.",
+    )
+    remove.add_argument("ids", metavar="ID", nargs="+")
+    add(
+        "sweep",
+        manage.sweep,
+        "remove the uploads that are due, as a running server does by itself",
+        _STORE,
+        "Meant for a folder that no server is running on.",
+    )
+    effective = add("config", config.config, "print the settings that count, and where each came from", None)
+    for command in (list_, show, effective):
+        command.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is returned."""
+    parser = build_parser()
+    try:
+        options = parse(parser, sys.argv[1:] if arguments is None else arguments)
+        if "run" not in options:
+            parser.print_help(sys.stderr)
+            return WRONG
+        run: Command = options.run
+        return run(options)
+    except (SettingsError, UsageError) as refusal:
+        complain(str(refusal))
+        return WRONG
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader, say `head`, has seen enough. Python would complain once more when it flushes at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED

@@ -1,0 +1,203 @@
+"""`tusserver list`, `show`, `remove`, `sweep`: the data folder as an operator sees it, whether a server runs or not.
+
+Locks live in the server's own process, so `remove` and `sweep` cannot see what it is writing; their `--help` says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import anyio
+
+from tusserver.cli.flags import effective
+from tusserver.cli.terminal import complain, say
+from tusserver.protocol.errors import TusError, UploadNotFound
+from tusserver.protocol.upload import Upload, as_upload_id
+from tusserver.server.logs import configure, escaped
+from tusserver.settings import Effective
+from tusserver.stores.base import Store
+
+_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+def list_(options: argparse.Namespace) -> int:
+    """List the uploads, oldest first."""
+    return _with_store(options, partial(_list, as_json=options.json))
+
+
+def show(options: argparse.Namespace) -> int:
+    """Show one upload."""
+    return _with_store(options, partial(_show, upload_id=options.id, as_json=options.json))
+
+
+def remove(options: argparse.Namespace) -> int:
+    """Remove uploads."""
+    return _with_store(options, partial(_remove, ids=options.ids))
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Remove what is due."""
+    configured = _prepare(options)
+    return 1 if configured is None else _guarded(partial(_sweep, configured))
+
+
+def _prepare(options: argparse.Namespace) -> Effective | None:
+    configured = effective(options)
+    configure("warning", configured.settings.log.format)
+    root = configured.settings.store.root
+    if not root.is_dir():  # a mistyped name should not leave a new, empty folder
+        complain(f"there is no data folder {root}; name it with --storage")
+        return None
+    return configured
+
+
+def _with_store(options: argparse.Namespace, act: Callable[[Store], Awaitable[int]]) -> int:
+    configured = _prepare(options)
+    if configured is None:
+        return 1
+    from tusserver.assembly import open_store
+
+    return _guarded(partial(act, open_store(configured)))
+
+
+def _guarded(act: Callable[[], Awaitable[int]]) -> int:
+    try:
+        return anyio.run(act)
+    except (TusError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        complain(escaped(str(error)))
+        return 1
+
+
+async def _list(store: Store, *, as_json: bool) -> int:
+    uploads = sorted([upload async for upload in store.uploads()], key=lambda upload: (upload.created_at, upload.id))
+    if as_json:
+        say(json.dumps([_described(upload) for upload in uploads], indent=2))
+    elif uploads:
+        _print_table(uploads, datetime.now(UTC))
+    else:
+        say("There are no uploads")
+    return 0
+
+
+async def _show(store: Store, *, upload_id: str, as_json: bool) -> int:
+    try:
+        upload = await store.load(as_upload_id(upload_id))
+    except UploadNotFound:
+        complain(f"there is no upload {escaped(upload_id)}")
+        return 1
+    facts = _described(upload)
+    facts["metadata"] = {key: value.decode("utf-8", "replace") for key, value in upload.metadata.pairs().items()}
+    if upload.concat is not None:
+        facts["concat"] = upload.concat
+    facts["file"] = str((await store.content(upload)).path) if upload.complete else None
+    if as_json:
+        say(json.dumps(facts, indent=2))
+        return 0
+    metadata = facts.pop("metadata")
+    for key, value in facts.items():
+        say(f"{key:<12} {_word(value)}")
+    for key, value in metadata.items():
+        say(f"{'metadata':<12} {escaped(key)} = {_word(value)}")
+    return 0
+
+
+async def _remove(store: Store, *, ids: Sequence[str]) -> int:
+    missing = 0
+    for text in dict.fromkeys(ids):
+        try:
+            there = await store.remove(as_upload_id(text))
+        except UploadNotFound:
+            there = False
+        if there:
+            say(f"Removed {text}")
+        else:
+            complain(f"there is no upload {escaped(text)}")
+            missing += 1
+    return 1 if missing else 0
+
+
+async def _sweep(configured: Effective) -> int:
+    from tusserver.assembly import assemble
+
+    removed = await assemble(configured).tus.sweep()
+    say(f"Removed {removed} upload{'' if removed == 1 else 's'}")
+    return 0
+
+
+# words ---------------------------------------------------------------------------------------------------------------
+
+
+def _described(upload: Upload) -> dict[str, Any]:
+    """An upload as JSON tells it. Times are ISO 8601, sizes bytes."""
+    return {
+        "id": upload.id,
+        "name": upload.metadata.name,
+        "role": upload.role.value,
+        "offset": upload.offset,
+        "length": upload.length,
+        "complete": upload.complete,
+        "created_at": upload.created_at.isoformat(timespec="seconds"),
+        "expires_at": upload.expires_at and upload.expires_at.isoformat(timespec="seconds"),
+    }
+
+
+def _word(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case _:
+            return escaped(str(value))
+
+
+def _print_table(uploads: Sequence[Upload], now: datetime) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # In a pipe there is no width to fit, and a cut id is of no use to the next program.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 250)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("ID", no_wrap=True)
+    table.add_column("Name", overflow="fold")
+    table.add_column("Progress", justify="right")
+    table.add_column("Age", justify="right")
+    table.add_column("Expires", justify="right")
+    for upload in uploads:
+        name = Text(escaped(upload.metadata.name or ""))
+        table.add_row(upload.id, name, _progress(upload), _span(now - upload.created_at), _expiry(upload, now))
+    console.print(table)
+
+
+def _progress(upload: Upload) -> str:
+    from rich.filesize import decimal
+
+    if upload.complete:
+        return f"done, {decimal(upload.offset)}"
+    if upload.pending:
+        return "awaits its parts"
+    if upload.length is None:
+        return f"{decimal(upload.offset)} of ?"
+    return f"{upload.offset * 100 // upload.length}% of {decimal(upload.length)}"
+
+
+def _expiry(upload: Upload, now: datetime) -> str:
+    if upload.expires_at is None:
+        return "never"
+    return "due" if upload.expires_at <= now else f"in {_span(upload.expires_at - now)}"
+
+
+def _span(span: timedelta) -> str:
+    """`3d`, `2h`, `0s`: the largest unit will do."""
+    seconds = max(int(span.total_seconds()), 0)
+    return next((f"{seconds // size}{unit}" for unit, size in _UNITS if seconds >= size), "0s")

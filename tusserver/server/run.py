@@ -1,0 +1,132 @@
+"""Runs an app on uvicorn: our socket, our log, our stop.
+
+At the stop uploads are cut first: what they brought is kept, they hear 503 and their clients resume later. Only then
+uvicorn waits, for `shutdown_timeout` at most, for what still runs (downloads). A second signal drops the connections,
+a third ends the process where it stands; a commit cannot be torn by either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+OPEN_FILES = 65_536
+"""A slow upload holds a socket and a file; the usual 1,024 would be gone at five hundred of them."""
+
+
+def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
+    """Listen on every address that `host` stands for (localhost has two), all on one port.
+
+    Raises:
+        OSError: the name is not known, or the address not to be had.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found):
+            if sockets:
+                port = sockets[0].getsockname()[1]  # the one the system picked
+            both = family == socket.AF_INET6 and address == "::" and socket.has_dualstack_ipv6()
+            sockets.append(socket.create_server((address, port), family=family, backlog=backlog, dualstack_ipv6=both))
+    except OSError:
+        for opened in sockets:
+            opened.close()
+        raise
+    return sockets
+
+
+def address_of(listener: socket.socket) -> str:
+    """`127.0.0.1:8080` or `[::1]:8080`, as it stands in a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with a stop that does not wait for uploads and an exit code of 0."""
+
+    def __init__(self, config: uvicorn.Config, *, on_start: Callable[[], None], on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+        self._on_stop = on_stop
+        self._signals = 0
+        self._stopping: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell that requests are taken from now on."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Cut the uploads, then stop as uvicorn does."""
+        self._on_stop()
+        self._stopping = asyncio.get_running_loop()
+        if self.force_exit:
+            self._drop_connections()
+        await super().shutdown(sockets)
+
+    def _drop_connections(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Count the signals. uvicorn would raise them anew at the end, so that the process dies of them."""
+        self._signals += 1
+        self.should_exit = True
+        if self._signals == 2:
+            self.force_exit = True
+            if self._stopping is not None:
+                self._stopping.call_soon_threadsafe(self._drop_connections)
+        elif self._signals > 2:
+            os._exit(1)
+
+
+def run(
+    app: ASGIApp,
+    sockets: list[socket.socket],
+    *,
+    on_start: Callable[[], None] = lambda: None,
+    on_stop: Callable[[], None] = lambda: None,
+    shutdown_timeout: float = 10.0,
+    keep_alive: float = 75.0,
+    backlog: int = 2048,
+    http: type[asyncio.Protocol] | str = "httptools",
+) -> bool:
+    """Serve until SIGINT or SIGTERM; return whether it came to serving. Times are in seconds."""
+    _raise_file_limit()
+    config = uvicorn.Config(
+        app,
+        http=http,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # Tus believes the proxies it is told to trust, and no other
+        server_header=False,
+        workers=1,  # else uvicorn asks WEB_CONCURRENCY
+        backlog=backlog,
+        timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # asyncio takes the fraction, and uvicorn hands it on
+        timeout_graceful_shutdown=shutdown_timeout,  # type: ignore[arg-type]  # likewise
+    )
+    server = Server(config, on_start=on_start, on_stop=on_stop)
+    try:
+        server.run(sockets)
+    except SystemExit:  # what uvicorn makes of a failed start; it has logged why
+        return False
+    return server.started
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # the system knows a lower bound than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
