@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ def table(header: str) -> list[str]:
     """Rows of the README's table with this header line."""
     rows = README.split(f"{header}\n", 1)[1].splitlines()[1:]
     return rows[: next(n for n, row in enumerate(rows) if not row.startswith("|"))]
+
+
+def stored_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def code(text: str) -> str:
@@ -95,40 +100,62 @@ def test_the_walk_with_curl_uploads_resumes_compares_and_deletes(server: TusServ
     url = next(line for line in lines if line.startswith(server.url))
     assert [line.split()[1] for line in lines if line.startswith("HTTP/1.1 ")] == ["204", "200", "204", "204"]
     offsets = [line.split()[1] for line in lines if line.lower().startswith("upload-offset:")]
-    assert offsets == ["1000000", "1000000", "3000000"]
+    assert offsets == ["500000", "500000", "1500000"]
     assert "same" in lines
-    assert not [path for path in server.files() if url.rsplit("/", 1)[1] in path.name]
+    assert [path for path in server.files() if url.rsplit("/", 1)[1] in path.name] == []
 
 
-def test_the_example_for_tuspy_uploads_its_file(server: TusServer, tmp_path: Path) -> None:
+def test_the_example_for_tuspy_uploads_its_file(
+    server: TusServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (example,) = blocks("python", below="tuspy")
-    source = tmp_path / "photo.raw"
+    monkeypatch.chdir(tmp_path)
+    source = Path("photo.raw")
     source.write_bytes(os.urandom(100_000))
     names: dict[str, Any] = {}
 
-    exec(example.replace(FILES, server.url).replace('"photo.raw",\n', f"{str(source)!r},\n"), names)
+    exec(example.replace(FILES, server.url), names)
 
     assert httpx.get(names["uploader"].url).content == source.read_bytes()
 
 
+@pytest.mark.parametrize(("number", "path", "said"), [(0, "/files", "photo.raw: 5 bytes\n"), (1, "/api/files", "")])
 async def test_the_embedded_app_of_the_readme_takes_an_upload(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: int,
+    path: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks("python", below="In your own app")
     names: dict[str, Any] = {}
+    exec(blocks("python", below="In your own app")[number], names)
+    app, tus = names["app"], {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
+    filename = {"Upload-Metadata": f"filename {b64encode(b'photo.raw').decode()}"}
 
-    exec(example, names)
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        created = await http.post(path, headers={**tus, **filename, "Upload-Length": "5"}, content=b"hello")
+
+        assert created.status_code == 201, created.text
+        assert (await http.get(created.headers["Location"])).content == b"hello"
+    assert capsys.readouterr().out == said
+
+
+async def test_the_example_for_fastapi_refuses_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(blocks("python", below="In your own app")[1], names)
+
     app = names["app"]
     transport = httpx.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        tus = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
-        created = await http.post("/files", headers={**tus, "Upload-Length": "5"}, content=b"hello")
+        refused = await http.post("/api/files", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "5"})
 
-        assert created.status_code == 201, created.text
-        assert created.headers["Upload-Offset"] == "5"
-        assert (await http.get(created.headers["Location"])).content == b"hello"
-    assert capsys.readouterr().out.split() == [created.headers["Location"].rsplit("/", 1)[1], "None", "5"]
+    assert refused.status_code == 403
+    assert "only .raw files, please" in refused.text
+    assert stored_below(tmp_path / "uploads" / "uploads") == []
 
 
 @pytest.mark.parametrize("example", blocks("python"))
