@@ -1,0 +1,48 @@
+"""What every test may use: servers in their own process, and the option that points the conformance suite elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.rows import Rows
+from tests.support.server import TusServer
+
+StartServer = Callable[..., TusServer]
+"""`start_server(*options, env=…, storage=…)`"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tus-endpoint",
+        metavar="URL",
+        help="run tests/conformance against this tus server (the URL where uploads are created) and not our own",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Rows(config), "tus-rows")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TusServer]:
+    """A server with default settings and an empty data folder, shared by the tests of one module."""
+    with TusServer(tmp_path_factory.mktemp("storage")) as running:
+        yield running
+
+
+@pytest.fixture
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Start servers with options of one's own; they end with the test."""
+    running: list[TusServer] = []
+
+    def start(*options: str, env: dict[str, str] | None = None, storage: Path | None = None) -> TusServer:
+        server = TusServer(storage or tmp_path_factory.mktemp("storage"), *options, env=env)
+        running.append(server)
+        return server.start()
+
+    yield start
+    for server in running:
+        server.stop()
