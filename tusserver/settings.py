@@ -591,7 +591,7 @@ def _refusal(name: str, given: Given | None, problem: str) -> SettingsError:
     if given is None:
         return SettingsError(f"{name} = {declared()[name].default} (default) {problem}")
     value = json.dumps(given.value, default=str)  # escapes what could break the line
-    return SettingsError(f"{name} = {value if len(value) <= 80 else value[:77] + '…'} ({given.origin}) {problem}")
+    return SettingsError(f"{name} = {value if len(value) <= 200 else value[:200] + '…'} ({given.origin}) {problem}")
 
 
 def _problem(name: str, error: Any) -> str:

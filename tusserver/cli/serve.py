@@ -10,7 +10,7 @@ from tusserver import __version__
 from tusserver.cli.flags import effective
 from tusserver.cli.terminal import complain, say
 from tusserver.protocol.messages import Extension
-from tusserver.settings import Effective
+from tusserver.settings import Effective, show_duration
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -39,11 +39,16 @@ def serve(options: argparse.Namespace) -> int:
         say(f"Extensions: {', '.join(extensions) or 'none'}")
         say(f"Listening on http://{run.address_of(listeners[0])}{settings.server.path}")
 
+    def waiting(requests: int) -> None:
+        longest = show_duration(settings.server.shutdown_timeout)
+        say(f"Waiting for running requests ({requests}), {longest} at most. Ctrl-C again ends them.")
+
     served = run.run(
         site,
         listeners,
         on_start=started,
         on_stop=site.tus.close,
+        on_wait=waiting,
         shutdown_timeout=settings.server.shutdown_timeout.total_seconds(),
         keep_alive=settings.server.keep_alive.total_seconds(),
         backlog=settings.server.backlog,

@@ -21,6 +21,9 @@ from starlette.types import ASGIApp
 OPEN_FILES = 65_536
 """A slow upload holds a socket and a file; the usual 1,024 would be gone at five hundred of them."""
 
+PATIENCE = 0.5
+"""Seconds that a stop takes in silence."""
+
 
 def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
     """Listen on every address that `host` stands for (localhost has two), all on one port.
@@ -50,12 +53,24 @@ def address_of(listener: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with a stop that does not wait for uploads and an exit code of 0."""
+    """uvicorn, with a stop that does not wait for uploads and an exit code of 0.
 
-    def __init__(self, config: uvicorn.Config, *, on_start: Callable[[], None], on_stop: Callable[[], None]) -> None:
+    `on_start` is called when requests are taken, `on_stop` first thing at the stop, `on_wait` with the number of
+    requests that it has to wait for.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        on_start: Callable[[], None],
+        on_stop: Callable[[], None],
+        on_wait: Callable[[int], None],
+    ) -> None:
         super().__init__(config)
         self._on_start = on_start
         self._on_stop = on_stop
+        self._on_wait = on_wait
         self._signals = 0
         self._stopping: asyncio.AbstractEventLoop | None = None
 
@@ -68,23 +83,37 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Cut the uploads, then stop as uvicorn does."""
         self._on_stop()
-        self._stopping = asyncio.get_running_loop()
-        if self.force_exit:
+        loop = self._stopping = asyncio.get_running_loop()
+        if self._signals > 1:
             self._drop_connections()
+        telling = loop.call_later(PATIENCE, self._tell)
         await super().shutdown(sockets)
+        telling.cancel()
+
+    def _tell(self) -> None:
+        if self.server_state.tasks and self._signals < 2:
+            self._on_wait(len(self.server_state.tasks))
 
     def _drop_connections(self) -> None:
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+        # A moment to commit what came before; a download may not even notice that its client is gone.
+        asyncio.get_running_loop().call_later(PATIENCE, self._cancel_requests)
+
+    def _cancel_requests(self) -> None:
+        for task in list(self.server_state.tasks):
+            task.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Count the signals. uvicorn would raise them anew at the end, so that the process dies of them."""
+        """Count the signals.
+
+        uvicorn would raise them anew at the end, so that the process dies of them, and would leave out the end of the
+        lifespan after a second one.
+        """
         self._signals += 1
         self.should_exit = True
-        if self._signals == 2:
-            self.force_exit = True
-            if self._stopping is not None:
-                self._stopping.call_soon_threadsafe(self._drop_connections)
+        if self._signals == 2 and self._stopping is not None:
+            self._stopping.call_soon_threadsafe(self._drop_connections)
         elif self._signals > 2:
             os._exit(1)
 
@@ -95,6 +124,7 @@ def run(
     *,
     on_start: Callable[[], None] = lambda: None,
     on_stop: Callable[[], None] = lambda: None,
+    on_wait: Callable[[int], None] = lambda requests: None,
     shutdown_timeout: float = 10.0,
     keep_alive: float = 75.0,
     backlog: int = 2048,
@@ -116,7 +146,7 @@ def run(
         timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # asyncio takes the fraction, and uvicorn hands it on
         timeout_graceful_shutdown=shutdown_timeout,  # type: ignore[arg-type]  # likewise
     )
-    server = Server(config, on_start=on_start, on_stop=on_stop)
+    server = Server(config, on_start=on_start, on_stop=on_stop, on_wait=on_wait)
     try:
         server.run(sockets)
     except SystemExit:  # what uvicorn makes of a failed start; it has logged why

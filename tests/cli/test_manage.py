@@ -1,0 +1,200 @@
+"""`list`, `show`, `remove` and `sweep` on a real data folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.cli.conftest import Outcome, Run
+from tests.support.tus import metadata
+from tusserver.protocol.metadata import Metadata
+from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.stores.file import FileStore
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+async def fill(root: Path) -> None:
+    """Keep five uploads: finished, half done, of unknown length, expired, and one that awaits its parts."""
+    store = FileStore(root, durability="none")
+
+    async def keep(name: str, offset: int, hours: int, **more: object) -> Upload:
+        upload = Upload(id=UploadId(name), created_at=NOW - timedelta(hours=hours), **more)  # type: ignore[arg-type]
+        await store.create(upload)
+        upload = replace(upload, offset=offset)
+        await store.commit(upload)
+        return upload
+
+    done = await keep("done", 10, 5, length=10, metadata=Metadata(metadata(filename="grüße.txt", empty=b"")))
+    await store.finish(done)
+    hostile = Metadata(metadata(filename="[red]\x1b[2J\nforged", blob=b"\xff\x00"))
+    await keep(
+        "half", 5_000_000, 4, length=10_000_000, metadata=hostile, expires_at=NOW + timedelta(hours=20, minutes=1)
+    )
+    await keep("unknown", 3, 3, expires_at=NOW + timedelta(days=3, minutes=1))
+    await keep("expired", 1, 2, length=2, expires_at=NOW - timedelta(hours=1))
+    await keep("final", 0, 1, role=Role.FINAL, concat="final;/files/a", parts=(UploadId("a"),))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with five uploads, made some hours ago."""
+    root = tmp_path / "data"
+    with monkeypatch.context() as ago:
+        ago.setattr("time.time", lambda: (NOW - timedelta(hours=5)).timestamp())
+        anyio.run(fill, root)
+    return root
+
+
+def files(folder: Path) -> list[str]:
+    """Names of all files that belong to uploads."""
+    return sorted(path.name for path in (folder / "uploads").rglob("*") if path.is_file())
+
+
+def rows(done: Outcome) -> list[list[str]]:
+    """Cells of the table below its head."""
+    return [line.split() for line in done.out.splitlines() if line.strip()][2:]
+
+
+# list ----------------------------------------------------------------------------------------------------------------
+
+
+def test_list_tells_progress_age_and_expiry_oldest_first(run: Run, folder: Path) -> None:
+    done = run("list", "--storage", folder)
+    assert done.code == 0
+    assert rows(done) == [
+        ["done", "grüße.txt", "done,", "10", "bytes", "5h", "never"],
+        ["half", "[red]\\x1b[2J\\nforged", "50%", "of", "10.0", "MB", "4h", "in", "20h"],
+        ["unknown", "3", "bytes", "of", "?", "3h", "in", "3d"],
+        ["expired", "50%", "of", "2", "bytes", "2h", "due"],
+        ["final", "awaits", "its", "parts", "1h", "never"],
+    ]
+
+
+def test_list_in_json_tells_all_for_programs(run: Run, folder: Path) -> None:
+    entries = json.loads(run("list", "--json", "--storage", folder).out)
+    assert [entry["id"] for entry in entries] == ["done", "half", "unknown", "expired", "final"]
+    assert entries[0] == {
+        "id": "done",
+        "name": "grüße.txt",
+        "role": "regular",
+        "offset": 10,
+        "length": 10,
+        "complete": True,
+        "created_at": (NOW - timedelta(hours=5)).isoformat(),
+        "expires_at": None,
+    }
+    assert entries[1]["expires_at"] == (NOW + timedelta(hours=20, minutes=1)).isoformat()
+
+
+def test_list_cuts_no_id_in_a_pipe(run: Run, tmp_path: Path) -> None:
+    name = "x" * 128
+    upload = Upload(id=UploadId(name), created_at=NOW, length=1)
+    anyio.run(FileStore(tmp_path / "data").create, upload)
+    assert rows(run("list", "--storage", "data"))[0][0] == name
+
+
+def test_an_empty_folder_lists_as_such(run: Run, tmp_path: Path) -> None:
+    FileStore(tmp_path / "data")
+    assert run("list", "--storage", "data").out == "There are no uploads\n"
+    assert json.loads(run("list", "--json", "--storage", "data").out) == []
+
+
+def test_a_record_that_cannot_be_read_does_not_hide_the_others(run: Run, folder: Path) -> None:
+    next((folder / "uploads").rglob("half.record")).write_bytes(b"broken")
+    done = run("list", "--json", "--storage", folder)
+    assert [entry["id"] for entry in json.loads(done.out)] == ["done", "unknown", "expired", "final"]
+    assert "the record of half cannot be read" in done.err
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "x"], ["remove", "x"], ["sweep"]])
+def test_a_mistyped_folder_is_told_and_not_made(run: Run, tmp_path: Path, command: list[str]) -> None:
+    done = run(*command, "--storage", "nowhere")
+    assert done.code == 1
+    assert done.err == "tusserver: there is no data folder nowhere; name it with --storage\n"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_folder_may_come_from_the_environment(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUSSERVER_STORAGE", str(folder))
+    assert len(json.loads(run("list", "--json").out)) == 5
+
+
+# show ----------------------------------------------------------------------------------------------------------------
+
+
+def test_show_tells_all_about_an_upload(run: Run, folder: Path) -> None:
+    done = run("show", "half", "--storage", folder)
+    assert done.code == 0
+    facts = {key: rest.strip() for key, _, rest in (line.partition(" ") for line in done.out.splitlines())}
+    assert facts["offset"] == "5000000"
+    assert facts["length"] == "10000000"
+    assert facts["complete"] == "no"
+    assert facts["file"] == "-"
+    assert done.out.splitlines()[-2:] == [
+        "metadata     filename = [red]\\x1b[2J\\nforged",
+        "metadata     blob = �\\x00",
+    ]
+
+
+def test_show_in_json_tells_where_the_finished_bytes_are(run: Run, folder: Path) -> None:
+    entry = json.loads(run("show", "done", "--json", "--storage", folder).out)
+    assert Path(entry["file"]).stat().st_size == 10
+    assert entry["metadata"] == {"filename": "grüße.txt", "empty": ""}
+
+
+def test_show_of_a_final_upload_tells_its_parts(run: Run, folder: Path) -> None:
+    assert json.loads(run("show", "final", "--json", "--storage", folder).out)["concat"] == "final;/files/a"
+
+
+@pytest.mark.parametrize("name", ["nobody", "../../etc/passwd", "\x1b[2J", ""])
+def test_show_of_an_unknown_upload_fails_in_one_line(run: Run, folder: Path, name: str) -> None:
+    done = run("show", name, "--storage", folder)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("tusserver: there is no upload ")
+    assert done.err.removesuffix("\n").isprintable()
+
+
+# remove --------------------------------------------------------------------------------------------------------------
+
+
+def test_remove_takes_everything_an_upload_owns(run: Run, folder: Path) -> None:
+    done = run("remove", "half", "done", "--storage", folder)
+    assert (done.code, done.out) == (0, "Removed half\nRemoved done\n")
+    assert files(folder) == ["expired", "expired.record", "final", "final.record", "unknown", "unknown.record"]
+
+
+def test_remove_goes_on_after_an_unknown_id_and_fails_in_the_end(run: Run, folder: Path) -> None:
+    done = run("remove", "nobody", "half", "../x", "--storage", folder)
+    assert (done.code, done.out) == (1, "Removed half\n")
+    assert done.err == "tusserver: there is no upload nobody\ntusserver: there is no upload ../x\n"
+
+
+def test_remove_takes_a_file_that_was_moved_to_its_readable_name(run: Run, tmp_path: Path) -> None:
+    async def finish() -> Upload:
+        store = FileStore(tmp_path / "data", finished_folder=tmp_path / "done")
+        upload = Upload(id=UploadId("a"), created_at=NOW, length=0, metadata=Metadata(metadata(filename="a.txt")))
+        await store.create(upload)
+        return await store.finish(upload)
+
+    anyio.run(finish)
+    assert (tmp_path / "done" / "a.txt").exists()
+    assert run("remove", "a", "--storage", "data").code == 0
+    assert not (tmp_path / "done" / "a.txt").exists()
+    assert files(tmp_path / "data") == []
+
+
+# sweep ---------------------------------------------------------------------------------------------------------------
+
+
+def test_sweep_removes_what_is_due_and_counts_it(run: Run, folder: Path) -> None:
+    done = run("sweep", "--storage", folder)
+    assert (done.code, done.out) == (0, "Removed 1 upload\n")
+    assert "expired" not in files(folder)
+    assert {"done", "half", "unknown", "final"} < set(files(folder))
+    assert run("sweep", "--storage", folder).out == "Removed 0 uploads\n"
