@@ -160,19 +160,19 @@ def _word(value: object) -> str:
 
 
 def _print_table(uploads: Sequence[Upload], now: datetime) -> None:
-    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # In a pipe there is no width to fit, and a cut id is of no use to the next program.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 250)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    # The name takes what width is left. In a pipe there is none to fit, and a cut text is of no use to a program.
+    fits = sys.stdout.isatty()
+    console = Console(highlight=False, width=None if fits else 1000)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=fits)
     table.add_column("ID", no_wrap=True)
-    table.add_column("Name", overflow="fold")
-    table.add_column("Progress", justify="right")
-    table.add_column("Age", justify="right")
-    table.add_column("Expires", justify="right")
+    table.add_column("Name", no_wrap=True, ratio=1 if fits else None)
+    table.add_column("Progress", no_wrap=True, justify="right")
+    table.add_column("Age", no_wrap=True, justify="right")
+    table.add_column("Expires", no_wrap=True, justify="right")
     for upload in uploads:
         name = Text(escaped(upload.metadata.name or ""))
         table.add_row(upload.id, name, _progress(upload), _span(now - upload.created_at), _expiry(upload, now))
@@ -185,7 +185,7 @@ def _progress(upload: Upload) -> str:
     if upload.complete:
         return f"done, {decimal(upload.offset)}"
     if upload.pending:
-        return "awaits its parts"
+        return "awaits parts"
     if upload.length is None:
         return f"{decimal(upload.offset)} of ?"
     return f"{upload.offset * 100 // upload.length}% of {decimal(upload.length)}"
