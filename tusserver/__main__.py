@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 _EXTRA = {"pydantic", "uvicorn", "httptools", "rich"}
@@ -9,6 +10,9 @@ _EXTRA = {"pydantic", "uvicorn", "httptools", "rich"}
 
 def main() -> int:
     """Run the command line, if what it needs is installed; the exit code is returned."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name must not fail on the terminal's encoding
     try:
         from tusserver.cli.main import main as run
 

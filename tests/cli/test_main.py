@@ -84,3 +84,10 @@ def test_without_the_server_extra_one_line_says_how_to_install_it() -> None:
     done = tusserver("serve", prelude="import sys; sys.modules['pydantic'] = None")
     assert done.returncode == 2
     assert done.stderr == "tusserver: pydantic is not installed; run: pip install 'tusserver[server]'\n"
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped() -> None:
+    prelude = "import sys; sys.stdout.reconfigure(encoding='ascii')"
+    done = tusserver("config", "--storage", "\u4e2d", prelude=prelude)
+    assert done.returncode == 0
+    assert 'root = "\\u4e2d"' in done.stdout

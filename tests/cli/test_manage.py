@@ -148,6 +148,12 @@ def test_show_in_json_tells_where_the_finished_bytes_are(run: Run, folder: Path)
     assert entry["metadata"] == {"filename": "grüße.txt", "empty": ""}
 
 
+def test_show_of_an_upload_whose_file_was_taken_away_tells_the_rest(run: Run, folder: Path) -> None:
+    next((folder / "uploads").rglob("done")).unlink()
+    entry = json.loads(run("show", "done", "--json", "--storage", folder).out)
+    assert (entry["length"], entry["file"]) == (10, None)
+
+
 def test_show_of_a_final_upload_tells_its_parts(run: Run, folder: Path) -> None:
     assert json.loads(run("show", "final", "--json", "--storage", folder).out)["concat"] == "final;/files/a"
 

@@ -97,7 +97,7 @@ async def _show(store: Store, *, upload_id: str, as_json: bool) -> int:
     facts["metadata"] = {key: value.decode("utf-8", "replace") for key, value in upload.metadata.pairs().items()}
     if upload.concat is not None:
         facts["concat"] = upload.concat
-    facts["file"] = str((await store.content(upload)).path) if upload.complete else None
+    facts["file"] = await _place(store, upload)
     if as_json:
         say(json.dumps(facts, indent=2))
         return 0
@@ -107,6 +107,14 @@ async def _show(store: Store, *, upload_id: str, as_json: bool) -> int:
     for key, value in metadata.items():
         say(f"{'metadata':<12} {escaped(key)} = {_word(value)}")
     return 0
+
+
+async def _place(store: Store, upload: Upload) -> str | None:
+    """Where a complete upload's bytes are; None if somebody has taken them away."""
+    try:
+        return str((await store.content(upload)).path) if upload.complete else None
+    except UploadNotFound:
+        return None
 
 
 async def _remove(store: Store, *, ids: Sequence[str]) -> int:
