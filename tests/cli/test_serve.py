@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Run
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually
 from tests.support.wire import Connection
@@ -147,6 +149,32 @@ def test_a_data_folder_that_is_a_file_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("mine")
     line = refused("--port", "0", "--storage", "data", cwd=tmp_path)
     assert line.startswith('tusserver: store.root = "data" (flag --storage) cannot be used: ')
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "line"),
+    [
+        (
+            "getaddrinfo",
+            socket.gaierror(-2, "Name or service not known"),
+            "server.host = 127.0.0.1 (default) is not known here (Name or service not known); write an address",
+        ),
+        (
+            "create_server",
+            PermissionError(errno.EACCES, "Permission denied"),
+            "server.port = 8080 (default) needs more rights than this user has; choose one above 1023",
+        ),
+    ],
+)
+def test_what_the_system_refuses_is_told_with_the_remedy(
+    run: Run, monkeypatch: pytest.MonkeyPatch, function: str, error: OSError, line: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"socket.{function}", fail)
+    done = run("serve")
+    assert (done.code, done.out, done.err) == (2, "", f"tusserver: {line}\n")
 
 
 # the stop ------------------------------------------------------------------------------------------------------------
