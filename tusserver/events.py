@@ -46,6 +46,10 @@ class Bus:
         """Call `listener` for every event of exactly this kind, in the order of subscription."""
         self._listeners.setdefault(kind, []).append(listener)
 
+    def has_listeners(self, kind: type[Event]) -> bool:
+        """Whether anybody wants to hear of this kind of event."""
+        return kind in self._listeners
+
     async def publish(self, event: Event) -> None:
         """Tell the listeners one after the other; what one raises goes to the publisher."""
         for listener in self._listeners.get(type(event), ()):

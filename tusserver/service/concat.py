@@ -100,9 +100,10 @@ class Joiner:
             final = replace(final, length=rules.join(parts, self._limits, self._now()))
             await self._store.amend(final)
             await self._store.concatenate(final, parts)
-            final = rules.advance(final, final.length or 0, self._expiry, self._now())
-            await self._store.commit(final)
-            final = await self._lifecycle.finish(final)
+            advanced = rules.advance(final, final.length or 0, self._expiry, self._now())
+            final = await self._lifecycle.keep(advanced)
+            if not final.finished:
+                final = await self._lifecycle.finish(final)
             if self._delete_parts:
                 for part in dict.fromkeys(final.parts):
                     await self._store.remove(part)

@@ -91,6 +91,8 @@ class Intake:
                     break
                 batch.append(chunk)
                 size += len(chunk)
+                if self.received == self.expected:
+                    break
                 if len(batch) == 1:
                     scope.deadline = anyio.current_time() + FLUSH
         self._scope = None
@@ -112,6 +114,7 @@ class Intake:
             self._cut = SizeExceeded()
             return b""
         self._take(len(chunk))
+        self._ended = self.received == self.expected
         if self._digest is not None:
             self._digest.update(chunk)
         return chunk

@@ -42,6 +42,14 @@ class Lifecycle:
             await self._store.remove(upload.id)
             raise
 
+    async def keep(self, upload: Upload) -> Upload:
+        """Commit what came; the upload is finished in the same stroke if that was all and nobody waits for its end."""
+        at_once = self._store.finishes_in_place and not self._bus.has_listeners(Finished)
+        if upload.complete and not upload.finished and (at_once or upload.role is Role.PARTIAL):
+            return await self._close(upload)
+        await self._store.commit(upload)
+        return upload
+
     async def finish(self, upload: Upload) -> Upload:
         """Do what follows when all bytes are here; return the upload as it is then.
 
@@ -60,6 +68,9 @@ class Lifecycle:
                 raise
             logger.exception("finishing an upload failed", extra={"upload_id": upload.id})
             raise FinishFailed from error
+        return await self._close(upload)
+
+    async def _close(self, upload: Upload) -> Upload:
         upload = rules.finish(upload, self._expiry, self._now())
         await self._store.commit(upload)
         if upload.expires_at is not None:

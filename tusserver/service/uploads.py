@@ -208,8 +208,7 @@ class UploadService:
             if intake.overran:
                 intake.raise_for_cut()
             with anyio.CancelScope(shield=True):  # what is written shall be told
-                upload = rules.advance(upload, added, self._expiry, self._now())
-                await self._store.commit(upload)
+                upload = await self._lifecycle.keep(rules.advance(upload, added, self._expiry, self._now()))
             intake.raise_for_cut()
             return await self._settle(upload)
         finally:

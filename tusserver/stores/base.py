@@ -22,6 +22,10 @@ class Store(Protocol):
     def extensions(self) -> frozenset[Extension]:
         """What this store can do; OPTIONS advertises no more."""
 
+    @property
+    def finishes_in_place(self) -> bool:
+        """Whether `finish` has nothing to do."""
+
     async def create(self, upload: Upload) -> None:
         """Reserve the upload's whole space and record it, or leave nothing.
 

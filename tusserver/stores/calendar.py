@@ -31,11 +31,11 @@ class Calendar:
         step = 1 if distance < 60 else 10 if distance < 3600 else 60
         # Never for this very second: that list may be in a sweep's hands.
         moment = -int(-max(at, now + 1) // step) * step
-        path = self._folder / str(moment)
+        path = f"{self._folder}/{moment}"
         try:
             disk.append_line(path, name, self._file_mode)
         except FileNotFoundError:
-            disk.make_folder(self._folder, self._folder_mode)
+            disk.make_folder(self._folder, self._folder_mode, sync=False)
             disk.append_line(path, name, self._file_mode)
 
     def due(self, now: float) -> Iterator[str]:
@@ -69,4 +69,4 @@ class Calendar:
     def set_covers(self, boot: str) -> None:
         """Say that they are."""
         disk.make_folder(self._folder, self._folder_mode)
-        disk.replace_file(self._folder / _COVERS, boot.encode(), self._file_mode, sync=False)
+        disk.replace_file(str(self._folder / _COVERS), boot.encode(), self._file_mode, sync=False)

@@ -18,6 +18,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV}
 _COPY_STEP = 256 << 20
 _IOV_MAX = 1024
+_READ = 16 * 1024
 
 
 @contextlib.contextmanager
@@ -162,16 +163,17 @@ def _copy_some(source: int, target: int, start: int, at: int, most: int) -> int:
     return os.sendfile(target, source, start, most)
 
 
-def make_folder(path: Path, mode: int) -> None:
-    """Create a folder and its parents; each new one survives a power cut."""
+def make_folder(path: Path, mode: int, *, sync: bool = True) -> None:
+    """Create a folder and its parents. `sync`: each new one survives a power cut."""
     if path.is_dir():
         return
-    make_folder(path.parent, mode)
+    make_folder(path.parent, mode, sync=sync)
     try:
         os.mkdir(path, mode)
     except FileExistsError:
         return
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
@@ -183,9 +185,21 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
-def replace_file(path: Path, content: bytes, mode: int, *, sync: bool) -> None:
+def read_file(path: str) -> bytes:
+    """Return what a small file holds."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        content = os.read(fd, _READ)
+        while len(content) % _READ == 0 and (more := os.read(fd, _READ)):
+            content += more
+        return content
+    finally:
+        os.close(fd)
+
+
+def replace_file(path: str, content: bytes, mode: int, *, sync: bool) -> None:
     """Write a whole file so that a crash leaves the old one or the new one. `sync`: a power cut too."""
-    temporary = path.with_name(path.name + ".new")
+    temporary = path + ".new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         write_all(fd, [content], 0)
@@ -195,10 +209,10 @@ def replace_file(path: Path, content: bytes, mode: int, *, sync: bool) -> None:
         os.close(fd)
     os.rename(temporary, path)
     if sync:
-        sync_folder(path.parent)
+        sync_folder(Path(path).parent)
 
 
-def append_line(path: Path, line: str, mode: int) -> None:
+def append_line(path: str, line: str, mode: int) -> None:
     """Add a line to a file that other processes append to as well."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
@@ -207,7 +221,7 @@ def append_line(path: Path, line: str, mode: int) -> None:
         os.close(fd)
 
 
-def unlink(path: Path) -> bool:
+def unlink(path: str | Path) -> bool:
     """Remove a file; return whether it was there."""
     try:
         os.unlink(path)

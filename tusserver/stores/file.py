@@ -21,15 +21,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-import anyio
-import anyio.to_thread
-
 from tusserver.protocol.errors import IdTaken, StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
 from tusserver.stores import disk, record
 from tusserver.stores.calendar import Calendar
 from tusserver.stores.naming import Template
+from tusserver.stores.threads import Threads
 from tusserver.streams import Kept, Source
 
 logger = logging.getLogger("tusserver.store")
@@ -40,6 +38,12 @@ GROWTH = 64 << 20
 """Bytes by which a file of unknown length grows."""
 FIRST_LOOK = 3600.0
 """Seconds after which a new id gets its first look, for what a crash may have left half-made."""
+SMALL = 64 * 1024
+"""Bytes that are written without a thread."""
+_LONG = 0.02
+"""Seconds after which a disk counts as slow."""
+_SLOW_FOR = 1.0
+"""Seconds for which it then does."""
 _THREADS = 16
 _RECORD = ".record"
 _AWAITED = ".awaited"
@@ -71,6 +75,11 @@ class FileStore:
 
     extensions = frozenset(Extension)
 
+    @property
+    def finishes_in_place(self) -> bool:
+        """See `Store.finishes_in_place`."""
+        return self._template is None
+
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -87,6 +96,7 @@ class FileStore:
         self._file_mode = file_mode
         self._folder_mode = folder_mode
         self._uploads = self.root / "uploads"
+        self._folder = str(self._uploads)
         try:
             disk.make_folder(self._uploads, folder_mode)
             if not os.access(self._uploads, os.W_OK | os.X_OK):
@@ -102,27 +112,37 @@ class FileStore:
         self._boot = disk.boot_id()
         self._settled = self._read_settled()
         self._unsettled = False
-        # Its own threads: a slow disk must not starve the rest of an app.
-        self._limiter = anyio.CapacityLimiter(_THREADS)
+        self._slow_until = 0.0
+        self._run = Threads(_THREADS, "tusserver-store").run
 
-    async def _run(self, call: Callable[..., T], *args: object) -> T:
-        """Run a blocking call in a thread. Never abandoned: it may hold a descriptor."""
-        return await anyio.to_thread.run_sync(call, *args, limiter=self._limiter)
+    async def _swift(self, call: Callable[..., T], *args: object) -> T:
+        """Run a call that takes microseconds when the page cache answers: a thread would cost ten times as much.
 
-    def _path(self, upload_id: UploadId) -> Path:
-        return self._uploads / upload_id[:2] / upload_id
+        The loop must not wait for a disk, so after one that took long all go to threads for a while.
+        """
+        began = time.monotonic()
+        if began < self._slow_until:
+            return await self._run(call, *args)
+        try:
+            return call(*args)
+        finally:
+            if time.monotonic() - began > _LONG:
+                self._slow_until = time.monotonic() + _SLOW_FOR
 
-    def _record_path(self, upload_id: UploadId) -> Path:
-        return self._uploads / upload_id[:2] / (upload_id + _RECORD)
+    # Plain text: a Path costs more to make than its file to open.
 
-    def _bytes_path(self, upload: Upload) -> Path:
-        return self._path(upload.id) if upload.place is None else Path(upload.place)
+    def _path(self, upload_id: UploadId) -> str:
+        return f"{self._folder}/{upload_id[:2]}/{upload_id}"
+
+    def _bytes_path(self, upload: Upload) -> str:
+        return self._path(upload.id) if upload.place is None else upload.place
 
     # making and reading ----------------------------------------------------------------------------------------------
 
     async def create(self, upload: Upload) -> None:
         """See `Store.create`."""
-        await self._run(self._create, upload)
+        swift = not self._sync and (upload.length or 0) <= GROWTH
+        await (self._swift if swift else self._run)(self._create, upload)
 
     def _create(self, upload: Upload) -> None:
         path = self._path(upload.id)
@@ -148,17 +168,17 @@ class FileStore:
                 disk.unlink(path)
                 raise
 
-    def _open_new(self, path: Path) -> int:
+    def _open_new(self, path: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             return os.open(path, flags, self._file_mode)
         except FileNotFoundError:
-            disk.make_folder(path.parent, self._folder_mode)
+            disk.make_folder(Path(path).parent, self._folder_mode, sync=self._sync)
             return os.open(path, flags, self._file_mode)
 
     def _write_record(self, upload: Upload, *, number: int, synced: int) -> None:
         content = record.pack(upload, self._slot(upload, number, synced))
-        disk.replace_file(self._record_path(upload.id), content, self._file_mode, sync=self._sync)
+        disk.replace_file(self._path(upload.id) + _RECORD, content, self._file_mode, sync=self._sync)
 
     def _slot(self, upload: Upload, number: int, synced: int) -> record.Slot:
         return record.Slot(
@@ -173,13 +193,13 @@ class FileStore:
 
     async def load(self, upload_id: UploadId) -> Upload:
         """See `Store.load`."""
-        return await self._run(self._load, upload_id)
+        return await self._swift(self._load, upload_id)
 
     def _load(self, upload_id: UploadId) -> Upload:
         try:
             with disk.translated("reading a record"):
                 try:
-                    content = self._record_path(upload_id).read_bytes()
+                    content = disk.read_file(self._path(upload_id) + _RECORD)
                 except FileNotFoundError:
                     raise UploadNotFound from None
             upload, slot = record.unpack(content)
@@ -204,7 +224,8 @@ class FileStore:
                     return await source.drain_to(fd, upload.offset, kept)
             written = 0
             while batch := await source.read(BATCH):
-                fd, added = await self._run(self._write, fd, upload, batch, written)
+                run = self._swift if sum(map(len, batch)) <= SMALL else self._run
+                fd, added = await run(self._write, fd, upload, batch, written)
                 written += added
                 await kept(written)
             return written
@@ -246,14 +267,17 @@ class FileStore:
 
     async def commit(self, upload: Upload) -> None:
         """See `Store.commit`."""
-        await self._run(self._commit, upload)
+        await (self._run if self._syncs(upload) else self._swift)(self._commit, upload)
+
+    def _syncs(self, upload: Upload) -> bool:
+        return self._sync or (self.durability is Durability.FINISH and upload.complete)
 
     def _commit(self, upload: Upload) -> None:
         """Bytes first, then the record that says so."""
         self._unsettled = True
         with disk.translated("committing"):
             try:
-                fd = os.open(self._record_path(upload.id), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = os.open(self._path(upload.id) + _RECORD, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
                 raise UploadNotFound from None
             try:
@@ -261,7 +285,7 @@ class FileStore:
                 if last is None:
                     raise StoreUnavailable
                 synced = min(last.synced, upload.offset)
-                if self._sync or (self.durability is Durability.FINISH and upload.complete):
+                if self._syncs(upload):
                     if upload.offset > last.synced:
                         self._sync_bytes(upload)
                     synced = upload.offset
@@ -285,13 +309,16 @@ class FileStore:
         await self._run(self._amend, upload)
 
     def _amend(self, upload: Upload) -> None:
+        path = self._path(upload.id)
         with disk.translated("writing a record"):
             try:
-                with open(self._record_path(upload.id), "rb") as old:
+                with open(path + _RECORD, "rb") as old:
                     last = record.read_slot(old.fileno())
             except FileNotFoundError:
                 raise UploadNotFound from None
             number, synced = (last.number, last.synced) if last is not None else (0, 0)
+            if upload.place is None and upload.length is not None and os.stat(path).st_size > upload.length:
+                os.truncate(path, upload.length)  # it had grown in large steps
             self._write_record(upload, number=number + 1, synced=min(synced, upload.offset))
 
     # concatenation ---------------------------------------------------------------------------------------------------
@@ -317,16 +344,16 @@ class FileStore:
 
     async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
         """See `Store.note_awaiting`."""
-        path = self._path(part).with_name(part + _AWAITED)
+        path = self._path(part) + _AWAITED
         with disk.translated("noting a final upload"):
             await self._run(disk.append_line, path, final, self._file_mode)
 
     async def awaiting(self, part: UploadId) -> tuple[UploadId, ...]:
         """See `Store.awaiting`."""
-        path = self._path(part).with_name(part + _AWAITED)
+        path = self._path(part) + _AWAITED
         with disk.translated("reading which final uploads wait"):
             try:
-                text = await self._run(lambda: path.read_text(encoding="ascii"))
+                text = (await self._swift(disk.read_file, path)).decode("ascii")
             except FileNotFoundError:
                 return ()
         return tuple(dict.fromkeys(as_upload_id(line) for line in text.split()))
@@ -335,28 +362,26 @@ class FileStore:
 
     async def finish(self, upload: Upload) -> Upload:
         """See `Store.finish`."""
-        return await self._run(self._finish, upload)
+        if self._template is None or upload.place is not None or upload.role is Role.PARTIAL:
+            return upload
+        return await self._run(self._finish, self._template, upload)
 
-    def _finish(self, upload: Upload) -> Upload:
-        with disk.translated("finishing an upload"):
-            path = self._bytes_path(upload)
-            if upload.length is not None and os.stat(path).st_size > upload.length:
-                os.truncate(path, upload.length)  # it had grown in large steps
-            if self._template is None or upload.place is not None or upload.role is Role.PARTIAL:
-                return upload
+    def _finish(self, template: Template, upload: Upload) -> Upload:
+        with disk.translated("renaming a finished upload"):
+            path = self._path(upload.id)
             # The file has both names until the record knows the new one, so a crash loses neither.
-            place = self._template.link(path, upload)
-            upload = replace(upload, place=str(place))
+            place = template.link(Path(path), upload)
             if self._sync:
                 disk.sync_folder(place.parent)
+            upload = replace(upload, place=str(place))
             self._amend(upload)
             disk.unlink(path)
         return upload
 
     async def content(self, upload: Upload) -> Content:
         """See `Store.content`."""
-        path = self._bytes_path(upload)
-        if not await self._run(path.is_file):
+        path = Path(self._bytes_path(upload))
+        if not await self._swift(path.is_file):
             raise UploadNotFound
         return Content(upload=upload, size=upload.offset, etag=upload.id, path=path)
 
@@ -372,14 +397,14 @@ class FileStore:
             place = None
         with disk.translated("removing an upload"):
             # The record goes first: what is left if we die here is bytes without a record, and the calendar knows it.
-            there = disk.unlink(self._record_path(upload_id))
+            there = disk.unlink(self._path(upload_id) + _RECORD)
             if place is not None:
-                disk.unlink(Path(place))
+                disk.unlink(place)
             there |= disk.unlink(path)
-            disk.unlink(path.with_name(upload_id + _AWAITED))
-            disk.unlink(path.with_name(upload_id + _RECORD + _NEW))
+            disk.unlink(path + _AWAITED)
+            disk.unlink(path + _RECORD + _NEW)
             if there and self._sync:
-                disk.sync_folder(path.parent)
+                disk.sync_folder(Path(path).parent)
         return there
 
     # going through them ----------------------------------------------------------------------------------------------
@@ -449,7 +474,7 @@ class FileStore:
             disk.sync_file_system(self.root)
             # One line for each run of the machine: records written under an old one may stay as they are for years.
             lines = "".join(f"{boot} {at}\n" for boot, at in {**self._settled, self._boot: moment}.items())
-            disk.replace_file(self.root / "settled", lines.encode(), self._file_mode, sync=True)
+            disk.replace_file(str(self.root / "settled"), lines.encode(), self._file_mode, sync=True)
             self._settled[self._boot] = moment
 
     def _read_settled(self) -> dict[str, float]:

@@ -17,6 +17,7 @@ class MemoryStore:
     """Uploads in dictionaries."""
 
     extensions = frozenset(Extension)
+    finishes_in_place = True
 
     def __init__(self) -> None:
         self._records: dict[UploadId, Upload] = {}

@@ -21,6 +21,7 @@ from tusserver.protocol.upload import Upload
 SLOT_SPACE = 512
 JSON_AT = 2 * SLOT_SPACE
 _FINISHED = 1
+_NUMBER = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +80,13 @@ def read_slot(fd: int) -> Slot | None:
 
 def newer(head: bytes) -> Slot | None:
     """Return the slot that counts in the first bytes of a record."""
-    one, two = Slot.unpack(head[:SLOT_SPACE]), Slot.unpack(head[SLOT_SPACE:JSON_AT])
-    if one is None or two is None:
-        return one or two
-    return one if one.number > two.number else two
+    one, two = head[:SLOT_SPACE], head[SLOT_SPACE:JSON_AT]
+    if one[:_NUMBER] < two[:_NUMBER]:  # digits of one length compare as numbers do
+        one, two = two, one
+    first = Slot.unpack(one)
+    if first is None:
+        return Slot.unpack(two)
+    return first
 
 
 def write_slot(fd: int, slot: Slot) -> None:

@@ -1,0 +1,39 @@
+"""Threads for blocking calls of a store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import anyio
+
+T = TypeVar("T")
+
+
+class Threads:
+    """A few threads of its own, so that a slow disk does not starve the rest of an app.
+
+    Not `anyio.to_thread`: a task that is cancelled by asyncio itself, as servers do when they stop, leaves that while
+    the call goes on; and a call of ours may hold a descriptor that the task would close.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+
+    async def run(self, call: Callable[..., T], *args: object) -> T:
+        """Run a call; when cancelled, wait until it has ended."""
+        future = asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                while not future.done():
+                    try:
+                        await asyncio.wait([future])
+                    except asyncio.CancelledError:
+                        continue
+            if not future.cancelled():
+                future.exception()  # seen, though nobody is left to hear of it
+            raise
