@@ -6,8 +6,6 @@ least the SHA1 checksum algorithm identified by sha1". crc32 is sent as its four
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 import importlib
@@ -17,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tusserver.protocol.errors import InvalidChecksum
+from tusserver.protocol.fields import base64_bytes
 
 
 class Digest(Protocol):
@@ -83,8 +82,8 @@ class Checksum:
         if algorithm not in ALGORITHMS:
             raise InvalidChecksum(f"the algorithm must be one of {', '.join(ALGORITHMS)}")
         try:
-            value = base64.b64decode(encoded, validate=True)
-        except (binascii.Error, ValueError):
+            value = base64_bytes(encoded)
+        except ValueError:
             raise InvalidChecksum("the value is not Base64 with padding") from None
         size = ALGORITHMS[algorithm][0]
         if len(value) != size:

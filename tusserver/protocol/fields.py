@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -10,6 +11,8 @@ from tusserver.protocol.errors import BadRequest
 
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _LIMIT = 2**63
+# Checked here: b64decode takes "YWJj=" for Base64, depending on the version of Python even when told to validate.
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", re.ASCII)
 
 OFFSET_TYPE = "application/offset+octet-stream"
 """tus 1.0.0, PATCH: "All PATCH requests MUST use Content-Type: application/offset+octet-stream"."""
@@ -24,6 +27,17 @@ def integer(name: str, text: str, refusal: type[BadRequest]) -> int:
     if _INTEGER.fullmatch(text) is None or (value := int(text)) >= _LIMIT:
         raise refusal(f"{name} must be a whole number from 0 to 2^63-1, in plain digits")
     return value
+
+
+def base64_bytes(text: str) -> bytes:
+    """Decode Base64 with padding, without blanks or anything else.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if _BASE64.fullmatch(text) is None:
+        raise ValueError("not Base64 with padding")
+    return base64.b64decode(text)
 
 
 def is_offset_type(text: str | None) -> bool:

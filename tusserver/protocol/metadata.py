@@ -7,12 +7,11 @@ NOT be empty. The key SHOULD be ASCII encoded and the value MUST be Base64 encod
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from dataclasses import dataclass
 
 from tusserver.protocol.errors import InvalidMetadata
+from tusserver.protocol.fields import base64_bytes
 
 _KEY = re.compile(r"[!-+\--~]+", re.ASCII)  # visible ASCII but the comma
 
@@ -53,8 +52,8 @@ class Metadata:
             if key in pairs:
                 raise InvalidMetadata(f"the key of pair {number} stands twice")
             try:
-                pairs[key] = base64.b64decode(value, validate=True)
-            except (binascii.Error, ValueError):
+                pairs[key] = base64_bytes(value)
+            except ValueError:
                 raise InvalidMetadata(f"the value of pair {number} is not Base64 with padding") from None
         return pairs
 
