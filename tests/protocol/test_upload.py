@@ -1,0 +1,123 @@
+"""The record: ids, what can be read off it, and its JSON form."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tusserver.protocol.errors import UploadNotFound
+from tusserver.protocol.metadata import Metadata
+from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
+
+ids = st.text(LETTERS, min_size=1, max_size=128).map(UploadId)
+moments = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+numbers = st.integers(0, 2**63 - 1)
+uploads = st.builds(
+    Upload,
+    id=ids,
+    created_at=moments,
+    offset=numbers,
+    length=st.none() | numbers,
+    metadata=st.text(st.characters(max_codepoint=255), max_size=40).map(Metadata),
+    role=st.sampled_from(Role),
+    concat=st.none() | st.text(st.characters(max_codepoint=255), max_size=40),
+    parts=st.lists(ids, max_size=3).map(tuple),
+    expires_at=st.none() | moments,
+    finished=st.booleans(),
+    place=st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
+)
+
+
+def upload(**values: Any) -> Upload:
+    return replace(Upload(id=UploadId("abc"), created_at=NOW), **values)
+
+
+# ids -----------------------------------------------------------------------------------------------------------------
+
+
+@given(ids)
+def test_letters_digits_dash_and_underscore_make_an_id(text: str) -> None:
+    assert as_upload_id(text) == text
+
+
+@given(st.text(max_size=200) | st.text(LETTERS + "/.%\\\0\n ", max_size=140))
+@example("")
+@example(".")
+@example("..")
+@example("../../etc/passwd")
+@example("..%2f..%2fetc%2fpasswd")
+@example("a/b")
+@example("a\0")
+@example("abc\n")
+@example("abc.record")
+@example("é")
+@example("٣")
+@example("a" * 129)
+@example("a" * 300)
+def test_nothing_else_is_an_id(text: str) -> None:
+    if re.fullmatch(rf"[{re.escape(LETTERS)}]{{1,128}}", text):
+        assert as_upload_id(text) == text
+    else:
+        with pytest.raises(UploadNotFound):
+            as_upload_id(text)
+
+
+# what an upload says of itself ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "complete"), [(0, None, False), (5, 10, False), (10, 10, True), (0, 0, True)]
+)
+def test_an_upload_is_complete_when_its_offset_is_its_length(offset: int, length: int | None, complete: bool) -> None:
+    assert upload(offset=offset, length=length).complete is complete
+
+
+@pytest.mark.parametrize(
+    ("role", "offset", "length", "pending"),
+    [
+        (Role.FINAL, 0, None, True),
+        (Role.FINAL, 0, 10, True),
+        (Role.FINAL, 10, 10, False),
+        (Role.FINAL, 0, 0, False),
+        (Role.PARTIAL, 0, 10, False),
+        (Role.REGULAR, 0, None, False),
+    ],
+)
+def test_only_a_final_upload_without_its_bytes_is_pending(
+    role: Role, offset: int, length: int | None, pending: bool
+) -> None:
+    assert upload(role=role, offset=offset, length=length).pending is pending
+
+
+# JSON ----------------------------------------------------------------------------------------------------------------
+
+
+@given(uploads)
+def test_an_upload_comes_back_from_json_as_it_was(upload: Upload) -> None:
+    data = json.loads(json.dumps(upload.to_json()))
+    again = Upload.from_json(data, offset=upload.offset, expires_at=upload.expires_at, finished=upload.finished)
+    assert again == upload
+
+
+def test_a_record_of_a_newer_version_is_not_guessed_at() -> None:
+    data = {**upload().to_json(), "format": 2}
+    with pytest.raises(ValueError, match="record of format 2, this version reads 1"):
+        Upload.from_json(data, offset=0, expires_at=None, finished=False)
+
+
+@pytest.mark.parametrize("field", sorted(upload().to_json()))
+def test_a_record_that_lacks_a_field_is_refused(field: str) -> None:
+    data = upload().to_json()
+    del data[field]
+    with pytest.raises(KeyError):
+        Upload.from_json(data, offset=0, expires_at=None, finished=False)
