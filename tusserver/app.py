@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -42,8 +43,18 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _random_id() -> str:
-    return secrets.token_hex(16)
+class _RandomIds:
+    """32 hexadecimal digits from the system's random numbers, fetched many at a time: a call may cost 25 µs."""
+
+    def __init__(self) -> None:
+        self._digits = ""
+        self._process = 0
+
+    def __call__(self) -> str:
+        if not self._digits or self._process != os.getpid():  # a forked child must not repeat its parent's
+            self._digits, self._process = secrets.token_hex(16 * 256), os.getpid()
+        name, self._digits = self._digits[:32], self._digits[32:]
+        return name
 
 
 class Tus:
@@ -129,7 +140,7 @@ class Tus:
             expiry=expiry,
             idle=idle_timeout,
             patience=lock_patience,
-            new_id=_checked(new_id or _random_id),
+            new_id=_checked(new_id or _RandomIds()),
             before_create=before_create,
             now=now,
         )
@@ -138,9 +149,8 @@ class Tus:
         self._endpoint = UploadEndpoint(service, dialect, origin, header_size=header_size)
         self._app: ASGIApp = self._endpoint
         if cors is not None:
-            self._app = CorsMiddleware(
-                self._endpoint, cors, {"Tus-Resumable": VERSION, **dialect.options(trailers=False)}
-            )
+            options = {"Tus-Resumable": VERSION, **dialect.options(trailers=False)}
+            self._app = CorsMiddleware(self._endpoint, cors, options)
         self._sweeper = Sweeper(store, locker, lifecycle, interval=sweep_interval, now=now)
         self._sweeping: asyncio.Task[None] | None = None
         self._store = store

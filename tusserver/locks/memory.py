@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 
 import anyio
 
@@ -46,27 +45,40 @@ class MemoryLocker:
     def __init__(self) -> None:
         self._leases: dict[UploadId, _Lease] = {}
 
-    @asynccontextmanager
-    async def hold(
-        self, upload_id: UploadId, manner: Manner = Manner.POLITE, patience: float = 0.0
-    ) -> AsyncIterator[_Lease]:
+    def hold(self, upload_id: UploadId, manner: Manner = Manner.POLITE, patience: float = 0.0) -> _Hold:
         """See `Locker.hold`."""
-        if upload_id in self._leases:
-            await self._wait(upload_id, manner, patience)
-        lease = self._leases[upload_id] = _Lease()
-        try:
-            yield lease
-        finally:
-            del self._leases[upload_id]
-            lease.release()
+        return _Hold(self._leases, upload_id, manner, patience)
 
-    async def _wait(self, upload_id: UploadId, manner: Manner, patience: float) -> None:
-        if manner is Manner.POLITE:
+
+class _Hold:
+    """The context of one lease. A class: a generator costs more than the lock."""
+
+    __slots__ = ("_id", "_leases", "_manner", "_patience")
+
+    def __init__(self, leases: dict[UploadId, _Lease], upload_id: UploadId, manner: Manner, patience: float) -> None:
+        self._leases = leases
+        self._id = upload_id
+        self._manner = manner
+        self._patience = patience
+
+    async def __aenter__(self) -> _Lease:
+        if self._id in self._leases:
+            await self._wait()
+        lease = self._leases[self._id] = _Lease()
+        return lease
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leases.pop(self._id).release()
+
+    async def _wait(self) -> None:
+        if self._manner is Manner.POLITE:
             raise UploadLocked
         began = anyio.current_time()
-        while (holder := self._leases.get(upload_id)) is not None:
-            allowed = LEAVING if holder.ask(manner) else patience
-            left = began + max(allowed, patience) - anyio.current_time()
+        while (holder := self._leases.get(self._id)) is not None:
+            allowed = LEAVING if holder.ask(self._manner) else self._patience
+            left = began + max(allowed, self._patience) - anyio.current_time()
             if left <= 0:
                 raise UploadLocked
             await holder.wait(min(left, _ASK_AGAIN))

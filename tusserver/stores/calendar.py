@@ -8,6 +8,7 @@ or if the machine was restarted (they are not synced).
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,13 @@ class Calendar:
         self._folder = folder
         self._file_mode = file_mode
         self._folder_mode = folder_mode
+        self._guard = threading.Lock()
+        # The last list stays open: most new uploads go to the same one.
+        self._moment = 0
+        self._fd = -1
+
+    def __del__(self) -> None:
+        self._close()
 
     def add(self, name: str, at: float, now: float) -> None:
         """List `name` for a look at `at`, or up to a minute later if that is far away: that bounds the lists."""
@@ -31,12 +39,25 @@ class Calendar:
         step = 1 if distance < 60 else 10 if distance < 3600 else 60
         # Never for this very second: that list may be in a sweep's hands.
         moment = -int(-max(at, now + 1) // step) * step
-        path = f"{self._folder}/{moment}"
+        with self._guard:
+            if moment != self._moment:
+                self._close()
+                self._fd = self._open(f"{self._folder}/{moment}")
+                self._moment = moment
+            os.write(self._fd, name.encode() + b"\n")
+
+    def _close(self) -> None:
+        if self._moment:
+            os.close(self._fd)
+            self._moment = 0
+
+    def _open(self, path: str) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            disk.append_line(path, name, self._file_mode)
+            return os.open(path, flags, self._file_mode)
         except FileNotFoundError:
             disk.make_folder(self._folder, self._folder_mode, sync=False)
-            disk.append_line(path, name, self._file_mode)
+            return os.open(path, flags, self._file_mode)
 
     def due(self, now: float) -> Iterator[str]:
         """Go through the names listed up to `now`. A list is removed once the iterator has gone past it."""
@@ -55,6 +76,9 @@ class Calendar:
                 if claimed.exists():  # left by a sweep that died; it has its own turn in this loop
                     continue
                 path = path.rename(claimed)
+                with self._guard:
+                    if stem == str(self._moment):
+                        self._close()
             with open(path, encoding="ascii", errors="replace") as lines:
                 yield from dict.fromkeys(line.strip() for line in lines)
             disk.unlink(path)

@@ -17,6 +17,8 @@ logger = logging.getLogger("tusserver.store")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV}
 _COPY_STEP = 256 << 20
+_LITTLE = 1 << 20
+"""Bytes that are reserved without a look at the free space first."""
 _IOV_MAX = 1024
 _READ = 16 * 1024
 
@@ -93,6 +95,8 @@ class Reserver:
             OSError
         """
         if length <= 0:
+            return
+        if length <= _LITTLE and not self._sparse and _fallocate is not None and _fallocate(fd, at, length) == 0:
             return
         disk = os.fstatvfs(fd)
         if length > disk.f_blocks * disk.f_frsize:
@@ -200,16 +204,31 @@ def read_file(path: str) -> bytes:
 def replace_file(path: str, content: bytes, mode: int, *, sync: bool) -> None:
     """Write a whole file so that a crash leaves the old one or the new one. `sync`: a power cut too."""
     temporary = path + ".new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    _write_file(temporary, content, os.O_TRUNC, mode, sync=sync)
+    os.rename(temporary, path)
+    if sync:
+        sync_folder(Path(path).parent)
+
+
+def write_new_file(path: str, content: bytes, mode: int, *, sync: bool) -> None:
+    """Write a whole file that is not there yet. A crash may leave it empty; `sync`: a power cut nothing else.
+
+    Raises:
+        FileExistsError
+    """
+    _write_file(path, content, os.O_EXCL, mode, sync=sync)
+    if sync:
+        sync_folder(Path(path).parent)
+
+
+def _write_file(path: str, content: bytes, flag: int, mode: int, *, sync: bool) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flag, mode)
     try:
         write_all(fd, [content], 0)
         if sync:
             os.fsync(fd)
     finally:
         os.close(fd)
-    os.rename(temporary, path)
-    if sync:
-        sync_folder(Path(path).parent)
 
 
 def append_line(path: str, line: str, mode: int) -> None:

@@ -5,8 +5,8 @@
     uploads/ab/abcd….awaited  of a partial upload: ids of final uploads that wait for it
     calendar/                 which upload to look at when (see `calendar`)
 
-No chunk files, no assembly: a finished file is ready in place. What a crash can leave is bytes or a `.new` file without
-a record; their id is in the calendar before they are made, so its next look removes them.
+No chunk files, no assembly: a finished file is ready in place. What a crash can leave is bytes with no record or an
+empty one, or a `.new` file; their id is in the calendar before they are made, so its next look removes them.
 """
 
 from __future__ import annotations
@@ -159,12 +159,14 @@ class FileStore:
             try:
                 try:
                     # A pending final upload takes its space when its parts are there.
-                    if upload.length is not None and not upload.pending:
+                    if upload.length and not upload.pending:
                         self._reserver.reserve(fd, 0, upload.length)
                 finally:
                     os.close(fd)
-                self._write_record(upload, number=0, synced=0)
+                content = record.pack(upload, self._slot(upload, 0, 0))
+                disk.write_new_file(path + _RECORD, content, self._file_mode, sync=self._sync)
             except BaseException:
+                disk.unlink(path + _RECORD)
                 disk.unlink(path)
                 raise
 
@@ -175,10 +177,6 @@ class FileStore:
         except FileNotFoundError:
             disk.make_folder(Path(path).parent, self._folder_mode, sync=self._sync)
             return os.open(path, flags, self._file_mode)
-
-    def _write_record(self, upload: Upload, *, number: int, synced: int) -> None:
-        content = record.pack(upload, self._slot(upload, number, synced))
-        disk.replace_file(self._path(upload.id) + _RECORD, content, self._file_mode, sync=self._sync)
 
     def _slot(self, upload: Upload, number: int, synced: int) -> record.Slot:
         return record.Slot(
@@ -202,6 +200,9 @@ class FileStore:
                     content = disk.read_file(self._path(upload_id) + _RECORD)
                 except FileNotFoundError:
                     raise UploadNotFound from None
+            if not content.strip(b"\0"):
+                # Its creation was cut off, by a crash or a power cut, before anybody was told of it.
+                raise UploadNotFound
             upload, slot = record.unpack(content)
         except ValueError as error:
             logger.error("the record of %s cannot be read: %s", upload_id, error)
@@ -319,7 +320,8 @@ class FileStore:
             number, synced = (last.number, last.synced) if last is not None else (0, 0)
             if upload.place is None and upload.length is not None and os.stat(path).st_size > upload.length:
                 os.truncate(path, upload.length)  # it had grown in large steps
-            self._write_record(upload, number=number + 1, synced=min(synced, upload.offset))
+            content = record.pack(upload, self._slot(upload, number + 1, min(synced, upload.offset)))
+            disk.replace_file(path + _RECORD, content, self._file_mode, sync=self._sync)
 
     # concatenation ---------------------------------------------------------------------------------------------------
 

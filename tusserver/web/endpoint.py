@@ -46,10 +46,10 @@ class UploadEndpoint:
         """Answer one HTTP request."""
         began = time.monotonic()
         body = RequestBody(scope, receive)
-        head = self._head(scope, body)
+        head, too_large = self._head(scope, body)
         outcome = None
         try:
-            if any(len(value) > self._header_size for value in head.headers.values()):
+            if too_large:
                 raise HeaderTooLarge(f"a header value may have {self._header_size} bytes")
             command = self._dialect.read(head)
             outcome = await self._service.run(command, body)
@@ -76,17 +76,21 @@ class UploadEndpoint:
         logger.info("refused: %s", error.code, extra=facts)
         return self._dialect.refuse(error, head)
 
-    def _head(self, scope: Scope, body: RequestBody) -> RequestHead:
+    def _head(self, scope: Scope, body: RequestBody) -> tuple[RequestHead, bool]:
+        """Return the request without its body, and whether one of its headers is too large."""
         headers: dict[str, str] = {}
         repeated: set[str] = set()
+        longest = 0
         for raw_name, raw_value in scope["headers"]:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1").strip(" \t")
+            name = raw_name.decode("latin-1")
             if name in headers:
                 repeated.add(name)
-            headers[name] = value
+            if len(raw_value) > longest:
+                longest = len(raw_value)
+            headers[name] = raw_value.decode("latin-1").strip(" \t")
         base_url, base_paths = self._origin.locate(scope, headers)
         path: str = scope["path"]
-        return RequestHead(
+        head = RequestHead(
             method=(headers.get("x-http-method-override") or scope["method"]).upper(),
             name=path.removeprefix(scope.get("root_path", "")).removeprefix("/").removesuffix("/"),
             headers=headers,
@@ -95,3 +99,4 @@ class UploadEndpoint:
             base_paths=base_paths,
             trailers=body.wire is not None and body.wire.trailers is not None,
         )
+        return head, longest > self._header_size
