@@ -38,7 +38,13 @@ class Calendar:
         distance = at - now
         step = 1 if distance < 60 else 10 if distance < 3600 else 60
         # Never for this very second: that list may be in a sweep's hands.
-        moment = -int(-max(at, now + 1) // step) * step
+        self._append(-int(-max(at, now + 1) // step) * step, name)
+
+    def add_overdue(self, name: str, now: float) -> None:
+        """List `name` for a look at once. For the one sweep that makes the lists anew, and nobody else."""
+        self._append(int(now) - 2, name)
+
+    def _append(self, moment: int, name: str) -> None:
         with self._guard:
             if moment != self._moment:
                 self._close()

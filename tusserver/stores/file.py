@@ -453,9 +453,11 @@ class FileStore:
             except StoreUnavailable:
                 continue
             else:
-                if upload.expires_at is not None or (upload.complete and not upload.finished):
-                    at = now if upload.expires_at is None else upload.expires_at.timestamp()
-                    self._calendar.add(upload_id, at, now)
+                deadline = None if upload.expires_at is None else upload.expires_at.timestamp()
+                if (upload.complete and not upload.finished) or (deadline is not None and deadline <= now):
+                    self._calendar.add_overdue(upload_id, now)
+                elif deadline is not None:
+                    self._calendar.add(upload_id, deadline, now)
 
     async def remind(self, upload_id: UploadId, at: datetime) -> None:
         """See `Store.remind`."""

@@ -1,0 +1,487 @@
+"""Bytes of one body on their way from the socket to a file, past the HTTP parser.
+
+Two engines take turns. On the loop, the transport reads straight into one buffer that all connections share, and each
+read is written at once: no copy in between, no thread, nothing kept for a slow client but this object. A body that
+proves fast while the loop has other things to do, or whose writes or digest hold the loop up, goes to a worker thread
+until its socket falls quiet.
+
+The transport is paused when a drain begins and when it ends, however it ends. Not one byte behind the body is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import mmap
+import os
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum, auto
+from time import perf_counter
+
+import anyio
+
+from tusserver.protocol.checksum import Digest
+from tusserver.protocol.errors import ClientGone
+
+BUFFER = 512 << 10
+"""Bytes of one read. ext4 takes writes of this size best: at 1 MiB the same bytes cost up to three times as much."""
+STREAK = 4
+"""Full reads of one body before the loop looks after its other connections; libuv alone would make 32."""
+
+THREADS = 4
+"""Bodies that drain in threads at the same time."""
+SLICE = 0.1
+"""Seconds until a thread tells how far it is."""
+QUIET = 0.025
+"""Seconds that a thread waits for more bytes before it gives the socket back to the loop."""
+BIG_READ = 64 << 10
+"""Bytes of a read that shows a fast client."""
+WORTH_A_THREAD = 16 << 20
+"""Bytes that must be left, else going there and back costs more than it brings."""
+WORTH_RELIEF = 1 << 20
+"""The same, where the loop suffers."""
+SLOW_WRITE = 0.005
+"""Seconds that a write may hold the loop up: dirty pages are being throttled, or the disk is slow."""
+WINDOW = 0.02
+"""Seconds over which the loop's work is summed up."""
+BUSY = 4 << 20
+"""Bytes in a window that make the loop busy with bodies."""
+
+SMALL_READ = 8 << 10
+"""Bytes of a read that is hardly worth waking up for."""
+SMALL_READS = 3
+"""Small reads in a row after which the kernel is asked to gather bytes first (SO_RCVLOWAT)."""
+GATHERED = 8 << 10
+"""Bytes that the kernel gathers at most; they are held in its memory, three times their size."""
+GATHERING = 1.0
+"""Seconds that bytes may wait to be gathered (twice that in the worst case), so that no trickle looks like silence."""
+ROUNDS = 10
+"""Parts in which the gathering connections are looked after, each part in its own turn of the loop."""
+
+
+def write_all(fd: int, data: memoryview, at: int) -> None:
+    """Write `data` from byte `at` on, however many calls it takes."""
+    written = os.pwrite(fd, data, at)
+    while written < len(data):
+        written += os.pwrite(fd, data[written:], at + written)
+
+
+class _Turn(Enum):
+    """How a turn on the loop or in a thread ended."""
+
+    WHOLE = auto()
+    GONE = auto()
+    QUIET = auto()
+    ESCALATE = auto()
+    SLICED = auto()
+
+
+class Pump:
+    """What the drains of one event loop share: the buffer, the threads, a measure of how busy the loop is."""
+
+    def __init__(self, *, threads: int = THREADS) -> None:
+        self.buffer = memoryview(mmap.mmap(-1, BUFFER))
+        self.bodies = 0
+        """Drains under way."""
+        self.threads = threads
+        """Threads that are free."""
+        self._pool: ThreadPoolExecutor | None = None
+        self._since = 0.0
+        self._bytes = 0
+        self._waited = 0.0
+        self._gathering: deque[Drain] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """The worker threads; none is started before it is needed."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="tusserver-drain")
+        return self._pool
+
+    def busy(self, count: int, waited: float, now: float) -> bool:
+        """Note a read of `count` bytes that stood ready for `waited` seconds; say whether a thread would help.
+
+        Over all bodies, since with many connections none of them looks fast. A single body on an idle loop is as fast
+        there as in a thread.
+        """
+        if now - self._since > WINDOW:
+            self._since, self._bytes, self._waited = now, 0, 0.0
+        self._bytes += count
+        self._waited += waited
+        return self._bytes >= BUSY and (self.bodies > 1 or self._waited > WINDOW / 4)
+
+    def gather(self, drain: Drain) -> None:
+        """Look after a drain whose bytes the kernel gathers."""
+        self._gathering.append(drain)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHERING / ROUNDS, self._look)
+
+    def _look(self) -> None:
+        now = perf_counter()
+        for _ in range(len(self._gathering) // ROUNDS + 1):
+            drain = self._gathering.popleft()
+            if drain.look(now):
+                self._gathering.append(drain)
+            elif not self._gathering:
+                self._timer = None
+                return
+        self._timer = asyncio.get_running_loop().call_later(GATHERING / ROUNDS, self._look)
+
+
+class _Thread(threading.local):
+    """What a thread keeps for itself: a pump where it runs a loop, a buffer where it is a worker."""
+
+    pump: Pump | None = None
+    buffer: memoryview | None = None
+
+
+# A loop runs in one thread, and one buffer must not serve two loops; state of the process has no better place.
+_thread = _Thread()
+
+
+def pump() -> Pump:
+    """Return the pump of the running loop."""
+    if _thread.pump is None:
+        _thread.pump = Pump()
+    return _thread.pump
+
+
+def _is_heavy(digest: Digest | None) -> bool:
+    """Whether a digest costs about as much as everything else together: those of hashlib do, crc32 and blake3 do not."""
+    return getattr(digest, "name", None) in hashlib.algorithms_guaranteed
+
+
+class Drain(asyncio.BufferedProtocol):
+    """`length` bytes from the socket of `transport` to `fd`, from byte `at` on.
+
+    `owner` is the transport's protocol before and after; a lost connection and the flow of the answer are passed on to
+    it. See `streams.Wire.drain` for `digest` and `moved`.
+    """
+
+    __slots__ = (
+        "_at",
+        "_attached",
+        "_digest",
+        "_fd",
+        "_full_at",
+        "_gathers",
+        "_heavy",
+        "_left",
+        "_looked_after",
+        "_lowat",
+        "_loop",
+        "_moved",
+        "_owner",
+        "_pump",
+        "_small",
+        "_stop",
+        "_streak",
+        "_transport",
+        "_turn",
+        "_updated",
+    )
+
+    def __init__(
+        self,
+        pump: Pump,
+        transport: asyncio.Transport,
+        owner: asyncio.Protocol,
+        *,
+        fd: int,
+        at: int,
+        length: int,
+        digest: Digest | None,
+        moved: Callable[[int], None],
+    ) -> None:
+        self._pump = pump
+        self._transport = transport
+        self._owner = owner
+        self._fd = fd
+        self._at = at
+        self._left = length
+        self._digest = digest
+        self._heavy = _is_heavy(digest)
+        self._moved = moved
+        self._loop = asyncio.get_running_loop()
+        self._turn: asyncio.Future[_Turn] | None = None
+        self._attached = False
+        self._stop = False
+        self._streak = 0
+        self._full_at = 0.0
+        self._updated = 0.0
+        self._small = 0
+        self._lowat = 1
+        self._looked_after = False
+
+    @property
+    def left(self) -> int:
+        """Bytes that have not come yet."""
+        return self._left
+
+    async def run(self) -> None:
+        """Drain until the body ends.
+
+        Raises:
+            ClientGone, OSError: see `streams.Wire.drain`.
+        """
+        self._pump.bodies += 1
+        try:
+            while self._left:
+                if await self._on_the_loop() is _Turn.ESCALATE and not await self._in_threads():
+                    raise ClientGone
+        finally:
+            self._pump.bodies -= 1
+            del self._moved, self._digest  # the transport may keep this object until its next drain
+
+    # on the loop -----------------------------------------------------------------------------------------------------
+
+    async def _on_the_loop(self) -> _Turn:
+        if self._transport.is_closing():
+            raise ClientGone
+        turn = self._turn = self._loop.create_future()
+        self._updated = perf_counter()
+        self._attached = True
+        self._transport.set_protocol(self)
+        self._transport.resume_reading()
+        try:
+            ended = await turn
+        except asyncio.CancelledError:
+            if self._attached and not self._transport.is_closing():
+                with contextlib.suppress(Exception):  # the cancellation goes on; what could be kept was reported
+                    self._sweep()
+            raise
+        finally:
+            self._detach()
+        if ended is _Turn.GONE:
+            raise ClientGone
+        return ended
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Offer the shared buffer, and never more of it than the body has left."""
+        buffer = self._pump.buffer
+        return buffer if self._left >= BUFFER else buffer[: self._left]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Write what was read. An exception must not leave this method: it would end the connection."""
+        before = perf_counter()
+        try:
+            self._write(self._pump.buffer[:nbytes])
+        except BaseException as error:
+            self._end(error)
+            return
+        after = perf_counter()
+        waited = before - self._full_at if self._full_at else 0.0
+        self._updated = after
+        self._full_at = after if nbytes == BUFFER else 0.0
+        if not self._left:
+            self._end(_Turn.WHOLE)
+        elif nbytes >= BIG_READ:
+            if self._wants_a_thread(nbytes, waited, after - before, after):
+                self._end(_Turn.ESCALATE)
+            else:
+                self._small = 0
+                self._wait_for(1)
+                self._share_the_loop(nbytes)
+        elif nbytes < SMALL_READ and self._small < SMALL_READS:
+            self._small += 1
+        if self._small == SMALL_READS and self._attached:
+            self._gather()
+
+    def _write(self, data: memoryview) -> None:
+        write_all(self._fd, data, self._at)
+        if self._digest is not None:
+            self._digest.update(data)
+        self._at += len(data)
+        self._left -= len(data)
+        self._moved(len(data))
+
+    def _wants_a_thread(self, count: int, waited: float, took: float, now: float) -> bool:
+        busy = self._pump.busy(count, waited, now)
+        if self._pump.threads == 0 or self._left < WORTH_RELIEF:
+            return False
+        return self._heavy or took > SLOW_WRITE or (busy and self._left >= WORTH_A_THREAD)
+
+    def _share_the_loop(self, count: int) -> None:
+        self._streak = self._streak + 1 if count == BUFFER else 0
+        if self._streak == STREAK:
+            self._streak = 0
+            self._transport.pause_reading()
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._attached and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _end(self, how: _Turn | BaseException) -> None:
+        """End this turn, at once: the transport may ask for the buffer again before the task goes on."""
+        self._detach()
+        if self._turn is None or self._turn.done():
+            return
+        if isinstance(how, _Turn):
+            self._turn.set_result(how)
+        else:
+            self._turn.set_exception(how)
+
+    def _detach(self) -> None:
+        if not self._attached:
+            return
+        self._attached = False
+        if self._transport.is_closing():
+            return
+        self._wait_for(1)
+        # Only while it is paused: uvloop chooses the way of reading when reading begins.
+        self._transport.pause_reading()
+        self._transport.set_protocol(self._owner)
+
+    def eof_received(self) -> None:
+        """Let the transport close; `connection_lost` follows."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the owner, and end."""
+        self._attached = False
+        self._owner.connection_lost(exc)
+        self._end(_Turn.GONE)
+
+    def pause_writing(self) -> None:
+        """Pass it on."""
+        self._owner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on."""
+        self._owner.resume_writing()
+
+    # slow clients ----------------------------------------------------------------------------------------------------
+
+    def _gather(self) -> None:
+        self._wait_for(min(GATHERED, self._left))
+        if not self._looked_after and self._lowat > 1:
+            self._looked_after = True
+            self._pump.gather(self)
+
+    def _wait_for(self, count: int) -> None:
+        """Have the kernel wake us at `count` bytes. More than the body has left would never come."""
+        if count != self._lowat:
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+                self._lowat = count
+
+    @property
+    def _socket(self) -> socket.socket:
+        """The transport's own (uvloop's stand-in for one can do little more than tell its number)."""
+        found: socket.socket = self._transport.get_extra_info("socket")
+        return found
+
+    def look(self, now: float) -> bool:
+        """Take what the kernel has gathered for long enough; return whether to look again."""
+        self._looked_after = self._attached and self._lowat > 1 and not self._transport.is_closing()
+        if self._looked_after and now - self._updated >= GATHERING and not self._sweep():
+            # Silence. Whatever comes next is news, and not to be kept waiting.
+            self._small = 0
+            self._wait_for(1)
+            self._looked_after = False
+        return self._looked_after
+
+    def _sweep(self) -> bool:
+        """Take what the kernel has, without waiting; return whether there was something.
+
+        On the loop and while the transport is open, so that the number of its socket is still its own.
+        """
+        try:
+            count = os.readv(self._socket.fileno(), (self.get_buffer(-1),))
+        except OSError:  # nothing there, or an error that the transport is about to see
+            return False
+        if count:
+            self.buffer_updated(count)
+        return count > 0
+
+    # in threads ------------------------------------------------------------------------------------------------------
+
+    async def _in_threads(self) -> bool:
+        """Let a worker drain until the socket falls quiet; return whether the client is still there."""
+        if self._pump.threads == 0 or self._transport.is_closing():
+            return not self._transport.is_closing()
+        try:
+            # A number of our own: if the transport closes, the old one may soon stand for another connection.
+            own = os.dup(self._socket.fileno())
+        except OSError:  # too many open files: the loop does it with those it has
+            return True
+        self._pump.threads -= 1
+        try:
+            while True:
+                worker = self._loop.run_in_executor(self._pump.pool, self._burst, own)
+                cancelled = await self._outlive(worker)
+                count, how = worker.result()
+                self._at += count
+                self._left -= count
+                if count:
+                    self._moved(count)
+                if cancelled is not None:
+                    raise cancelled
+                if isinstance(how, OSError):
+                    raise how
+                if how is not _Turn.SLICED or self._transport.is_closing():
+                    return how is not _Turn.GONE and not self._transport.is_closing()
+        finally:
+            self._pump.threads += 1
+            os.close(own)
+
+    async def _outlive(self, worker: asyncio.Future[tuple[int, _Turn | OSError]]) -> asyncio.CancelledError | None:
+        """Wait for a worker even when cancelled: it must not be left alone with descriptors that others will close."""
+        cancelled: asyncio.CancelledError | None = None
+        try:
+            await asyncio.shield(worker)
+        except asyncio.CancelledError as error:
+            cancelled = error
+            self._stop = True
+        with anyio.CancelScope(shield=True):  # else anyio would cancel us again in every turn of the loop
+            while not worker.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([worker])
+        return cancelled
+
+    def _burst(self, source: int) -> tuple[int, _Turn | OSError]:
+        """Run in a worker: read and write until it is time to tell the loop; return the bytes and why it ended.
+
+        Nothing of this object is changed here, but for the digest.
+        """
+        if _thread.buffer is None:
+            _thread.buffer = memoryview(mmap.mmap(-1, BUFFER))
+        buffer = _thread.buffer
+        left, at = self._left, self._at
+        until = perf_counter() + SLICE
+        done = 0
+        while done < left:
+            try:
+                count = os.readv(source, (buffer[: min(BUFFER, left - done)],))
+            except BlockingIOError:
+                if self._stop or not _readable(source):
+                    return done, _Turn.QUIET
+                continue
+            except OSError:
+                return done, _Turn.GONE
+            if not count:
+                return done, _Turn.GONE
+            data = buffer[:count]
+            try:
+                write_all(self._fd, data, at + done)
+            except OSError as error:
+                return done, error
+            if self._digest is not None:
+                self._digest.update(data)
+            done += count
+            if self._stop or perf_counter() > until:
+                break
+        return done, _Turn.SLICED if done < left else _Turn.WHOLE
+
+
+def _readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(QUIET * 1000))
