@@ -1,0 +1,331 @@
+"""What may happen to an upload."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tusserver.protocol import rules
+from tusserver.protocol.errors import (
+    FinalIsReadOnly,
+    InconsistentLength,
+    InvalidConcat,
+    InvalidMetadata,
+    MaxSizeExceeded,
+    OffsetMismatch,
+    SizeExceeded,
+    TusError,
+    UploadExpired,
+    UploadUnfinished,
+)
+from tusserver.protocol.messages import Append, Create
+from tusserver.protocol.metadata import Metadata
+from tusserver.protocol.rules import Expiry, Limits
+from tusserver.protocol.upload import Role, Upload, UploadId
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+DAY = timedelta(days=1)
+SECOND = timedelta(seconds=1)
+ID = UploadId("abc")
+UNLIMITED = Limits()
+
+
+def an_upload(**values: Any) -> Upload:
+    return replace(Upload(id=ID, created_at=NOW, length=10), **values)
+
+
+def a_body(offset: int = 0, body_length: int | None = None, length: int | None = None) -> Append:
+    return Append(id=ID, offset=offset, body_length=body_length, length=length)
+
+
+def a_creation(length: int | None = 10, **values: Any) -> Create:
+    return Create(length=length, metadata=values.pop("metadata", Metadata()), **values)
+
+
+# creation ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_upload_has_all_that_its_creation_says() -> None:
+    create = Create(
+        length=10, metadata=Metadata("k YQ=="), role=Role.FINAL, concat="final;/files/a", parts=(UploadId("a"),)
+    )
+    assert rules.begin(create, ID, Expiry(after=DAY), NOW) == Upload(
+        id=ID,
+        created_at=NOW,
+        length=10,
+        metadata=Metadata("k YQ=="),
+        role=Role.FINAL,
+        concat="final;/files/a",
+        parts=(UploadId("a"),),
+        expires_at=NOW + DAY,
+    )
+
+
+def test_a_new_upload_never_expires_if_expiry_is_off() -> None:
+    assert rules.begin(a_creation(), ID, Expiry(after=None), NOW).expires_at is None
+
+
+@pytest.mark.parametrize("length", [None, 0, 10])
+def test_a_creation_within_the_limits_is_welcome(length: int | None) -> None:
+    rules.check_creation(a_creation(length), Limits(max_size=10))
+
+
+def test_more_than_the_maximum_is_refused_at_creation() -> None:
+    with pytest.raises(MaxSizeExceeded, match="11 bytes are more than 10"):
+        rules.check_creation(a_creation(11), Limits(max_size=10))
+
+
+def test_metadata_as_long_as_the_limit_are_welcome() -> None:
+    rules.check_creation(a_creation(metadata=Metadata("k" * 100)), Limits(metadata_size=100))
+
+
+def test_metadata_longer_than_the_limit_are_refused() -> None:
+    with pytest.raises(InvalidMetadata, match="longer than 100 bytes"):
+        rules.check_creation(a_creation(metadata=Metadata("k" * 101)), Limits(metadata_size=100))
+
+
+def test_more_parts_than_the_limit_are_refused() -> None:
+    create = a_creation(None, role=Role.FINAL, parts=(UploadId("a"),) * 3)
+    rules.check_creation(create, Limits(parts=3))
+    with pytest.raises(InvalidConcat, match="more than 2 partial uploads"):
+        rules.check_creation(create, Limits(parts=2))
+
+
+def test_a_first_body_that_runs_over_the_length_is_refused() -> None:
+    with pytest.raises(SizeExceeded, match="the body has 11 bytes, room is for 10"):
+        rules.check_creation(a_creation(10, first=a_body(body_length=11)), UNLIMITED)
+
+
+def test_a_first_body_that_runs_over_the_maximum_is_refused() -> None:
+    with pytest.raises(MaxSizeExceeded):
+        rules.check_creation(a_creation(None, first=a_body(body_length=11)), Limits(max_size=10))
+
+
+def test_a_first_body_of_unknown_length_is_let_in() -> None:
+    rules.check_creation(a_creation(10, first=a_body(body_length=None)), UNLIMITED)
+
+
+# bodies --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_body_at_the_offset_may_fill_what_is_left() -> None:
+    upload = an_upload(offset=4)
+    assert rules.plan_append(upload, a_body(4, 6), UNLIMITED, NOW) == rules.AppendPlan(upload, 6)
+
+
+@pytest.mark.parametrize("offset", [0, 3, 5, 10, 2**62])
+def test_a_body_anywhere_else_is_refused(offset: int) -> None:
+    # "If the offsets do not match, the Server MUST respond with the 409 Conflict status"
+    with pytest.raises(OffsetMismatch) as refusal:
+        rules.plan_append(an_upload(offset=4), a_body(offset, 1), UNLIMITED, NOW)
+    assert (refusal.value.expected, refusal.value.provided) == (4, offset)
+
+
+def test_a_wrong_offset_is_told_before_a_wrong_length() -> None:
+    with pytest.raises(OffsetMismatch):
+        rules.plan_append(an_upload(offset=4), a_body(3, 1000, length=11), UNLIMITED, NOW)
+
+
+def test_a_body_that_says_it_runs_over_is_refused() -> None:
+    with pytest.raises(SizeExceeded, match="the body has 7 bytes, room is for 6"):
+        rules.plan_append(an_upload(offset=4), a_body(4, 7), UNLIMITED, NOW)
+
+
+def test_a_body_of_unknown_length_is_given_its_room() -> None:
+    assert rules.plan_append(an_upload(offset=4), a_body(4, None), UNLIMITED, NOW).room == 6
+
+
+def test_a_complete_upload_has_room_for_nothing() -> None:
+    complete = an_upload(offset=10)
+    assert rules.plan_append(complete, a_body(10, 0), UNLIMITED, NOW).room == 0
+    with pytest.raises(SizeExceeded):
+        rules.plan_append(complete, a_body(10, 1), UNLIMITED, NOW)
+
+
+def test_a_final_upload_takes_no_body() -> None:
+    # "The Server MUST respond with a 403 Forbidden status to PATCH requests against a final upload URL"
+    with pytest.raises(FinalIsReadOnly):
+        rules.plan_append(an_upload(role=Role.FINAL), a_body(0, 1), UNLIMITED, NOW)
+
+
+def test_an_expired_upload_takes_no_body() -> None:
+    with pytest.raises(UploadExpired):
+        rules.plan_append(an_upload(expires_at=NOW), a_body(0, 1), UNLIMITED, NOW)
+
+
+def test_a_body_of_a_deferred_upload_has_room_up_to_the_maximum() -> None:
+    upload = an_upload(length=None, offset=4)
+    assert rules.plan_append(upload, a_body(4, None), Limits(max_size=10), NOW).room == 6
+    with pytest.raises(MaxSizeExceeded, match="11 bytes are more than 10"):
+        rules.plan_append(upload, a_body(4, 7), Limits(max_size=10), NOW)
+
+
+def test_a_body_of_a_deferred_upload_has_all_room_if_there_is_no_maximum() -> None:
+    assert rules.plan_append(an_upload(length=None), a_body(0, 2**60), UNLIMITED, NOW).room is None
+
+
+@given(st.integers(0, 100), st.integers(0, 100), st.none() | st.integers(0, 100), st.none() | st.integers(0, 100))
+def test_no_plan_ever_leads_past_the_length_or_the_maximum(
+    offset: int, body_length: int, length: int | None, declared: int | None
+) -> None:
+    limits = Limits(max_size=50)
+    upload = an_upload(offset=min(offset, 50 if length is None else length), length=length)
+    try:
+        plan = rules.plan_append(upload, a_body(upload.offset, body_length, declared), limits, NOW)
+    except TusError:
+        return
+    assert plan.room is not None
+    assert body_length <= plan.room
+    end = plan.upload.offset + plan.room
+    assert end == (50 if plan.upload.length is None else plan.upload.length)
+
+
+# a length that is declared late --------------------------------------------------------------------------------------
+
+
+def test_a_deferred_upload_gets_its_length() -> None:
+    upload = an_upload(length=None, offset=4)
+    plan = rules.plan_append(upload, a_body(4, 3, length=10), UNLIMITED, NOW)
+    assert plan == rules.AppendPlan(replace(upload, length=10), 6)
+
+
+def test_a_length_may_be_where_the_upload_stands() -> None:
+    plan = rules.plan_append(an_upload(length=None, offset=4), a_body(4, 0, length=4), UNLIMITED, NOW)
+    assert plan.upload.complete
+
+
+def test_a_length_shorter_than_what_is_here_is_refused() -> None:
+    with pytest.raises(InconsistentLength, match="it would be 3, but 4 bytes are here"):
+        rules.plan_append(an_upload(length=None, offset=4), a_body(4, 0, length=3), UNLIMITED, NOW)
+
+
+def test_a_length_once_set_is_not_changed() -> None:
+    # "Once set the length MUST NOT be changed."
+    with pytest.raises(InconsistentLength, match="it is 10 and cannot become 11"):
+        rules.plan_append(an_upload(), a_body(0, 1, length=11), UNLIMITED, NOW)
+
+
+def test_to_say_the_same_length_again_is_no_change() -> None:
+    upload = an_upload()
+    assert rules.plan_append(upload, a_body(0, 1, length=10), UNLIMITED, NOW).upload is upload
+
+
+def test_a_length_beyond_the_maximum_is_refused() -> None:
+    with pytest.raises(MaxSizeExceeded):
+        rules.plan_append(an_upload(length=None), a_body(0, 1, length=11), Limits(max_size=10), NOW)
+
+
+def test_a_body_that_runs_over_the_length_it_declares_is_refused() -> None:
+    with pytest.raises(SizeExceeded):
+        rules.plan_append(an_upload(length=None, offset=4), a_body(4, 7, length=10), UNLIMITED, NOW)
+
+
+# progress ------------------------------------------------------------------------------------------------------------
+
+
+def test_progress_moves_the_offset_and_a_sliding_deadline() -> None:
+    upload = an_upload(expires_at=NOW + SECOND)
+    assert rules.advance(upload, 4, Expiry(after=DAY), NOW) == replace(upload, offset=4, expires_at=NOW + DAY)
+
+
+def test_progress_leaves_a_fixed_deadline_alone() -> None:
+    upload = an_upload(expires_at=NOW + SECOND)
+    assert rules.advance(upload, 4, Expiry(after=DAY, sliding=False), NOW).expires_at == NOW + SECOND
+
+
+def test_switching_expiry_off_leaves_the_deadlines_that_were_told() -> None:
+    upload = an_upload(expires_at=NOW + SECOND)
+    assert rules.advance(upload, 4, Expiry(after=None), NOW).expires_at == NOW + SECOND
+
+
+def test_a_finished_upload_stays_for_ever() -> None:
+    finished = rules.finish(an_upload(offset=10, expires_at=NOW + DAY), Expiry(after=DAY), NOW)
+    assert (finished.finished, finished.expires_at) == (True, None)
+
+
+def test_a_finished_upload_stays_for_its_retention() -> None:
+    finished = rules.finish(an_upload(offset=10), Expiry(keep_finished=7 * DAY), NOW)
+    assert finished.expires_at == NOW + 7 * DAY
+
+
+# the end of time -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "expired"),
+    [
+        ({"expires_at": None}, False),
+        ({"expires_at": NOW + SECOND}, False),
+        ({"expires_at": NOW}, True),
+        ({"expires_at": NOW - SECOND}, True),
+        ({"expires_at": NOW - SECOND, "offset": 10}, False),  # complete, but finishing it has not succeeded yet
+        ({"expires_at": NOW - SECOND, "offset": 10, "finished": True}, True),  # its retention is over
+        ({"expires_at": NOW + SECOND, "offset": 10, "finished": True}, False),
+    ],
+)
+def test_an_upload_expires_at_its_deadline_unless_it_waits_to_be_finished(
+    values: dict[str, Any], expired: bool
+) -> None:
+    assert rules.is_expired(an_upload(**values), NOW) is expired
+
+
+def test_a_complete_upload_can_be_downloaded() -> None:
+    rules.require_download(an_upload(offset=10), NOW)
+
+
+def test_an_incomplete_upload_cannot_be_downloaded() -> None:
+    with pytest.raises(UploadUnfinished):
+        rules.require_download(an_upload(offset=9), NOW)
+
+
+def test_an_expired_upload_cannot_be_downloaded() -> None:
+    with pytest.raises(UploadExpired):
+        rules.require_download(an_upload(offset=10, finished=True, expires_at=NOW), NOW)
+
+
+# joining -------------------------------------------------------------------------------------------------------------
+
+
+def a_part(**values: Any) -> Upload:
+    return an_upload(role=Role.PARTIAL, **values)
+
+
+def test_a_final_upload_is_as_long_as_its_parts() -> None:
+    # "The length of the final upload MUST be the sum of the length of all partial uploads."
+    assert rules.join([a_part(length=3), a_part(length=0), a_part(length=4)], UNLIMITED, NOW) == 7
+
+
+def test_the_length_is_unknown_while_that_of_a_part_is() -> None:
+    assert rules.join([a_part(length=3), a_part(length=None, offset=2)], UNLIMITED, NOW) is None
+
+
+def test_unfinished_parts_tell_the_length_too() -> None:
+    assert rules.join([a_part(length=3, offset=1), a_part(length=4)], UNLIMITED, NOW) == 7
+
+
+@pytest.mark.parametrize("role", [Role.REGULAR, Role.FINAL])
+def test_only_partial_uploads_can_be_joined(role: Role) -> None:
+    with pytest.raises(InvalidConcat, match="abc is not a partial upload"):
+        rules.join([a_part(), an_upload(role=role)], UNLIMITED, NOW)
+
+
+def test_an_expired_part_is_a_bad_request_and_not_a_missing_upload() -> None:
+    # On a 404 tus-js-client would forget the final upload.
+    with pytest.raises(InvalidConcat, match="has expired"):
+        rules.join([a_part(expires_at=NOW)], UNLIMITED, NOW)
+
+
+def test_parts_that_are_too_large_together_are_refused() -> None:
+    assert rules.join([a_part(length=5), a_part(length=5)], Limits(max_size=10), NOW) == 10
+    with pytest.raises(MaxSizeExceeded):
+        rules.join([a_part(length=5), a_part(length=6)], Limits(max_size=10), NOW)
+
+
+def test_a_part_of_unknown_length_counts_with_what_is_here() -> None:
+    with pytest.raises(MaxSizeExceeded):
+        rules.join([a_part(length=5), a_part(length=None, offset=6)], Limits(max_size=10), NOW)
