@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 
 import requests
 
@@ -26,6 +27,17 @@ def head(url: str) -> requests.structures.CaseInsensitiveDict[str]:
     answer = requests.head(url, headers=_TUS, timeout=10)
     assert answer.status_code == 200
     return answer.headers
+
+
+def wait_for_offset(url: str, least: int) -> None:
+    """Ask until the upload has come as far as `least`.
+
+    For the moment after a cut: until its bytes in hand are written, or it was silent for a while, the writer counts as
+    alive, and HEAD tells what was committed before.
+    """
+    until = time.monotonic() + 10
+    while (offset := int(head(url)["Upload-Offset"])) < least:
+        assert time.monotonic() < until, f"it stays at {offset}, {least} bytes were sent"
 
 
 def assert_arrived(url: str | None, source: bytes) -> None:

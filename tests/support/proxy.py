@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import select
 import socket
 import struct
+import termios
 import threading
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -201,6 +203,7 @@ class Proxy:
             except OSError:
                 return False
             if fault is not None:
+                await self._arrive(sink)
                 self.failed.set()
             match fault:
                 case Fault.CLOSE:
@@ -217,6 +220,15 @@ class Proxy:
                             raise _Closed
                         return False
         return True
+
+    async def _arrive(self, sink: socket.socket) -> None:
+        """Wait until the other side's kernel has all that was sent: a reset would throw away what is still here."""
+        pending = bytearray(4)
+        with contextlib.suppress(OSError):  # a system that does not tell
+            while fcntl.ioctl(sink, termios.TIOCOUTQ, pending) == 0 and any(pending):
+                if _is_gone(sink):
+                    return
+                await asyncio.sleep(0.001)
 
     async def _hold(self, *ends: socket.socket) -> None:
         """Keep still until released or until one side hangs up. Reads nothing, so that the sender feels it."""
