@@ -5,7 +5,7 @@ Who may interrupt whom is decided by the holder: it is asked, and says whether i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import Protocol
@@ -42,9 +42,15 @@ class Locker(Protocol):
     """Excludes requests from each other."""
 
     def hold(
-        self, upload_id: UploadId, manner: Manner = Manner.POLITE, patience: float = 0.0
+        self,
+        upload_id: UploadId,
+        manner: Manner = Manner.POLITE,
+        patience: float = 0.0,
+        before_asking: Callable[[], Awaitable[None]] | None = None,
     ) -> AbstractAsyncContextManager[Lease]:
         """Hold an upload for the length of the context; wait at most `patience` seconds for a holder that stays.
+
+        `before_asking` is awaited once if there is a holder, before it is disturbed; what it raises ends the attempt.
 
         Raises:
             UploadLocked: the holder stayed longer.

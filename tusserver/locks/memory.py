@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 import anyio
@@ -45,18 +46,32 @@ class MemoryLocker:
     def __init__(self) -> None:
         self._leases: dict[UploadId, _Lease] = {}
 
-    def hold(self, upload_id: UploadId, manner: Manner = Manner.POLITE, patience: float = 0.0) -> _Hold:
+    def hold(
+        self,
+        upload_id: UploadId,
+        manner: Manner = Manner.POLITE,
+        patience: float = 0.0,
+        before_asking: Callable[[], Awaitable[None]] | None = None,
+    ) -> _Hold:
         """See `Locker.hold`."""
-        return _Hold(self._leases, upload_id, manner, patience)
+        return _Hold(self._leases, upload_id, manner, patience, before_asking)
 
 
 class _Hold:
     """The context of one lease. A class: a generator costs more than the lock."""
 
-    __slots__ = ("_id", "_leases", "_manner", "_patience")
+    __slots__ = ("_before_asking", "_id", "_leases", "_manner", "_patience")
 
-    def __init__(self, leases: dict[UploadId, _Lease], upload_id: UploadId, manner: Manner, patience: float) -> None:
+    def __init__(
+        self,
+        leases: dict[UploadId, _Lease],
+        upload_id: UploadId,
+        manner: Manner,
+        patience: float,
+        before_asking: Callable[[], Awaitable[None]] | None,
+    ) -> None:
         self._leases = leases
+        self._before_asking = before_asking
         self._id = upload_id
         self._manner = manner
         self._patience = patience
@@ -75,6 +90,8 @@ class _Hold:
     async def _wait(self) -> None:
         if self._manner is Manner.POLITE:
             raise UploadLocked
+        if self._before_asking is not None:
+            await self._before_asking()
         began = anyio.current_time()
         while (holder := self._leases.get(self._id)) is not None:
             allowed = LEAVING if holder.ask(self._manner) else self._patience

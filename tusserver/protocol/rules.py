@@ -135,12 +135,12 @@ def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime) -
 
 def advance(upload: Upload, added: int, expiry: Expiry, now: datetime) -> Upload:
     """Move an upload past `added` bytes that are stored and verified."""
-    return replace(upload, offset=upload.offset + added, expires_at=expiry.after_append(upload, now))
+    return upload.at(upload.offset + added, expires_at=expiry.after_append(upload, now), finished=upload.finished)
 
 
 def finish(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
     """Close the books of a complete upload; from now on its retention counts."""
-    return replace(upload, finished=True, expires_at=expiry.after_completion(now))
+    return upload.at(upload.offset, expires_at=expiry.after_completion(now), finished=True)
 
 
 def join(parts: Sequence[Upload], limits: Limits, now: datetime) -> int | None:

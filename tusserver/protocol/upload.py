@@ -89,8 +89,8 @@ class Upload:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], *, offset: int, expires_at: datetime | None, finished: bool) -> Upload:
-        """Rebuild an upload.
+    def from_json(cls, data: Mapping[str, Any]) -> Upload:
+        """Rebuild an upload, but for what is committed with every request (see `at`).
 
         Raises:
             ValueError, KeyError, TypeError: this is no record of ours, or one of a newer version.
@@ -106,7 +106,20 @@ class Upload:
             concat=data["concat"],
             parts=tuple(UploadId(part) for part in data["parts"]),
             place=data["place"],
+        )
+
+    def at(self, offset: int, *, expires_at: datetime | None, finished: bool) -> Upload:
+        """Return the upload as it is at another point of its life. (`dataclasses.replace` takes twice as long.)"""
+        return Upload(
+            id=self.id,
+            created_at=self.created_at,
             offset=offset,
+            length=self.length,
+            metadata=self.metadata,
+            role=self.role,
+            concat=self.concat,
+            parts=self.parts,
             expires_at=expires_at,
             finished=finished,
+            place=self.place,
         )

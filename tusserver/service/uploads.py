@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
@@ -152,31 +151,23 @@ class UploadService:
 
     async def append(self, append: Append, body: Body) -> Appended:
         """Write a body at the upload's offset."""
+        assert append.id is not None
         if self._closing:
             raise ShuttingDown
-        async with self._hold_to_append(append) as lease:
-            upload = await self._append(append, body, lease)
+        upload_id = append.id
+
+        async def refuse_early() -> None:
+            """Refuse by the record, if at all, before whoever is writing is disturbed."""
+            self._plan(append, await self._store.load(upload_id))
+
+        async with self._locker.hold(upload_id, Manner.RESUME, self._patience, refuse_early) as lease:
+            upload = await self._append(append, await self._store.load(upload_id), body, lease)
         if upload.role is Role.PARTIAL and upload.complete:
             for final in await self._store.awaiting(upload.id):
                 await self._joiner.resume(final)
         return Appended(upload=upload)
 
-    @asynccontextmanager
-    async def _hold_to_append(self, append: Append) -> AsyncIterator[Lease]:
-        assert append.id is not None
-        async with AsyncExitStack() as held:
-            try:
-                lease = await held.enter_async_context(self._locker.hold(append.id))
-            except UploadLocked:
-                # Refused by the record, if at all, before it disturbs the one that is writing.
-                self._plan(append, await self._store.load(append.id))
-                manner = self._locker.hold(append.id, Manner.RESUME, self._patience)
-                lease = await held.enter_async_context(manner)
-            yield lease
-
-    async def _append(self, append: Append, body: Body, lease: Lease) -> Upload:
-        assert append.id is not None
-        upload = await self._store.load(append.id)
+    async def _append(self, append: Append, upload: Upload, body: Body, lease: Lease) -> Upload:
         plan = self._plan(append, upload)
         if plan.upload is not upload:
             await self._store.amend(plan.upload)  # the length stands even if the body does not arrive

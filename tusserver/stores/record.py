@@ -10,6 +10,7 @@ in different sectors, the unit in which disks write. The JSON never changes in p
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import zlib
@@ -112,9 +113,13 @@ def unpack(content: bytes) -> tuple[Upload, Slot]:
     slot = newer(content[:JSON_AT])
     if slot is None:
         raise ValueError("neither slot is valid")
+    return _parse(content[JSON_AT:]).at(slot.offset, expires_at=slot.expires_at, finished=slot.finished), slot
+
+
+@functools.lru_cache(maxsize=512)
+def _parse(text: bytes) -> Upload:
+    """Read the JSON; requests for one upload come in rows, and it stays the same for all of them."""
     try:
-        data = json.loads(content[JSON_AT:])
-        upload = Upload.from_json(data, offset=slot.offset, expires_at=slot.expires_at, finished=slot.finished)
+        return Upload.from_json(json.loads(text))
     except (KeyError, TypeError) as error:
         raise ValueError(f"a field is missing or wrong: {error}") from error
-    return upload, slot
