@@ -40,12 +40,13 @@ format: $(STAMP)  ## put the code into the house style
 bench-memory: $(STAMP)  ## measure the server's peak memory under load (takes minutes and some GiB of disk)
 	@$(BIN)/python bench/memory.py $(ARGS)
 
-# One resolution for every Python and platform we support. Pins stay unless pyproject.toml forces a change;
-# ARGS=--upgrade moves them to the newest versions.
+# One resolution for every Python and platform we support, with the build backend and what it needs for an editable
+# install. Pins stay unless pyproject.toml forces a change; ARGS=--upgrade moves them to the newest versions.
 lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --group dev --all-extras \
-		--generate-hashes --custom-compile-command 'make lock' --quiet --output-file requirements.lock $(ARGS)
+	printf 'hatchling\neditables\n' | $(BIN)/uv pip compile pyproject.toml - --group dev --all-extras \
+		--universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \
+		--quiet --output-file requirements.lock $(ARGS)
 
 clean:  ## remove what was installed and cached; uploads in storage/ stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
