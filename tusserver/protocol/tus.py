@@ -221,7 +221,11 @@ class TusDialect:
             raise InvalidLength("a final upload is as long as its parts: send no Upload-Length")
         if first is not None and head.has_body:
             raise FinalIsReadOnly
-        parts = tuple(self._part(url, head) for url in concat[len(_FINAL) :].split())
+        urls = concat[len(_FINAL) :]
+        if not (urls.isascii() and urls.isprintable()):
+            # Parsers of URLs drop such characters in silence: what they see would not be what was sent.
+            raise InvalidConcat("a URL has visible ASCII characters only")
+        parts = tuple(self._part(url, head) for url in urls.split())
         if not parts:
             raise InvalidConcat("final; names no partial upload")
         return Create(length=None, metadata=metadata, role=Role.FINAL, concat=concat, parts=parts)
