@@ -1,0 +1,237 @@
+"""Where clients see the server, and whose word is taken for it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import tests.support.properties  # noqa: F401 - loads the settings of property tests
+from tusserver.web.origin import Origin
+
+PROXY = "10.0.0.1"
+
+
+def a_scope(*, root_path: str = "/files", scheme: str = "http", client: str | None = PROXY) -> dict[str, Any]:
+    scope: dict[str, Any] = {"type": "http", "root_path": root_path, "scheme": scheme}
+    if client is not None:
+        scope["client"] = (client, 1234)
+    return scope
+
+
+def url(headers: dict[str, str], trusted: str | None = PROXY, **scope: Any) -> str:
+    origin = Origin([trusted] if trusted is not None else [])
+    return origin.locate(a_scope(**scope), {"host": "inner:8080", **headers})[0]
+
+
+# the connection itself -----------------------------------------------------------------------------------------------
+
+
+def test_the_url_has_the_scheme_the_host_and_the_path() -> None:
+    assert url({"host": "example.org:8080"}, scheme="https") == "https://example.org:8080/files"
+
+
+def test_the_url_of_an_app_at_the_root_has_no_slash_at_the_end() -> None:
+    assert url({"host": "example.org"}, root_path="") == "http://example.org"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "example.org",
+        "example.org:8080",
+        "a",
+        "127.0.0.1:1",
+        "[::1]",
+        "[2001:db8::1]:8080",
+        "xn--nxasmq6b.example",
+        "a_b.c",
+    ],
+)
+def test_every_ordinary_host_is_taken(host: str) -> None:
+    assert url({"host": host}) == f"http://{host}/files"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "evil.example/path",
+        "evil.example?x",
+        "user@evil.example",
+        "evil.example\\x",
+        "a b",
+        "a,b",
+        "a:b",
+        "a:123456",
+        "-a",
+        "[::1",
+        "[x]",
+        "é.example",
+        'a"b',
+        "a<b>",
+        "a\nb",
+    ],
+)
+def test_a_host_that_is_none_is_left_out(host: str) -> None:
+    assert url({"host": host}) == "/files"
+
+
+def test_without_a_host_the_url_is_a_path() -> None:
+    assert Origin().locate(a_scope(), {})[0] == "/files"
+
+
+def test_a_relative_location_never_names_a_host() -> None:
+    assert Origin(relative=True).locate(a_scope(), {"host": "example.org"}) == ("/files", ("/files",))
+
+
+@given(st.text(st.characters(max_codepoint=255), max_size=40))
+@example("a\r\nX-Evil: 1")
+def test_whatever_the_host_says_the_url_stays_one_of_this_collection(host: str) -> None:
+    located = url({"host": host})
+    assert re.fullmatch(r"[\x21-\x7e]+", located)
+    assert located.endswith("/files")
+    if located != "/files":
+        assert located == f"http://{host}/files"
+        assert "@" not in located
+
+
+# proxies -------------------------------------------------------------------------------------------------------------
+
+FORWARDED = {
+    "x-forwarded-proto": "https",
+    "x-forwarded-host": "example.org",
+    "x-forwarded-port": "8443",
+    "x-forwarded-prefix": "/up",
+}
+
+
+def test_a_trusted_proxy_says_how_clients_reach_the_server() -> None:
+    assert url(FORWARDED) == "https://example.org:8443/up/files"
+
+
+@pytest.mark.parametrize("client", ["10.0.0.2", "::1", None, "not an address"])
+def test_nobody_else_is_believed(client: str | None) -> None:
+    assert url({**FORWARDED, "forwarded": "proto=https;host=evil.example"}, client=client) == "http://inner:8080/files"
+
+
+def test_without_trusted_proxies_nobody_is_believed() -> None:
+    assert url(FORWARDED, trusted=None) == "http://inner:8080/files"
+
+
+@pytest.mark.parametrize(
+    ("trusted", "client"),
+    [
+        ("*", PROXY),
+        ("*", None),
+        ("10.0.0.0/8", PROXY),
+        ("10.0.0.1/8", PROXY),  # not the network's own address, as people write it
+        ("::1", "::1"),
+        ("2001:db8::/32", "2001:db8::7"),
+        ("unix", None),
+    ],
+)
+def test_proxies_are_trusted_by_address_network_socket_or_all(trusted: str, client: str | None) -> None:
+    assert url(FORWARDED, trusted=trusted, client=client) == "https://example.org:8443/up/files"
+
+
+def test_an_address_that_is_none_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match="proxy"):
+        Origin(["proxy"])
+
+
+def test_forwarded_says_the_same_in_one_header() -> None:
+    headers = {"forwarded": 'for=1.2.3.4;Proto=HTTPS;host="example.org:8443", for=5.6.7.8;proto=http;host=evil.example'}
+    assert url(headers) == "https://example.org:8443/files"
+
+
+def test_the_outermost_of_several_proxies_counts() -> None:
+    headers = {"x-forwarded-proto": "https, http", "x-forwarded-host": "example.org, inner"}
+    assert url(headers) == "https://example.org/files"
+
+
+@pytest.mark.parametrize(("proto", "port"), [("http", "80"), ("https", "443")])
+def test_the_usual_port_is_not_named(proto: str, port: str) -> None:
+    headers = {"x-forwarded-proto": proto, "x-forwarded-host": "example.org", "x-forwarded-port": port}
+    assert url(headers) == f"{proto}://example.org/files"
+
+
+def test_a_port_named_with_the_host_is_not_named_twice() -> None:
+    assert url({"x-forwarded-host": "example.org:1", "x-forwarded-port": "2"}) == "http://example.org:1/files"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-forwarded-proto": "ftp"},
+        {"x-forwarded-proto": "javascript:"},
+        {"x-forwarded-host": "evil.example/x"},
+        {"x-forwarded-host": "a b"},
+        {"x-forwarded-port": "x"},
+        {"x-forwarded-prefix": "up"},
+        {"x-forwarded-prefix": "//evil.example"},
+        {"x-forwarded-prefix": "/a/../b"},
+        {"x-forwarded-prefix": "/.."},
+        {"x-forwarded-prefix": "/a b"},
+        {"x-forwarded-prefix": "https://evil.example"},
+        {"forwarded": "proto=gopher"},
+        {"forwarded": 'host="a b"'},
+        {"forwarded": ";;=;=="},
+    ],
+)
+def test_a_value_that_is_not_valid_is_as_if_it_were_not_there(headers: dict[str, str]) -> None:
+    assert url(headers) == "http://inner:8080/files"
+
+
+def test_the_collection_is_known_by_its_path_outside_and_inside() -> None:
+    paths = Origin([PROXY]).locate(a_scope(), {"host": "inner", "x-forwarded-prefix": "/up"})[1]
+    assert paths == ("/up/files", "/files")
+
+
+texts = st.text(st.characters(max_codepoint=255), max_size=40)
+nearly = st.lists(
+    st.sampled_from(
+        ["/", "..", ".", "a", "b.c", ":", "80", "99999", "[::1]", "@", "%2e", ",", ";", "host=", '"', "http"]
+    ),
+    max_size=6,
+).map("".join)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["host", "forwarded", *FORWARDED]),
+        texts | nearly,
+    )
+)
+def test_whatever_a_proxy_says_the_url_is_one_of_this_collection(headers: dict[str, str]) -> None:
+    located, paths = Origin(["*"]).locate(a_scope(), headers)
+    assert re.fullmatch(r"(?:https?://[^/?#@\\\s]+)?(?:/[A-Za-z0-9._~-]+)*/files", located, re.ASCII)
+    assert urlsplit(located).path == paths[0]
+    assert not {".", ".."} & set(paths[0].split("/"))
+    assert "/files" in paths
+
+
+labels = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=10)
+names = st.lists(labels, min_size=1, max_size=3).map(".".join)
+
+
+@given(
+    st.sampled_from(["http", "https"]),
+    names,
+    st.none() | st.integers(1, 65535),
+    st.lists(labels, max_size=3).map(lambda parts: "".join(f"/{part}" for part in parts)),
+    st.booleans(),
+)
+def test_what_a_trusted_proxy_says_is_what_clients_are_told(
+    scheme: str, name: str, port: int | None, prefix: str, in_one_header: bool
+) -> None:
+    host = name if port is None else f"{name}:{port}"
+    if in_one_header:
+        headers = {"forwarded": f'for="[2001:db8::1]:99";proto={scheme};host="{host}"'}
+    else:
+        headers = {"x-forwarded-proto": scheme, "x-forwarded-host": host}
+    assert url({**headers, "x-forwarded-prefix": prefix}) == f"{scheme}://{host}{prefix}/files"
