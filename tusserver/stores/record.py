@@ -1,6 +1,6 @@
 """The record file of the file store: two slots for what changes with every request, then JSON for what does not.
 
-    byte 0      slot A   one line of hexadecimal fields that ends with their CRC
+    byte 0      slot A   a few numbers that end with their CRC
     byte 512    slot B   the same; the valid one with the higher number counts
     byte 1024   JSON     the rest of the upload
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import struct
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +23,10 @@ from tusserver.protocol.upload import Upload
 SLOT_SPACE = 512
 JSON_AT = 2 * SLOT_SPACE
 _FINISHED = 1
+_FIELDS = struct.Struct(">QQQQQB16s")
+_CRC = struct.Struct(">I")
 _NUMBER = 8
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,37 +44,34 @@ class Slot:
     written_at: float
     """Seconds since the epoch."""
     boot: str
-    """Run of the machine that wrote this."""
+    """Run of the machine that wrote this: up to 16 ASCII characters."""
 
     def pack(self) -> bytes:
-        """One line of text, much shorter than `SLOT_SPACE`."""
+        """Write a slot, much shorter than `SLOT_SPACE`."""
         expires = 0 if self.expires_at is None else round(self.expires_at.timestamp() * 1000)
-        fields = (
-            f"{self.number:08x} {self.offset:016x} {self.synced:016x} {expires:012x} "
-            f"{_FINISHED if self.finished else 0:x} {round(self.written_at * 1000):012x} {self.boot}"
-        ).encode()
-        return b"%s %08x\n" % (fields, zlib.crc32(fields))
+        written = round(self.written_at * 1000)
+        flags = _FINISHED if self.finished else 0
+        fields = _FIELDS.pack(self.number, self.offset, self.synced, expires, written, flags, self.boot.encode())
+        return fields + _CRC.pack(zlib.crc32(fields))
 
     @classmethod
     def unpack(cls, space: bytes) -> Slot | None:
         """Read a slot; None if it is empty or torn."""
-        line = space.partition(b"\n")[0]
-        fields, _, crc = line.rpartition(b" ")
+        fields = space[: _FIELDS.size]
         try:
-            if int(crc, 16) != zlib.crc32(fields):
+            if _CRC.unpack_from(space, _FIELDS.size)[0] != zlib.crc32(fields) or not any(fields):
                 return None
-            number, offset, synced, expires, flags, written, boot = fields.decode("ascii").split(" ")
-            milliseconds = int(expires, 16)
+            number, offset, synced, expires, written, flags, boot = _FIELDS.unpack(fields)
             return cls(
-                number=int(number, 16),
-                offset=int(offset, 16),
-                synced=int(synced, 16),
-                expires_at=datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None,
-                finished=bool(int(flags, 16) & _FINISHED),
-                written_at=int(written, 16) / 1000,
-                boot=boot,
+                number=number,
+                offset=offset,
+                synced=synced,
+                expires_at=datetime.fromtimestamp(expires / 1000, UTC) if expires else None,
+                finished=bool(flags & _FINISHED),
+                written_at=written / 1000,
+                boot=boot.rstrip(b"\0").decode(),
             )
-        except ValueError:
+        except (struct.error, ValueError, OverflowError, OSError):
             return None
 
 
@@ -82,12 +83,9 @@ def read_slot(fd: int) -> Slot | None:
 def newer(head: bytes) -> Slot | None:
     """Return the slot that counts in the first bytes of a record."""
     one, two = head[:SLOT_SPACE], head[SLOT_SPACE:JSON_AT]
-    if one[:_NUMBER] < two[:_NUMBER]:  # digits of one length compare as numbers do
+    if one[:_NUMBER] < two[:_NUMBER]:  # the number stands first, most significant byte first
         one, two = two, one
-    first = Slot.unpack(one)
-    if first is None:
-        return Slot.unpack(two)
-    return first
+    return Slot.unpack(one) or Slot.unpack(two)
 
 
 def write_slot(fd: int, slot: Slot) -> None:
