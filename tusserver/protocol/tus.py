@@ -105,6 +105,10 @@ class TusDialect:
         any_host: bool = False,
     ) -> None:
         self._on = frozenset(extensions)
+        # Looked up for every request; hashing an Enum is slow.
+        self._with_upload = Extension.CREATION_WITH_UPLOAD in self._on
+        self._checksums = Extension.CHECKSUM in self._on
+        self._expires = Extension.EXPIRATION in self._on
         self._max_size = max_size
         self._any_host = any_host
         """Whether partial uploads may be named by another host's URL: we do not know our own (relative Location)."""
@@ -186,11 +190,12 @@ class TusDialect:
         )
 
     def _checksum(self, head: RequestHead) -> tuple[Checksum | None, bool]:
-        if Extension.CHECKSUM not in self._on:
+        if not self._checksums:
             return None, False  # tuspy sends one without asking OPTIONS
         text = head.headers.get("upload-checksum")
-        announced = head.headers.get("trailer", "").lower().replace(" ", "").split(",")
-        follows = Extension.CHECKSUM_TRAILER in self._on and head.trailers and "upload-checksum" in announced
+        follows = False
+        if head.trailers and "trailer" in head.headers and Extension.CHECKSUM_TRAILER in self._on:
+            follows = "upload-checksum" in head.headers["trailer"].lower().replace(" ", "").split(",")
         if text is None:
             return None, follows
         if follows:
@@ -209,7 +214,7 @@ class TusDialect:
         if concat is not None and Extension.CONCATENATION not in self._on:
             raise ConcatenationUnsupported
         first = None
-        if Extension.CREATION_WITH_UPLOAD in self._on and is_offset_type(headers.get("content-type")):
+        if self._with_upload and is_offset_type(headers.get("content-type")):
             # Without the type the body is no upload's; it is read and forgotten.
             first = self._body(head, None, 0, None)
         if concat is None or concat == "partial":
@@ -266,7 +271,7 @@ class TusDialect:
                 return self._reply(204, self.options(trailers=head.trailers))
             case Created(upload=upload):
                 headers = {"Location": f"{head.base_url}/{upload.id}"}
-                if Extension.CREATION_WITH_UPLOAD in self._on and not upload.pending:
+                if self._with_upload and not upload.pending:
                     headers["Upload-Offset"] = str(upload.offset)
                 self._add_expiry(headers, upload)
                 return self._reply(201, headers, closes=outcome.closes)
@@ -301,7 +306,7 @@ class TusDialect:
         return headers
 
     def _add_expiry(self, headers: dict[str, str], upload: Upload) -> None:
-        if Extension.EXPIRATION in self._on and upload.expires_at is not None and not upload.complete:
+        if self._expires and upload.expires_at is not None and not upload.complete:
             headers["Upload-Expires"] = http_date(upload.expires_at)
 
     def refuse(self, error: TusError, head: RequestHead) -> Reply:
@@ -313,7 +318,7 @@ class TusDialect:
             headers["Allow"] = error.allow
         if error.retry_after is not None:
             headers["Retry-After"] = str(error.retry_after)
-        if error.expires_at is not None and head.method == "PATCH" and Extension.EXPIRATION in self._on:
+        if error.expires_at is not None and head.method == "PATCH" and self._expires:
             headers["Upload-Expires"] = http_date(error.expires_at)
         reply = self._reply(error.status, headers, closes=error.closes)
         if head.method != "HEAD":
