@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
@@ -212,16 +213,16 @@ class UploadService:
 
     def _checkpoints(self, upload: Upload, intake: Intake) -> Kept:
         """Commit progress now and then, while that says nothing about the end."""
-        last = anyio.current_time()
+        last = time.monotonic()
 
         async def kept(added: int) -> None:
             nonlocal last
-            if intake.verifying or anyio.current_time() - last < CHECKPOINT:
+            if intake.verifying or time.monotonic() - last < CHECKPOINT:
                 return
             reached = rules.advance(upload, added, self._expiry, self._now())
             if not reached.complete:  # completion is committed once it is certain that no byte too many follows
                 await self._store.commit(reached)
-                last = anyio.current_time()
+                last = time.monotonic()
 
         return kept
 
