@@ -43,7 +43,7 @@ class MemoryStore:
 
     async def write(self, upload: Upload, source: Source, kept: Kept) -> int:
         """See `Store.write`."""
-        content = self._bytes[upload.id]
+        content = self._bytes_of(upload.id)
         del content[upload.offset :]
         written = 0
         while batch := await source.read(_BATCH):
@@ -52,6 +52,12 @@ class MemoryStore:
                 written += len(chunk)
             await kept(written)
         return written
+
+    def _bytes_of(self, upload_id: UploadId) -> bytearray:
+        try:
+            return self._bytes[upload_id]
+        except KeyError:
+            raise UploadNotFound from None
 
     async def commit(self, upload: Upload) -> None:
         """See `Store.commit`."""
@@ -65,7 +71,7 @@ class MemoryStore:
 
     async def concatenate(self, final: Upload, parts: Sequence[Upload]) -> None:
         """See `Store.concatenate`."""
-        self._bytes[final.id] = bytearray().join(self._bytes[part.id][: part.offset] for part in parts)
+        self._bytes_of(final.id)[:] = b"".join(self._bytes_of(part.id)[: part.offset] for part in parts)
 
     async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
         """See `Store.note_awaiting`."""
@@ -73,7 +79,7 @@ class MemoryStore:
 
     async def awaiting(self, part: UploadId) -> tuple[UploadId, ...]:
         """See `Store.awaiting`."""
-        return tuple(self._awaiting.get(part, ()))
+        return tuple(dict.fromkeys(self._awaiting.get(part, ())))
 
     async def finish(self, upload: Upload) -> Upload:
         """See `Store.finish`."""
@@ -81,7 +87,7 @@ class MemoryStore:
 
     async def content(self, upload: Upload) -> Content:
         """See `Store.content`."""
-        content = self._bytes[upload.id]
+        content = self._bytes_of(upload.id)
 
         async def read(start: int, stop: int) -> AsyncIterator[bytes]:
             for at in range(start, stop, _BATCH):

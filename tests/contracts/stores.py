@@ -1,0 +1,396 @@
+"""What every store must do. Subclass it, and say in a fixture `store` which one is meant."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.contracts.sources import Chunks, noting, read, unheard
+from tusserver.protocol.errors import IdTaken, UploadNotFound
+from tusserver.protocol.messages import Extension
+from tusserver.protocol.metadata import Metadata
+from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.stores.base import Store
+
+ID = UploadId("abcdef0123456789")
+OTHER = UploadId("abzzzz0123456789")
+NOW = datetime.now(UTC).replace(microsecond=0)
+HOUR = timedelta(hours=1)
+LATE = timedelta(minutes=2)
+"""More than a store may be late with naming what is due."""
+
+
+def an_upload(upload_id: UploadId = ID, **values: Any) -> Upload:
+    return replace(Upload(id=upload_id, created_at=NOW, length=10, expires_at=NOW + 24 * HOUR), **values)
+
+
+async def put(store: Store, upload: Upload, data: bytes) -> Upload:
+    """Write and commit, as the service does."""
+    written = await store.write(upload, Chunks(data), unheard)
+    upload = replace(upload, offset=upload.offset + written)
+    await store.commit(upload)
+    return upload
+
+
+async def complete(store: Store, data: bytes, upload_id: UploadId = ID, **values: Any) -> Upload:
+    """Make an upload with all its bytes."""
+    upload = an_upload(upload_id, length=len(data), **values)
+    await store.create(upload)
+    return await put(store, upload, data)
+
+
+async def bytes_of(store: Store, upload: Upload) -> bytes:
+    return await read(await store.content(upload))
+
+
+async def listed(store: Store) -> dict[UploadId, Upload]:
+    return {upload.id: upload async for upload in store.uploads()}
+
+
+async def named(store: Store, now: datetime) -> list[UploadId]:
+    return [upload_id async for upload_id in store.due(now)]
+
+
+class StoreContract:
+    """Tests that every store passes."""
+
+    @pytest.fixture
+    def store(self) -> Store:
+        """Return a fresh store."""
+        raise NotImplementedError
+
+    def test_a_store_says_which_extensions_it_can_do(self, store: Store) -> None:
+        assert Extension.CREATION in store.extensions
+        assert store.extensions <= set(Extension)
+
+    # records ---------------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        "upload",
+        [
+            an_upload(),
+            an_upload(length=None),
+            an_upload(length=0),
+            an_upload(expires_at=None),
+            an_upload(metadata=Metadata("b Mg==, a YQ==,\xff")),
+            an_upload(role=Role.PARTIAL, concat="partial"),
+            an_upload(role=Role.FINAL, length=None, concat="final;/files/b /files/a", parts=("b", "a", "b")),
+            an_upload(UploadId("-")),
+            an_upload(UploadId("_" * 128)),
+        ],
+        ids=["plain", "deferred", "empty", "for-ever", "metadata", "partial", "final", "short-id", "long-id"],
+    )
+    async def test_a_new_upload_is_loaded_as_it_was_made(self, store: Store, upload: Upload) -> None:
+        await store.create(upload)
+        assert await store.load(upload.id) == upload
+
+    async def test_an_upload_that_was_never_made_is_not_found(self, store: Store) -> None:
+        with pytest.raises(UploadNotFound):
+            await store.load(ID)
+
+    async def test_an_id_is_never_given_twice(self, store: Store) -> None:
+        upload = await complete(store, b"first")
+        with pytest.raises(IdTaken):
+            await store.create(an_upload(length=3))
+        assert await store.load(ID) == upload
+        assert await bytes_of(store, upload) == b"first"
+
+    async def test_what_a_commit_says_is_loaded(self, store: Store) -> None:
+        upload = an_upload()
+        await store.create(upload)
+        await store.write(upload, Chunks(b"hello"), unheard)
+        upload = replace(upload, offset=5, expires_at=NOW + 30 * HOUR, finished=True)
+        await store.commit(upload)
+        assert await store.load(ID) == upload
+
+    async def test_the_last_of_many_commits_counts(self, store: Store) -> None:
+        upload = an_upload()
+        await store.create(upload)
+        for _ in range(10):
+            upload = await put(store, upload, b"x")
+            assert await store.load(ID) == upload
+
+    async def test_a_length_declared_late_is_recorded(self, store: Store) -> None:
+        upload = an_upload(length=None)
+        await store.create(upload)
+        upload = replace(await put(store, upload, b"hello"), length=7)
+        await store.amend(upload)
+        assert await store.load(ID) == upload
+        upload = await put(store, upload, b"!!")
+        assert await store.load(ID) == upload
+        assert await bytes_of(store, upload) == b"hello!!"
+
+    async def test_uploads_are_listed_as_they_stand(self, store: Store) -> None:
+        one, two = await complete(store, b"hello"), an_upload(OTHER)
+        await store.create(two)
+        assert await listed(store) == {ID: one, OTHER: two}
+
+    async def test_an_upload_that_goes_while_they_are_listed_is_stepped_over(self, store: Store) -> None:
+        for upload_id in (ID, OTHER):
+            await store.create(an_upload(upload_id))
+        seen = []
+        async for upload in store.uploads():
+            seen.append(upload.id)
+            await store.remove(OTHER if upload.id == ID else ID)
+        assert len(seen) <= 2
+
+    # bytes -----------------------------------------------------------------------------------------------------------
+
+    async def test_bytes_are_kept_as_they_came(self, store: Store) -> None:
+        data = bytes(range(256)) * 5000
+        upload = an_upload(length=len(data))
+        await store.create(upload)
+        source = Chunks([data[:1], data[1:3]], [data[3:700_000]], [data[700_000:]])
+        assert await store.write(upload, source, unheard) == len(data)
+        assert await bytes_of(store, replace(upload, offset=len(data))) == data
+
+    async def test_many_small_chunks_are_kept_in_order(self, store: Store) -> None:
+        data = bytes(range(250)) * 20
+        upload = an_upload(length=len(data))
+        await store.create(upload)
+        await store.write(upload, Chunks([data[at : at + 1] for at in range(len(data))]), unheard)
+        assert await bytes_of(store, replace(upload, offset=len(data))) == data
+
+    async def test_bytes_go_behind_the_offset(self, store: Store) -> None:
+        upload = an_upload()
+        await store.create(upload)
+        upload = await put(store, upload, b"hello")
+        upload = await put(store, upload, b"world")
+        assert await bytes_of(store, upload) == b"helloworld"
+
+    async def test_any_range_can_be_read(self, store: Store) -> None:
+        data = bytes(range(256)) * 1024
+        content = await store.content(await complete(store, data))
+        assert content.size == len(data)
+        assert await read(content, 100_000, 200_001) == data[100_000:200_001]
+
+    async def test_progress_is_told_after_each_step_as_a_sum(self, store: Store) -> None:
+        upload, told = an_upload(), list[int]()
+        await store.create(upload)
+        await store.write(upload, Chunks(b"abc", [b"d", b"ef"], b"g"), noting(told))
+        assert told == [3, 6, 7]
+
+    async def test_progress_may_be_committed_on_the_way(self, store: Store) -> None:
+        upload = an_upload()
+        await store.create(upload)
+        seen = []
+
+        async def kept(count: int) -> None:
+            await store.commit(replace(upload, offset=count))
+            seen.append((await store.load(ID)).offset)
+
+        await store.write(upload, Chunks(b"abc", b"def"), kept)
+        assert seen == [3, 6]
+
+    async def test_a_body_without_bytes_changes_nothing(self, store: Store) -> None:
+        upload, told = an_upload(), list[int]()
+        await store.create(upload)
+        assert await store.write(upload, Chunks(), noting(told)) == 0
+        assert told == []
+        assert await store.load(ID) == upload
+
+    async def test_bytes_do_not_exist_before_they_are_committed(self, store: Store) -> None:
+        upload = an_upload()
+        await store.create(upload)
+        await store.write(upload, Chunks(b"hello"), unheard)
+        assert await store.load(ID) == upload
+
+    async def test_bytes_that_were_not_committed_are_written_over(self, store: Store) -> None:
+        upload = an_upload(length=5)
+        await store.create(upload)
+        await store.write(upload, Chunks(b"wrong"), unheard)
+        upload = await put(store, upload, b"he")
+        upload = await put(store, upload, b"llo")
+        assert await bytes_of(store, upload) == b"hello"
+
+    async def test_an_empty_upload_has_empty_content(self, store: Store) -> None:
+        assert await bytes_of(store, await complete(store, b"")) == b""
+
+    async def test_two_uploads_written_at_once_do_not_mix(self, store: Store) -> None:
+        async def write(upload_id: UploadId, letter: bytes) -> Upload:
+            upload = an_upload(upload_id, length=50_000)
+            await store.create(upload)
+            for _ in range(50):
+                upload = await put(store, upload, letter * 1000)
+            return upload
+
+        one, two = await asyncio.gather(write(ID, b"a"), write(OTHER, b"b"))
+        assert await bytes_of(store, one) == b"a" * 50_000
+        assert await bytes_of(store, two) == b"b" * 50_000
+
+    # concatenation ---------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        ("pieces", "order"),
+        [
+            ([b"hello", b"world"], [0, 1]),
+            ([b"hello", b"world"], [1, 0]),
+            ([b"hello", b"world"], [0, 1, 0]),
+            ([b"", b"world", b""], [0, 1, 2]),
+            ([b""], [0]),
+            ([b"x" * 100_001, b"y" * 99_999], [0, 1, 1]),
+        ],
+        ids=["in-order", "reversed", "one-twice", "empty-parts", "empty-whole", "large"],
+    )
+    async def test_parts_are_joined_in_the_order_of_the_list(
+        self, store: Store, pieces: list[bytes], order: list[int]
+    ) -> None:
+        parts = [
+            await complete(store, data, UploadId(f"part{number}"), role=Role.PARTIAL)
+            for number, data in enumerate(pieces)
+        ]
+        chosen = [parts[number] for number in order]
+        final = await self._join(store, chosen)
+        assert await bytes_of(store, final) == b"".join(pieces[number] for number in order)
+
+    async def test_parts_stay_as_they_are(self, store: Store) -> None:
+        part = await complete(store, b"hello", OTHER, role=Role.PARTIAL)
+        await self._join(store, [part])
+        assert await store.load(OTHER) == part
+        assert await bytes_of(store, part) == b"hello"
+
+    async def test_only_what_a_part_has_committed_is_joined(self, store: Store) -> None:
+        part = an_upload(OTHER, role=Role.PARTIAL)
+        await store.create(part)
+        part = await put(store, part, b"hello")
+        await store.write(part, Chunks(b"wrong"), unheard)
+        part = replace(part, length=5)
+        assert await bytes_of(store, await self._join(store, [part])) == b"hello"
+
+    async def test_joined_bytes_do_not_exist_before_they_are_committed(self, store: Store) -> None:
+        part = await complete(store, b"hello", OTHER, role=Role.PARTIAL)
+        final = an_upload(role=Role.FINAL, length=5)
+        await store.create(final)
+        await store.concatenate(final, [part])
+        assert await store.load(ID) == final
+
+    async def _join(self, store: Store, parts: Sequence[Upload]) -> Upload:
+        final = an_upload(role=Role.FINAL, length=None)
+        await store.create(final)
+        final = replace(final, length=sum(part.offset for part in parts))
+        await store.amend(final)
+        await store.concatenate(final, parts)
+        final = replace(final, offset=final.length or 0)
+        await store.commit(final)
+        return await store.finish(final)
+
+    async def test_a_part_remembers_who_waits_for_it(self, store: Store) -> None:
+        await store.create(an_upload(role=Role.PARTIAL))
+        assert await store.awaiting(ID) == ()
+        for final in ("one", "two", "one"):
+            await store.note_awaiting(UploadId(final), ID)
+        assert await store.awaiting(ID) == ("one", "two")
+
+    async def test_nobody_waits_for_a_part_that_is_gone(self, store: Store) -> None:
+        await store.create(an_upload(role=Role.PARTIAL))
+        await store.note_awaiting(OTHER, ID)
+        await store.remove(ID)
+        assert await store.awaiting(ID) == ()
+
+    # the end ---------------------------------------------------------------------------------------------------------
+
+    async def test_a_finished_upload_can_be_read(self, store: Store) -> None:
+        upload = await store.finish(await complete(store, b"hello"))
+        assert await bytes_of(store, upload) == b"hello"
+
+    async def test_finishing_twice_does_no_harm(self, store: Store) -> None:
+        upload = await store.finish(await complete(store, b"hello"))
+        assert await store.finish(upload) == upload
+        assert await bytes_of(store, upload) == b"hello"
+
+    async def test_finishing_again_from_the_record_does_no_harm(self, store: Store) -> None:
+        finished = await store.finish(await complete(store, b"hello"))
+        loaded = await store.load(ID)
+        assert loaded == finished
+        assert await store.finish(loaded) == finished
+
+    @pytest.mark.parametrize("state", ["new", "begun", "complete", "finished", "deferred"])
+    async def test_nothing_is_left_of_a_removed_upload(self, store: Store, state: str) -> None:
+        upload = an_upload(length=None if state == "deferred" else 5)
+        await store.create(upload)
+        if state != "new":
+            upload = await put(store, upload, b"hel" if state in ("begun", "deferred") else b"hello")
+        if state == "finished":
+            upload = await store.finish(upload)
+        assert await store.remove(ID) is True
+        with pytest.raises(UploadNotFound):
+            await store.load(ID)
+        with pytest.raises(UploadNotFound):
+            await store.content(upload)
+        assert await listed(store) == {}
+
+    async def test_removing_what_is_not_there_is_no_error(self, store: Store) -> None:
+        await complete(store, b"hello")
+        await store.remove(ID)
+        assert await store.remove(ID) is False
+        assert await store.remove(OTHER) is False
+
+    async def test_the_others_stay_when_one_is_removed(self, store: Store) -> None:
+        other = await complete(store, b"hello", OTHER)
+        await store.create(an_upload())
+        await store.remove(ID)
+        assert await listed(store) == {OTHER: other}
+        assert await bytes_of(store, other) == b"hello"
+
+    async def test_an_upload_that_was_removed_under_its_writer_does_not_come_back(self, store: Store) -> None:
+        upload = an_upload()
+        await store.create(upload)
+        await store.remove(ID)
+        with pytest.raises(UploadNotFound):
+            await store.write(upload, Chunks(b"hello"), unheard)
+        with pytest.raises(UploadNotFound):
+            await store.commit(replace(upload, offset=5))
+        with pytest.raises(UploadNotFound):
+            await store.amend(replace(upload, length=5))
+        assert await listed(store) == {}
+        assert await store.remove(ID) is False
+
+    # what is due -----------------------------------------------------------------------------------------------------
+
+    async def test_an_upload_is_named_once_its_deadline_is_over(self, store: Store) -> None:
+        await store.create(an_upload(expires_at=NOW + HOUR))
+        assert ID in await named(store, NOW + HOUR + LATE)
+
+    async def test_an_upload_is_not_named_long_before_its_deadline(self, store: Store) -> None:
+        await store.create(an_upload(expires_at=NOW + HOUR))
+        assert await named(store, NOW + HOUR / 2) == []
+
+    async def test_an_upload_is_named_once(self, store: Store) -> None:
+        await store.create(an_upload(expires_at=NOW + HOUR))
+        await store.remind(ID, NOW + HOUR)
+        assert (await named(store, NOW + HOUR + LATE)).count(ID) == 1
+        assert await named(store, NOW + HOUR + LATE) == []
+
+    async def test_an_upload_is_named_again_when_somebody_asked_for_it(self, store: Store) -> None:
+        await store.create(an_upload(expires_at=NOW + HOUR))
+        await named(store, NOW + HOUR + LATE)
+        await store.remind(ID, NOW + 3 * HOUR)
+        assert await named(store, NOW + 2 * HOUR) == []
+        assert await named(store, NOW + 3 * HOUR + LATE) == [ID]
+
+    async def test_everything_that_is_due_is_named_and_nothing_else(self, store: Store) -> None:
+        for number in range(20):
+            deadline = NOW + HOUR + timedelta(minutes=number * 10)
+            await store.create(an_upload(UploadId(f"{number:02}"), length=0, expires_at=deadline))
+        names = await named(store, NOW + HOUR + timedelta(minutes=95) + LATE)
+        assert {name for name in names if name < "10"} == {f"{number:02}" for number in range(10)}
+
+    async def test_who_stops_on_the_way_finds_the_rest_next_time(self, store: Store) -> None:
+        ids = {UploadId(f"{number:02}") for number in range(10)}
+        for upload_id in ids:
+            await store.create(an_upload(upload_id, length=0, expires_at=NOW + HOUR))
+        due = store.due(NOW + HOUR + LATE)
+        first = await anext(due)
+        await due.aclose()  # type: ignore[attr-defined]  # an iterator that is not closed closes itself some day
+        assert set(await named(store, NOW + HOUR + LATE)) >= ids - {first}
+
+    async def test_tidying_up_changes_nothing_that_counts(self, store: Store) -> None:
+        upload = await complete(store, b"hello")
+        await store.tidy()
+        assert await store.load(ID) == upload
+        assert await bytes_of(store, upload) == b"hello"
