@@ -78,10 +78,13 @@ class Joiner:
             await self._store.remove(final.id)
             raise
 
-    async def resume(self, final_id: UploadId) -> None:
-        """Join the parts of a waiting final upload if they are all complete now. Never fails: nobody asked for it."""
+    async def resume(self, final_id: UploadId, patience: float) -> None:
+        """Join the parts of a waiting final upload if they are all complete now. Never fails: nobody asked for it.
+
+        Wait at most `patience` seconds for somebody else who is at it.
+        """
         try:
-            async with self._locker.hold(final_id, Manner.RESUME, self._patience):
+            async with self._locker.hold(final_id, Manner.RESUME, patience):
                 final = await self._store.load(final_id)
                 if final.pending and not rules.is_expired(final, self._now()):
                     await self._join(final)

@@ -1,7 +1,7 @@
 """A body on its way to the store: bounded, counted, hashed, timed and interruptible.
 
 A body never fails, it ends: whatever cuts it short looks to the store like the end of the stream. The reason is kept
-and raised after the commit (`raise_for_cut`).
+(`cut`) and told after the commit.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ FLUSH = 1.0
 """Seconds that bytes may wait to be written and committed."""
 
 
+Cut = TusError | ClientGone
+"""Why a body ended early."""
+
+
 class Intake:
     """The Source made of one request's body.
 
@@ -51,7 +55,7 @@ class Intake:
         self._scope: anyio.CancelScope | None = None
         self._last = time.monotonic()
         self._ended = expected == 0
-        self._cut: TusError | ClientGone | None = None
+        self._cut: Cut | None = None
 
     # who wants it to end ---------------------------------------------------------------------------------------------
 
@@ -157,34 +161,25 @@ class Intake:
         """Whether nothing of this body may be committed before all of it was verified."""
         return self._checksum is not None
 
+    @property
+    def cut(self) -> Cut | None:
+        """What cut the body short. One that came whole was not, whoever wanted it to end meanwhile."""
+        return None if self._ended else self._cut
+
     def verify(self) -> None:
-        """Check a body that is all or nothing.
+        """Refuse a body that is not what it should be, before anything of it is committed.
 
         tus 1.0.0, Checksum: "Once the entire request has been received, the Server MUST verify the uploaded chunk".
 
         Raises:
-            ChecksumMismatch: it is not what the client says.
-            TusError, ClientGone: it was cut short.
+            SizeExceeded: more bytes came than there is room for, so none of them counts.
+            ChecksumMismatch: all came, and they are not what the client says.
         """
-        if self._checksum is None or self._digest is None:
-            return
-        self.raise_for_cut()
-        if not self._checksum.matches(self._digest):
+        cut, checksum, digest = self.cut, self._checksum, self._digest
+        if isinstance(cut, SizeExceeded):
+            raise cut
+        if cut is None and checksum is not None and digest is not None and not checksum.matches(digest):
             raise ChecksumMismatch
-
-    @property
-    def overran(self) -> bool:
-        """Whether more bytes came than there was room for: then none of the uncommitted ones count."""
-        return isinstance(self._cut, SizeExceeded)
-
-    def raise_for_cut(self) -> None:
-        """Tell what cut the body short, if something did.
-
-        Raises:
-            TusError, ClientGone
-        """
-        if self._cut is not None:
-            raise self._cut
 
 
 class _Watch:

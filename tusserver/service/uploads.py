@@ -39,7 +39,7 @@ from tusserver.protocol.messages import (
 from tusserver.protocol.rules import AppendPlan, Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.concat import Joiner
-from tusserver.service.intake import FLUSH, Intake
+from tusserver.service.intake import FLUSH, Cut, Intake
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.stores.base import Store
 from tusserver.streams import Body, Kept
@@ -129,21 +129,19 @@ class UploadService:
             if create.role is Role.FINAL:
                 return Created(upload=await self._joiner.begin(upload))
             await self._lifecycle.begin(upload)
-            if create.first is None:
-                if upload.complete:
-                    # "The Client ... MAY set Upload-Length to 0": complete without any PATCH.
-                    upload = await self._lifecycle.finish(upload)
-                return Created(upload=upload)
-            return await self._receive_first(upload, create.first, body, lease)
+            # Also without a first body: "The Client ... MAY set Upload-Length to 0", complete without any PATCH.
+            first = create.first or Append(id=None, offset=0, body_length=0)
+            return await self._receive_first(upload, first, body, lease)
 
     async def _receive_first(self, upload: Upload, first: Append, body: Body, lease: Lease) -> Created:
         """Take the bytes that came with the creation. The upload exists, so a body cut short still makes a Created."""
         room = upload.length if upload.length is not None else self._limits.max_size
         try:
-            return Created(upload=await self._receive(AppendPlan(upload, room), first, body, lease))
-        except (TusError, ClientGone) as error:
-            if isinstance(error, TusError) and error.closes:
-                return Created(upload=await self._store.load(upload.id), closes=True)
+            upload, cut = await self._receive(AppendPlan(upload, room), first, body, lease)
+            if isinstance(cut, ClientGone):
+                raise cut
+            return Created(upload=await self._settle(upload), closes=cut is not None)
+        except (TusError, ClientGone):
             # A client that is told that it did wrong, or is gone, has no URL to resume at: leave nothing.
             await self._lifecycle.remove(upload, TerminatedEvent)
             raise
@@ -162,47 +160,53 @@ class UploadService:
             self._plan(append, await self._store.load(upload_id))
 
         async with self._locker.hold(upload_id, Manner.RESUME, self._patience, refuse_early) as lease:
-            upload = await self._append(append, await self._store.load(upload_id), body, lease)
+            upload, cut = await self._append(append, await self._store.load(upload_id), body, lease)
         if upload.role is Role.PARTIAL and upload.complete:
             for final in await self._store.awaiting(upload.id):
-                await self._joiner.resume(final)
+                await self._joiner.resume(final, self._patience)
+        if cut is not None:
+            raise cut
         return Appended(upload=upload)
 
-    async def _append(self, append: Append, upload: Upload, body: Body, lease: Lease) -> Upload:
+    async def _append(self, append: Append, upload: Upload, body: Body, lease: Lease) -> tuple[Upload, Cut | None]:
+        """Return the upload as it is now, and what cut the body short."""
         plan = self._plan(append, upload)
         if plan.upload is not upload:
             await self._store.amend(plan.upload)  # the length stands even if the body does not arrive
         try:
-            return await self._receive(plan, append, body, lease)
+            upload, cut = await self._receive(plan, append, body, lease)
         except TusError as error:
-            error.expires_at = plan.upload.expires_at
+            _note_expiry(error, plan.upload)
             raise
+        if isinstance(cut, TusError):
+            _note_expiry(cut, upload)
+        # Also after a cut: a client that sent the last byte, and not the end of its chunked body, has no more to send.
+        return await self._settle(upload), cut
 
     def _plan(self, append: Append, upload: Upload) -> AppendPlan:
         try:
             return rules.plan_append(upload, append, self._limits, self._now())
         except TusError as error:
-            if not upload.complete:
-                error.expires_at = upload.expires_at
+            _note_expiry(error, upload)
             raise
 
-    async def _receive(self, plan: AppendPlan, append: Append, body: Body, lease: Lease) -> Upload:
-        """Write, verify, commit; then tell what cut the body short, or finish."""
+    async def _receive(self, plan: AppendPlan, append: Append, body: Body, lease: Lease) -> tuple[Upload, Cut | None]:
+        """Write, verify, commit; return the upload as committed, and what cut the body short."""
         upload = plan.upload
         if append.body_length == 0 and not append.checksum:
-            return await self._settle(upload)
+            return upload, None
         intake = Intake(body, room=plan.room, expected=append.body_length, idle=self._idle, checksum=append.checksum)
         lease.on_wanted(intake.leave)
         self._intakes.add(intake)
+        if self._closing:  # it was waiting for something when the others were stopped
+            intake.stop(ShuttingDown())
         try:
             added = await self._store.write(upload, intake, self._checkpoints(upload, intake))
             intake.verify()  # raises before anything is committed
-            if intake.overran:
-                intake.raise_for_cut()
-            with anyio.CancelScope(shield=True):  # what is written shall be told
-                upload = await self._lifecycle.keep(rules.advance(upload, added, self._expiry, self._now()))
-            intake.raise_for_cut()
-            return await self._settle(upload)
+            if intake.cut is None or not intake.verifying:
+                with anyio.CancelScope(shield=True):  # what is written shall be told
+                    upload = await self._lifecycle.keep(rules.advance(upload, added, self._expiry, self._now()))
+            return upload, intake.cut
         finally:
             self._intakes.discard(intake)
 
@@ -237,8 +241,8 @@ class UploadService:
             upload = await self._store.load(inspect.id)
         rules.require_unexpired(upload, self._now())
         if upload.pending:
-            # A crash may have come between the last part and the joining.
-            await self._joiner.resume(upload.id)
+            # A crash may have come between the last part and the joining. Who is at it already is not waited for.
+            await self._joiner.resume(upload.id, patience=0.0)
             upload = await self._store.load(upload.id)
         return Inspected(upload=upload)
 
@@ -254,3 +258,9 @@ class UploadService:
             upload = await self._store.load(terminate.id)
             await self._lifecycle.remove(upload, TerminatedEvent)
         return Terminated()
+
+
+def _note_expiry(error: TusError, upload: Upload) -> None:
+    """Let a refused PATCH tell when the upload expires: "in every PATCH response if the upload is going to expire"."""
+    if not upload.complete:
+        error.expires_at = upload.expires_at

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import pytest
+
+import tests.support.properties  # noqa: F401 - loads the settings of property tests
+from tests.service.loop import JumpingLoop
+from tests.service.world import World
+from tusserver.service import intake, uploads
+from tusserver.stores.base import Store
+from tusserver.stores.file import FileStore
+from tusserver.stores.memory import MemoryStore
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every test of this folder on a loop whose clock jumps."""
+    return {"jumping": JumpingLoop}
+
+
+@pytest.fixture(autouse=True)
+def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let bodies be timed by the loop."""
+    clock = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
+    for module in (intake, uploads):
+        monkeypatch.setattr(module, "time", clock, raising=False)
+
+
+class MakeWorld(Protocol):
+    """`make_world(expiry=…, …)`"""
+
+    def __call__(self, **options: Any) -> World: ...
+
+
+@pytest.fixture(params=["memory", "file"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    """Open the store of this test: a file store anew on its folder, a memory store as it is."""
+    if request.param == "file":
+        return lambda: FileStore(tmp_path / "data")
+    store = MemoryStore()
+    return lambda: store
+
+
+@pytest.fixture
+def make_world(open_store: Callable[[], Store]) -> MakeWorld:
+    """Make the service over the store of this test, with options of one's own."""
+    return lambda **options: World(open_store, **options)
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    """The service with its defaults."""
+    return make_world()

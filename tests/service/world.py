@@ -1,0 +1,257 @@
+"""The service over a store, as a test uses it: a passed clock, events that are noted, bodies that are fed by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
+from tusserver.locks.memory import MemoryLocker
+from tusserver.protocol import messages
+from tusserver.protocol.checksum import Checksum
+from tusserver.protocol.errors import ClientGone
+from tusserver.protocol.messages import Append, Create, Inspect, Terminate
+from tusserver.protocol.metadata import Metadata
+from tusserver.protocol.rules import Expiry, Limits
+from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.service.concat import Joiner
+from tusserver.service.lifecycle import Lifecycle
+from tusserver.service.sweeper import Sweeper
+from tusserver.service.uploads import UploadService
+from tusserver.stores.base import Store
+
+IDLE = 30.0
+PATIENCE = 5.0
+DAY = timedelta(hours=24)
+LATE = timedelta(minutes=3)
+"""More than the calendar of the file store may be late."""
+
+Listener = Callable[[Upload], Awaitable[None]]
+
+
+class Clock:
+    """Starts at the real time, as the file store's calendar looks at that too, and moves when it is told."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC).replace(microsecond=0)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, by: timedelta) -> None:
+        self.now += by
+
+
+class Feed:
+    """A body that a test feeds: all at once, or piece by piece."""
+
+    wire = None
+
+    def __init__(self, *chunks: bytes, ends: bool = False) -> None:
+        self._chunks: list[bytes | None] = [chunk for chunk in chunks if chunk]
+        self._more = asyncio.Event()
+        self._hungry = asyncio.Event()
+        if ends:
+            self.end()
+
+    def send(self, *chunks: bytes) -> None:
+        """Send bytes."""
+        self._hungry.clear()
+        self._chunks += chunks
+        self._more.set()
+
+    def end(self) -> None:
+        """Say that this was all."""
+        self.send(b"")
+
+    def vanish(self) -> None:
+        """Break the connection."""
+        self._chunks.append(None)
+        self._more.set()
+
+    async def taken(self) -> None:
+        """Wait until everything that was sent was taken, and more is asked for."""
+        await self._hungry.wait()
+
+    async def receive(self) -> bytes:
+        """See `streams.Body`."""
+        try:
+            while not self._chunks:
+                self._hungry.set()
+                self._more.clear()
+                await self._more.wait()
+        finally:
+            self._hungry.clear()
+        chunk = self._chunks[0]
+        if chunk is None:
+            raise ClientGone
+        if chunk:
+            del self._chunks[0]
+        return chunk
+
+
+def whole(data: bytes) -> Feed:
+    """A body that is all there."""
+    return Feed(data, ends=True)
+
+
+def _ids() -> Iterator[UploadId]:
+    return (UploadId(f"upload-{number}") for number in count(1))
+
+
+class World:
+    """One service on one store. `restart` makes it anew on the same store, as after a crash."""
+
+    def __init__(
+        self,
+        open_store: Callable[[], Store],
+        *,
+        clock: Clock | None = None,
+        limits: Limits | None = None,
+        expiry: Expiry | None = None,
+        unfinished: bool = True,
+        delete_parts: bool = False,
+        before_create: Listener | None = None,
+        new_id: Callable[[], UploadId] | None = None,
+    ) -> None:
+        self.clock = clock or Clock()
+        self.told: list[Event] = []
+        """Every event that a listener heard without failing."""
+        self.listeners: dict[type[Event], Listener] = {}
+        """What a test wants done when an event comes; it may fail."""
+        self._open_store = open_store
+        self._limits = limits or Limits()
+        self._expiry = expiry or Expiry()
+        self._unfinished = unfinished
+        self._delete_parts = delete_parts
+        self._before_create = before_create
+        self._new_id = new_id or _ids().__next__
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything that is not in the store."""
+        self.store = self._open_store()
+        self.locker = MemoryLocker()
+        bus = Bus()
+        for kind in (Created, Finished, Terminated, Expired):
+            bus.subscribe(kind, self._listen)
+        lifecycle = Lifecycle(self.store, bus, self._expiry, self.clock)
+        joiner = Joiner(
+            self.store,
+            self.locker,
+            lifecycle,
+            limits=self._limits,
+            expiry=self._expiry,
+            unfinished=self._unfinished,
+            delete_parts=self._delete_parts,
+            patience=PATIENCE,
+            now=self.clock,
+        )
+        self.service = UploadService(
+            self.store,
+            self.locker,
+            lifecycle,
+            joiner,
+            limits=self._limits,
+            expiry=self._expiry,
+            idle=IDLE,
+            patience=PATIENCE,
+            new_id=self._new_id,
+            before_create=self._before_create,
+            now=self.clock,
+        )
+        self.sweeper = Sweeper(self.store, self.locker, lifecycle, interval=60.0, now=self.clock)
+
+    # what happened ---------------------------------------------------------------------------------------------------
+
+    async def _listen(self, event: Event) -> None:
+        if (listener := self.listeners.get(type(event))) is not None:
+            await listener(event.upload)
+        self.told.append(event)
+
+    def heard(self, kind: type[Event], upload_id: UploadId | None = None) -> int:
+        """How often an event was told, of one upload or of all."""
+        return sum(type(event) is kind and upload_id in (None, event.upload.id) for event in self.told)
+
+    # requests --------------------------------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        length: int | None,
+        body: bytes | Feed | None = None,
+        *,
+        announced: int | None = None,
+        checksum: Checksum | None = None,
+        metadata: str = "",
+        role: Role = Role.REGULAR,
+        parts: Sequence[UploadId] = (),
+    ) -> messages.Created:
+        """POST; with a body it is a creation with upload. Bytes are announced with their length, a Feed as told."""
+        if isinstance(body, bytes):
+            announced, body = len(body), whole(body)
+        first = None if body is None else Append(offset=0, id=None, body_length=announced, checksum=checksum)
+        concat = {Role.REGULAR: None, Role.PARTIAL: "partial", Role.FINAL: f"final;{' '.join(parts)}"}[role]
+        create = Create(
+            length=length, metadata=Metadata(metadata), role=role, concat=concat, parts=tuple(parts), first=first
+        )
+        return await self.service.create(create, body or whole(b""))
+
+    async def upload(self, length: int | None, body: bytes = b"", role: Role = Role.REGULAR) -> UploadId:
+        """Make an upload with its first bytes, as taken for granted."""
+        upload_id = (await self.create(length, role=role)).upload.id
+        if body:
+            await self.append(upload_id, 0, body)
+        return upload_id
+
+    async def part(self, body: bytes, length: int | None = None) -> UploadId:
+        """Make a partial upload; `length` is more than its bytes if it shall stay unfinished."""
+        return await self.upload(len(body) if length is None else length, body, Role.PARTIAL)
+
+    async def join(self, *parts: UploadId) -> Upload:
+        """Make the final upload of some parts."""
+        return (await self.create(None, role=Role.FINAL, parts=parts)).upload
+
+    async def append(
+        self,
+        upload_id: UploadId,
+        offset: int,
+        body: bytes | Feed = b"",
+        *,
+        announced: int | None = None,
+        length: int | None = None,
+        checksum: Checksum | None = None,
+    ) -> Upload:
+        """PATCH. Bytes are announced with their length; a Feed is chunked unless told otherwise."""
+        if isinstance(body, bytes):
+            announced, body = len(body), whole(body)
+        append = Append(id=upload_id, offset=offset, body_length=announced, length=length, checksum=checksum)
+        return (await self.service.append(append, body)).upload
+
+    async def head(self, upload_id: UploadId) -> Upload:
+        """HEAD."""
+        return (await self.service.inspect(Inspect(id=upload_id))).upload
+
+    async def delete(self, upload_id: UploadId) -> None:
+        """DELETE."""
+        await self.service.terminate(Terminate(id=upload_id))
+
+    # what is there ---------------------------------------------------------------------------------------------------
+
+    async def content(self, upload_id: UploadId) -> bytes:
+        """The bytes that exist of an upload, whether it is complete or not."""
+        content = await self.store.content(await self.store.load(upload_id))
+        if content.path is not None:
+            return content.path.read_bytes()[: content.size]
+        assert content.read is not None
+        return b"".join([chunk async for chunk in content.read(0, content.size)])
+
+    async def stored(self) -> list[UploadId]:
+        """Every upload that is stored."""
+        return sorted([upload.id async for upload in self.store.uploads()])
+
+
+async def elapse(seconds: float) -> None:
+    """Let the loop's time pass: it jumps, so nobody waits."""
+    await asyncio.sleep(seconds)
