@@ -14,7 +14,7 @@ import pytest
 
 from tests.conformance.expired import CONTENT, Expired
 from tests.conformance.profiles import BRIEF, DEFAULT, SMALL, Profile
-from tests.conformance.rows import EXCHANGES
+from tests.conformance.rows import EXCHANGES, OUTPUT
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually
 
@@ -72,20 +72,23 @@ def exchanges(request: pytest.FixtureRequest) -> list[str]:
 
 
 @pytest.fixture
-def tus(foreign: str | None, servers: Servers, exchanges: list[str]) -> Iterator[Tus]:
+def tus(foreign: str | None, request: pytest.FixtureRequest, exchanges: list[str]) -> Iterator[Tus]:
     """A client of the server under test."""
-    client = Tus(foreign or servers.of(DEFAULT).url, exchanges)
-    yield client
     if foreign:
+        client = Tus(foreign, exchanges)
+        yield client
         tidy(client)
+    else:
+        own: TusServer = request.getfixturevalue("own")
+        yield Tus(own.url, exchanges)
 
 
 @pytest.fixture
-def own(foreign: str | None, servers: Servers) -> TusServer:
+def own(foreign: str | None, configured: Configured) -> TusServer:
     """The process behind `tus`, for what cannot be seen from outside."""
     if foreign:
         pytest.skip("needs to look inside the server")
-    return servers.of(DEFAULT)
+    return configured(DEFAULT)[1]
 
 
 @pytest.fixture
@@ -151,11 +154,14 @@ def embed(inside: None, exchanges: list[str]) -> Iterator[Embed]:
 
 
 @pytest.fixture
-def configured(foreign: str | None, servers: Servers, exchanges: list[str]) -> Configured:
+def configured(
+    foreign: str | None, servers: Servers, exchanges: list[str], request: pytest.FixtureRequest
+) -> Configured:
     def find(profile: Profile) -> tuple[Tus, TusServer]:
         if foreign:
             pytest.skip(f"needs a server configured with {profile.needs}")
         server = servers.of(profile)
+        request.node.stash[OUTPUT] = server.output
         return Tus(server.url, exchanges), server
 
     return find

@@ -15,10 +15,13 @@ LIST = Path(__file__).with_name("README.md")
 EXCHANGES = pytest.StashKey[list[str]]()
 """Requests and answers of a test, noted by the client it used."""
 
+OUTPUT = pytest.StashKey[list[str]]()
+"""What our own server printed, if it is the one under test."""
+
 _NAME = re.compile(r"test_([a-z])(\d+)_")
 _LINE = re.compile(r"\| ([A-Z]\d+) \| (.*) \| (.*) \| ([A-Z/]+) \|")
-_SHOWN = 16
-"""Most exchanges that a failure shows, the last ones."""
+_SHOWN = 40
+"""Most exchanges and lines of output that a failure shows, the last ones."""
 
 
 class Row(NamedTuple):
@@ -59,6 +62,8 @@ class Rows:
             rule = f"request:  {row.request}\nexpected: {row.expected}"
             report.sections.insert(0, (f"row {row.id}: last requests (>) and answers (<)", "\n\n".join(exchanges)))
             report.sections.insert(0, (f"row {row.id} (level {row.level})", rule))
+            if output := item.stash.get(OUTPUT, []):
+                report.sections.append((f"row {row.id}: end of the server's output", "".join(output[-_SHOWN:])))
         return report
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

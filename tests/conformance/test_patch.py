@@ -212,9 +212,10 @@ def test_p23_a_silent_client_is_cut_off_and_its_bytes_are_kept(configured: Confi
     tus, _ = configured(SMALL)
     url = tus.upload(10)
     with tus.begin_patch(url, 0, 10, b"01234") as connection:
-        assert connection.closes(within=1 + SOON)
+        assert connection.ends(within=1 + SOON) != 204
         assert tus.offset(url) == 5
         assert_offset(tus, url, tus.patch(url, 5, b"56789"), 10)
+        assert connection.closes()
     assert tus.holds(url, TEN)
 
 
@@ -337,7 +338,9 @@ def test_p32_an_early_refusal_reaches_a_client_that_is_still_sending(tus: Tus, s
     with tus.begin_patch(url, offset, MUCH) as connection:
         sent = connection.send_until_answered(bytes(MUCH))
         assert connection.answer().status == status
-        assert sent == MUCH or connection.closes()
+        if sent < MUCH:
+            connection.finish_sending()
+            assert connection.closes()
     tus.delete(url)
 
 
