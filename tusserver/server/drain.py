@@ -154,7 +154,7 @@ def pump() -> Pump:
 
 
 def _is_heavy(digest: Digest | None) -> bool:
-    """Whether a digest costs about as much as everything else together: those of hashlib do, crc32 and blake3 do not."""
+    """Whether a digest costs as much as everything else together: those of hashlib do, crc32 and blake3 do not."""
     return getattr(digest, "name", None) in hashlib.algorithms_guaranteed
 
 
@@ -171,12 +171,11 @@ class Drain(asyncio.BufferedProtocol):
         "_digest",
         "_fd",
         "_full_at",
-        "_gathers",
         "_heavy",
         "_left",
         "_looked_after",
-        "_lowat",
         "_loop",
+        "_lowat",
         "_moved",
         "_owner",
         "_pump",
@@ -186,6 +185,7 @@ class Drain(asyncio.BufferedProtocol):
         "_transport",
         "_turn",
         "_updated",
+        "_waited",
     )
 
     def __init__(
@@ -215,6 +215,7 @@ class Drain(asyncio.BufferedProtocol):
         self._stop = False
         self._streak = 0
         self._full_at = 0.0
+        self._waited = 0.0
         self._updated = 0.0
         self._small = 0
         self._lowat = 1
@@ -251,8 +252,10 @@ class Drain(asyncio.BufferedProtocol):
         self._transport.set_protocol(self)
         self._transport.resume_reading()
         try:
-            ended = await turn
+            ended: _Turn = await turn
         except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                turn.exception()  # seen: asyncio complains of those that nobody saw
             if self._attached and not self._transport.is_closing():
                 with contextlib.suppress(Exception):  # the cancellation goes on; what could be kept was reported
                     self._sweep()
@@ -265,6 +268,8 @@ class Drain(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Offer the shared buffer, and never more of it than the body has left."""
+        if self._full_at:
+            self._waited = perf_counter() - self._full_at
         buffer = self._pump.buffer
         return buffer if self._left >= BUFFER else buffer[: self._left]
 
@@ -277,20 +282,15 @@ class Drain(asyncio.BufferedProtocol):
             self._end(error)
             return
         after = perf_counter()
-        waited = before - self._full_at if self._full_at else 0.0
         self._updated = after
-        self._full_at = after if nbytes == BUFFER else 0.0
         if not self._left:
             self._end(_Turn.WHOLE)
         elif nbytes >= BIG_READ:
-            if self._wants_a_thread(nbytes, waited, after - before, after):
-                self._end(_Turn.ESCALATE)
-            else:
-                self._small = 0
-                self._wait_for(1)
-                self._share_the_loop(nbytes)
-        elif nbytes < SMALL_READ and self._small < SMALL_READS:
-            self._small += 1
+            self._take_big(nbytes, after - before, after)
+        else:
+            self._full_at = 0.0
+            if nbytes < SMALL_READ and self._small < SMALL_READS:
+                self._small += 1
         if self._small == SMALL_READS and self._attached:
             self._gather()
 
@@ -302,18 +302,25 @@ class Drain(asyncio.BufferedProtocol):
         self._left -= len(data)
         self._moved(len(data))
 
-    def _wants_a_thread(self, count: int, waited: float, took: float, now: float) -> bool:
-        busy = self._pump.busy(count, waited, now)
-        if self._pump.threads == 0 or self._left < WORTH_RELIEF:
-            return False
-        return self._heavy or took > SLOW_WRITE or (busy and self._left >= WORTH_A_THREAD)
-
-    def _share_the_loop(self, count: int) -> None:
+    def _take_big(self, count: int, took: float, now: float) -> None:
+        busy = self._pump.busy(count, self._waited, now)
+        self._waited = 0.0
+        self._full_at = now if count == BUFFER else 0.0  # a full buffer: more stands ready
+        if self._wants_a_thread(took, busy):
+            self._end(_Turn.ESCALATE)
+            return
+        self._small = 0
+        self._wait_for(1)
         self._streak = self._streak + 1 if count == BUFFER else 0
         if self._streak == STREAK:
             self._streak = 0
             self._transport.pause_reading()
             self._loop.call_soon(self._go_on)
+
+    def _wants_a_thread(self, took: float, busy: bool) -> bool:
+        if self._pump.threads == 0 or self._left < WORTH_RELIEF:
+            return False
+        return self._heavy or took > SLOW_WRITE or (busy and self._left >= WORTH_A_THREAD)
 
     def _go_on(self) -> None:
         if self._attached and not self._transport.is_closing():

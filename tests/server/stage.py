@@ -1,0 +1,176 @@
+"""A real uvicorn with our protocol class, in a thread of the test, that plays whatever app a test gives it.
+
+Apps run on the server's loop, tests block on sockets and queues: they wait for what they need to see, never for a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tests.support.wire import PATIENCE, Connection
+from tusserver.protocol.errors import ClientGone
+from tusserver.server.wire import TusHttpProtocol
+from tusserver.streams import WIRE, Wire
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What an app saw of one request."""
+
+    how: str
+    """`whole`, `gone`, `cancelled`, or what was raised."""
+    moved: tuple[int, ...] = ()
+    trailers: Mapping[str, str] = field(default_factory=dict)
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    digest: str = ""
+
+    @property
+    def total(self) -> int:
+        """Bytes that were reported."""
+        return sum(self.moved)
+
+
+def wire_of(scope: Scope) -> Wire:
+    """The wire of a request; its absence is a failure."""
+    wire: Wire = scope["extensions"][WIRE]
+    return wire
+
+
+async def answer(send: Send, status: int = 200, body: bytes = b"") -> None:
+    """Send a whole answer."""
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Keep:
+    """An app that drains each body into `<folder>/<path>` and says so in `seen` before it answers.
+
+    `flags` open the files. `stop` cancels what drains at the moment, `moved` is called after each report, on the loop.
+    """
+
+    def __init__(self, folder: Path, *, flags: int = os.O_RDWR | os.O_CREAT, hashed: str = "") -> None:
+        self.folder = folder
+        self.seen: queue.Queue[Seen] = queue.Queue()
+        self.moved: Callable[[int], None] = lambda count: None
+        self.begun = threading.Event()
+        self._flags = flags
+        self._hashed = hashed
+        self._drains: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Drain and answer 200, or 500 where the disk failed, or 503 where it was stopped."""
+        self._loop = asyncio.get_running_loop()
+        wire = wire_of(scope)
+        digest = hashlib.new(self._hashed, usedforsecurity=False) if self._hashed else None
+        moved: list[int] = []
+
+        def note(count: int) -> None:
+            moved.append(count)
+            self.moved(count)
+
+        fd = os.open(self.folder / scope["path"].strip("/"), self._flags, 0o600)
+        drain = asyncio.ensure_future(wire.drain(fd, 0, digest, note))
+        self._drains.add(drain)
+        self._loop.call_soon(self.begun.set)
+        status, how = 200, "whole"
+        try:
+            await drain
+        except ClientGone:
+            how = "gone"
+        except asyncio.CancelledError:
+            status, how = 503, "cancelled"
+        except OSError as error:
+            status, how = 500, type(error).__name__ + f" {error.errno}"
+        finally:
+            os.close(fd)
+            self._drains.discard(drain)
+        self.seen.put(
+            Seen(
+                how=how,
+                moved=tuple(moved),
+                trailers=dict(wire.trailers or {}),
+                headers=tuple(scope["headers"]),
+                digest=digest.hexdigest() if digest is not None else "",
+            )
+        )
+        await answer(send, status, str(sum(moved)).encode())
+
+    def stop(self) -> None:
+        """Cancel every drain, from the test's thread."""
+        assert self._loop is not None
+
+        def cancel() -> None:
+            for drain in list(self._drains):
+                drain.cancel()
+
+        self._loop.call_soon_threadsafe(cancel)
+
+    def next(self) -> Seen:
+        """What was seen next."""
+        return self.seen.get(timeout=PATIENCE)
+
+    def stored(self, name: str) -> bytes:
+        """Bytes of a file."""
+        return (self.folder / name).read_bytes()
+
+
+class Stage:
+    """The server. `play(app)` sets who answers from now on."""
+
+    def __init__(self, loop: Literal["uvloop", "asyncio"], **options: Any) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._app: ASGIApp | None = None
+        options = {"http": TusHttpProtocol, "log_config": None, "lifespan": "off", "interface": "asgi3"} | options
+        self._server = _Server(uvicorn.Config(self._call, loop=loop, **options))
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name=f"stage on {loop}")
+
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self._app is not None
+        await self._app(scope, receive, send)
+
+    def play(self, app: ASGIApp) -> None:
+        """Let `app` answer."""
+        self._app = app
+
+    def connect(self) -> Connection:
+        """Connect to it."""
+        return Connection(self.url)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._server.up.wait(PATIENCE)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join(PATIENCE)
+        self._socket.close()
+        assert not self._thread.is_alive()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()

@@ -1,0 +1,371 @@
+"""The body goes from the socket to the file, whole and in place, however it comes and whatever happens on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from tests.server.stage import Keep, Stage, answer, wire_of
+from tests.support.wire import PATIENCE, Connection, render
+from tusserver.server import drain
+
+MIB = 1 << 20
+
+engines = pytest.mark.parametrize("engine", ["loop", "threads"], indirect=True)
+"""Runs a test with bodies that never leave the loop, and with bodies that go to a thread after each read."""
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The engine that `engines` names."""
+    name: str = request.param
+    if name == "threads":
+        monkeypatch.setattr(drain, "BIG_READ", 1)
+        monkeypatch.setattr(drain, "WORTH_RELIEF", 1)
+        monkeypatch.setattr(drain, "SLOW_WRITE", -1.0)
+    else:
+        monkeypatch.setattr(drain, "WORTH_RELIEF", 1 << 62)
+    return name
+
+
+@pytest.fixture
+def reported(keep: Keep) -> Callable[[int], None]:
+    """`reported(n)` waits until `n` bytes of the drain under way were reported."""
+    total = 0
+    changed = threading.Condition()
+
+    def moved(count: int) -> None:
+        nonlocal total
+        with changed:
+            total += count
+            changed.notify_all()
+
+    def wait(count: int) -> None:
+        with changed:
+            assert changed.wait_for(lambda: total >= count, PATIENCE), f"{total} of {count} bytes were reported"
+
+    keep.moved = moved
+    return wait
+
+
+def noise(size: int, seed: int = 1) -> bytes:
+    """Bytes among which a misplaced one shows."""
+    return random.Random(seed).randbytes(size)
+
+
+def head(name: str, length: int, *more: tuple[str, str]) -> bytes:
+    """Head of a request that announces a body."""
+    return render("PATCH", f"/{name}", [("Host", "stage"), ("Content-Length", str(length)), *more])
+
+
+# whole ---------------------------------------------------------------------------------------------------------------
+
+
+@engines
+@pytest.mark.parametrize("size", [1, 100, 70_000, 3 * MIB + 17])
+def test_a_body_is_stored_whole(keep: Keep, client: Connection, engine: str, size: int) -> None:
+    body = noise(size)
+    client.send(head("a", size) + body)
+    assert client.answer().status == 200
+    seen = keep.next()
+    assert (seen.how, seen.total) == ("whole", size)
+    assert keep.stored("a") == body
+
+
+@engines
+def test_a_body_sent_after_its_head_is_stored_whole(keep: Keep, client: Connection, engine: str) -> None:
+    body = noise(2 * MIB)
+    client.send(head("a", len(body)))
+    assert keep.begun.wait(PATIENCE)
+    client.send(body)
+    assert client.answer().status == 200
+    assert keep.stored("a") == body
+
+
+def test_a_body_sent_byte_by_byte_is_stored_whole(keep: Keep, client: Connection) -> None:
+    body = noise(300)
+    client.send(head("a", len(body)))
+    for at in range(len(body)):
+        client.send(body[at : at + 1])
+    assert client.answer().status == 200
+    assert keep.stored("a") == body
+
+
+def test_a_trickle_that_the_kernel_gathers_is_reported_all_the_same(
+    keep: Keep, client: Connection, reported: Callable[[int], None]
+) -> None:
+    body = noise(100_000)
+    client.send(head("a", len(body)))
+    for at in range(drain.SMALL_READS + 2):  # the last ones are too few for the kernel to wake us
+        client.send(body[at : at + 1])
+        reported(at + 1)
+    client.send(body[drain.SMALL_READS + 2 :])
+    assert client.answer().status == 200
+    assert keep.stored("a") == body
+
+
+@engines
+def test_many_bodies_at_once_do_not_mix(keep: Keep, stage: Stage, engine: str) -> None:
+    def upload(number: int) -> None:
+        with stage.connect() as client:
+            for part in range(3):
+                name = f"f{number}-{part}"
+                body = noise(700_000 + number * 1000 + part, number * 10 + part)
+                client.send(head(name, len(body)) + body)
+                assert client.answer().status == 200
+                assert keep.stored(name) == body
+
+    with ThreadPoolExecutor(16) as clients:
+        for done in [clients.submit(upload, number) for number in range(16)]:
+            done.result()
+
+
+@engines
+@pytest.mark.parametrize("algorithm", ["sha1", "sha256"])
+def test_the_digest_is_that_of_the_body(
+    tmp_path: Path, stage: Stage, client: Connection, engine: str, algorithm: str
+) -> None:
+    keep = Keep(tmp_path, hashed=algorithm)
+    stage.play(keep)
+    body = noise(3 * MIB)
+    client.send(head("a", len(body)) + body)
+    assert client.answer().status == 200
+    assert keep.next().digest == hashlib.new(algorithm, body).hexdigest()
+
+
+def test_the_body_goes_where_the_app_says(tmp_path: Path, stage: Stage, client: Connection) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"." * 1000)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        fd = os.open(path, os.O_RDWR)
+        await wire_of(scope).drain(fd, 400, None, lambda count: None)
+        os.close(fd)
+        await answer(send)
+
+    stage.play(app)
+    client.send(head("a", 200) + b"x" * 150)
+    client.send(b"x" * 50)
+    assert client.answer().status == 200
+    assert path.read_bytes() == b"." * 400 + b"x" * 200 + b"." * 400
+
+
+def test_a_heavy_digest_runs_in_a_thread(tmp_path: Path, stage: Stage, client: Connection) -> None:
+    names: set[str] = set()
+
+    class Sha1:
+        name = "sha1"
+
+        def update(self, data: bytes | bytearray | memoryview, /) -> None:
+            names.add(threading.current_thread().name)
+
+        def digest(self) -> bytes:
+            return b""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
+        await wire_of(scope).drain(fd, 0, Sha1(), lambda count: None)
+        os.close(fd)
+        await answer(send)
+
+    stage.play(app)
+    body = noise(16 * MIB)
+    client.send(head("a", len(body)) + body)
+    assert client.answer().status == 200
+    assert any(name.startswith("tusserver-drain") for name in names)
+    assert (tmp_path / "a").read_bytes() == body
+
+
+# what comes next on the connection -----------------------------------------------------------------------------------
+
+
+@engines
+def test_a_connection_carries_256_bodies_one_after_the_other(keep: Keep, client: Connection, engine: str) -> None:
+    for number in range(256):
+        body = noise(20_000 + number, number)
+        client.send(head("a", len(body)))
+        client.send(body)
+        assert client.answer().status == 200
+        assert keep.stored("a")[: len(body)] == body
+
+
+@pytest.mark.parametrize("size", [1000, 50_000, MIB])
+def test_requests_sent_at_once_are_answered_in_order(keep: Keep, client: Connection, size: int) -> None:
+    bodies = [noise(size + number, number) for number in range(5)]
+    client.send(b"".join(head(f"f{number}", len(body)) + body for number, body in enumerate(bodies)))
+    assert [client.answer().body for _ in bodies] == [str(len(body)).encode() for body in bodies]
+    assert [keep.stored(f"f{number}") for number in range(5)] == bodies
+
+
+@engines
+def test_the_next_request_may_begin_in_the_packet_that_ends_the_body(
+    keep: Keep, client: Connection, engine: str
+) -> None:
+    first, second = noise(200_000, 1), noise(3000, 2)
+    follows = head("b", len(second)) + second
+    client.send(head("a", len(first)))
+    assert keep.begun.wait(PATIENCE)
+    client.send(first + follows[:30])
+    assert client.answer().body == b"200000"
+    client.send(follows[30:])
+    assert client.answer().body == b"3000"
+    assert (keep.stored("a"), keep.stored("b")) == (first, second)
+
+
+def test_the_next_request_may_begin_in_the_packet_of_the_whole_request(keep: Keep, client: Connection) -> None:
+    first, second = noise(500, 1), noise(3000, 2)
+    follows = head("b", len(second)) + second
+    client.send(head("a", len(first)) + first + follows[:30])
+    assert client.answer().body == b"500"
+    client.send(follows[30:])
+    assert client.answer().body == b"3000"
+    assert (keep.stored("a"), keep.stored("b")) == (first, second)
+
+
+def test_other_connections_are_served_while_a_body_is_under_way(
+    keep: Keep, stage: Stage, client: Connection, reported: Callable[[int], None]
+) -> None:
+    client.send(head("a", MIB) + noise(1000))
+    reported(1000)
+    with stage.connect() as other:
+        other.send(head("b", 3) + b"abc")
+        assert other.answer().body == b"3"
+
+
+# expecting 100 -------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_waits_to_be_asked_is_asked_when_the_drain_begins(keep: Keep, stage: Stage) -> None:
+    parts = urlsplit(stage.url)
+    with socket.create_connection((parts.hostname or "", parts.port or 0), PATIENCE) as raw:
+        raw.sendall(head("a", 5, ("Expect", "100-continue")))
+        assert raw.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        raw.sendall(b"hello")
+        assert raw.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert keep.stored("a") == b"hello"
+
+
+def test_a_client_that_waits_to_be_asked_and_is_refused_was_never_asked(stage: Stage, client: Connection) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert wire_of(scope).drainable
+        await answer(send, 409)
+
+    stage.play(app)
+    client.send(head("a", 5, ("Expect", "100-continue")))
+    assert (seen := client.answer()).status == 409
+    assert seen.interim == ()
+
+
+# cut short -----------------------------------------------------------------------------------------------------------
+
+
+@engines
+@pytest.mark.parametrize("leave", [Connection.close, Connection.cut])
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_a_vanished_client_had_sent_is_stored(
+    keep: Keep, client: Connection, engine: str, leave: Callable[[Connection], None], begun: bool
+) -> None:
+    sent = noise(30_000)  # as much as reaches the server at once; what a client has not sent, a reset drops
+    client.send(head("a", MIB))
+    if begun:
+        assert keep.begun.wait(PATIENCE)
+    client.send(sent)
+    leave(client)
+    seen = keep.next()
+    assert (seen.how, seen.total) == ("gone", len(sent))
+    assert keep.stored("a") == sent
+
+
+@engines
+def test_a_client_that_vanishes_after_a_few_bytes_is_noticed(
+    keep: Keep, client: Connection, engine: str, reported: Callable[[int], None]
+) -> None:
+    client.send(head("a", MIB) + b"abc")
+    reported(3)
+    client.cut()
+    assert keep.next().how == "gone"
+    assert keep.stored("a") == b"abc"
+
+
+@engines
+def test_a_cancelled_drain_keeps_what_came_and_ends_the_connection(
+    keep: Keep, client: Connection, engine: str, reported: Callable[[int], None]
+) -> None:
+    sent = noise(100_000)
+    client.send(head("a", MIB) + sent)
+    reported(len(sent))
+    keep.stop()
+    ended = client.answer()
+    assert (ended.status, ended["Connection"]) == (503, "close")
+    assert client.closes()
+    seen = keep.next()
+    assert (seen.how, seen.total) == ("cancelled", len(sent))
+    assert keep.stored("a") == sent
+
+
+def test_a_cancelled_drain_keeps_what_the_kernel_had_gathered(
+    keep: Keep, client: Connection, reported: Callable[[int], None]
+) -> None:
+    client.send(head("a", MIB))
+    for at in range(drain.SMALL_READS):
+        client.send(b"x")
+        reported(at + 1)
+    client.send(b"y" * 10)
+    keep.stop()
+    assert client.answer().status == 503
+    assert keep.stored("a") == b"x" * drain.SMALL_READS + b"y" * 10
+
+
+@engines
+def test_a_cancelled_drain_that_had_all_its_bytes_leaves_a_connection_to_use(
+    stage: Stage, tmp_path: Path, client: Connection, engine: str
+) -> None:
+    keep = Keep(tmp_path)
+    keep.moved = lambda count: keep.stop()  # comes to pass when the last byte was written
+    stage.play(keep)
+    client.send(head("a", 10))
+    assert keep.begun.wait(PATIENCE)
+    client.send(b"0123456789")
+    assert client.answer()["Connection"] is None
+    keep.moved = lambda count: None
+    client.send(head("b", 3) + b"abc")
+    assert client.answer().body == b"3"
+
+
+@engines
+def test_a_disk_that_fails_is_told_and_ends_the_connection(
+    tmp_path: Path, stage: Stage, client: Connection, engine: str
+) -> None:
+    keep = Keep(tmp_path, flags=os.O_RDONLY | os.O_CREAT)
+    stage.play(keep)
+    client.send(head("a", MIB))
+    assert keep.begun.wait(PATIENCE)
+    client.send(b"x" * 100)
+    ended = client.answer()
+    assert (ended.status, ended["Connection"]) == (500, "close")
+    assert client.closes()
+    assert (seen := keep.next()).how == "OSError 9"
+    assert seen.total == 0
+
+
+@engines
+def test_a_report_that_raises_ends_the_drain(keep: Keep, client: Connection, engine: str) -> None:
+    def full(count: int) -> None:
+        raise OSError(28, "said the app")
+
+    keep.moved = full
+    client.send(head("a", MIB))
+    assert keep.begun.wait(PATIENCE)
+    client.send(b"x" * 100)
+    assert client.answer().status == 500
+    assert keep.next().how == "OSError 28"

@@ -1,0 +1,397 @@
+"""What ASGI cannot say, under uvicorn: socket to file, request trailers, 1xx responses.
+
+`TusHttpProtocol` is uvicorn's httptools protocol and puts a `streams.Wire` into the scope of every request:
+`uvicorn --http tusserver.server.wire:TusHttpProtocol app:app`. It leans on parts of uvicorn that are not promised to
+stay (`LEANED_ON`); where one is missing it is uvicorn's own protocol and nothing more, and the log says so.
+
+Beside the wire it mends three things: bytes that had arrived when a client vanished are delivered, trailers stay out of
+`scope["headers"]`, and a request head has a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http
+import logging
+import re
+import socket
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import httptools
+from uvicorn.protocols.http import flow_control, httptools_impl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tusserver.protocol.checksum import Digest
+from tusserver.protocol.errors import ClientGone
+from tusserver.server.drain import Drain, pump, write_all
+from tusserver.streams import WIRE
+
+if TYPE_CHECKING:  # names that an import of this module must not fail for
+    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+    from uvicorn.config import Config
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+    from uvicorn.server import ServerState
+
+logger = logging.getLogger("tusserver.wire")
+
+LEANED_ON: Final[Mapping[str, tuple[str, ...]]] = {
+    "HttpToolsProtocol": (
+        *("data_received", "connection_lost", "send_400_response", "on_response_complete"),
+        *("on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body", "on_message_complete"),
+        *("transport", "flow", "parser", "loop", "scheme", "scope", "headers", "cycle", "server_state"),
+    ),
+    "RequestResponseCycle": (
+        *("receive", "send", "scope", "body", "more_body", "message_event", "disconnected", "keep_alive"),
+        *("waiting_for_100_continue", "response_started", "response_complete"),
+    ),
+    "FlowControl": ("pause_reading", "resume_reading", "read_paused", "write_paused", "drain"),
+}
+"""Attributes of uvicorn's classes, set by the class or by its `__init__`."""
+
+TRAILERS: Final = frozenset({b"upload-checksum", b"content-digest", b"repr-digest"})
+"""Trailers that are delivered. RFC 9110 §6.5.1: a field may be taken from there only if it says that it may stand
+there; one that frames, routes or authenticates would be a smuggler's."""
+TRAILER_FIELDS: Final = 32
+TRAILER_BYTES: Final = 8 << 10
+
+HEAD_LIMIT: Final = 64 << 10
+"""Bytes of a request line with its header fields; and of whatever else is no byte of a body."""
+LINGER: Final = 2.0
+"""Seconds for a client to notice why it was refused."""
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "upgrade", "trailer", "keep-alive"})
+_PHRASES = {100: "Continue", 103: "Early Hints", 104: "Upload Resumption Supported"}
+_REFUSAL = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 23\r\nconnection: close\r\n\r\nRequest head too large."
+)
+
+
+def missing(leaned_on: Mapping[str, tuple[str, ...]] = LEANED_ON) -> list[str]:
+    """Name what we lean on and this uvicorn does not have."""
+    lost: list[str] = []
+    for name, attributes in leaned_on.items():
+        owner = getattr(httptools_impl, name, None) or getattr(flow_control, name, None)
+        if owner is None:
+            lost.append(name)
+            continue
+        code = getattr(owner.__init__, "__code__", None)
+        there = {*dir(owner), *(code.co_names if code is not None else ())}
+        lost += [f"{name}.{attribute}" for attribute in attributes if attribute not in there]
+    return lost
+
+
+class UvicornWire:
+    """The Wire of one request; stands between the app and uvicorn's cycle of request and response.
+
+    It holds the cycle and the protocol weakly: they hold it, and a ring would wait for the garbage collector.
+    """
+
+    __slots__ = ("_cycle", "_draining", "_ended", "_left", "_length", "_protocol", "_spoilt", "_taken", "trailers")
+
+    def __init__(self, protocol: WireProtocol, cycle: RequestResponseCycle, length: int | None) -> None:
+        self.trailers: dict[str, str] = {}
+        """See `Wire.trailers`."""
+        self._protocol = weakref.ref(protocol)
+        self._cycle = weakref.ref(cycle)
+        self._length = length
+        self._left = 0
+        """Bytes of a half-drained body that may still come, to be thrown away."""
+        self._taken = False
+        """Whether the app asked for bytes of the body."""
+        self._draining = False
+        self._spoilt = False
+        """Whether the parser has lost its place in the stream: then the connection is good for one answer only."""
+        self._ended = False
+        """Whether the app was told that the body is whole."""
+        cycle.receive = self.receive  # type: ignore[method-assign]  # the cycle hands it to the app
+        cycle.send = self.send  # type: ignore[method-assign]  # likewise
+
+    # what the wire adds ----------------------------------------------------------------------------------------------
+
+    @property
+    def drainable(self) -> bool:
+        """See `Wire.drainable`."""
+        return self._length is not None and not self._taken
+
+    async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
+        """See `Wire.drain`."""
+        protocol, cycle = self._protocol(), self._cycle()
+        if self._length is None or self._taken or (cycle is not None and cycle.response_started):
+            raise RuntimeError("this body cannot be drained, or not any more")
+        self._taken = True
+        if protocol is None or cycle is None:
+            raise ClientGone
+        if cycle.waiting_for_100_continue and not cycle.transport.is_closing():
+            cycle.waiting_for_100_continue = False
+            cycle.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body, cycle.body = cycle.body, bytearray()
+        rest = Drain(
+            pump(),
+            cycle.transport,
+            protocol,
+            fd=fd,
+            at=at + len(body),
+            length=self._length - len(body),
+            digest=digest,
+            moved=moved,
+        )
+        if rest.left:  # else the parser has seen the end of the body, and may be far behind it
+            self._draining = self._spoilt = True
+            protocol.flow.pause_reading()
+        try:
+            if body:
+                write_all(fd, memoryview(body), at)
+                if digest is not None:
+                    digest.update(body)
+                moved(len(body))
+            if cycle.disconnected and rest.left:
+                raise ClientGone
+            await rest.run()
+        except ClientGone:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            cycle.transport.close()
+            raise
+        finally:
+            if self._draining:
+                self._draining = False
+                self._resume(protocol, cycle, rest.left)
+
+    def _resume(self, protocol: WireProtocol, cycle: RequestResponseCycle, left: int) -> None:
+        """Make the connection fit for what comes next."""
+        protocol.flow.read_paused = True  # as a drain leaves it, whatever happened meanwhile
+        self._left = left
+        if left:
+            return
+        self._spoilt = False
+        cycle.more_body = False
+        cycle.message_event.set()
+        if not cycle.transport.is_closing():
+            protocol.begin_anew()
+            protocol.flow.resume_reading()
+
+    def swallow(self, count: int) -> bool:
+        """Throw away `count` bytes that came on a spoilt connection; return whether it is one."""
+        if not self._spoilt:
+            return False
+        self._left = max(0, self._left - count)
+        cycle = self._cycle()
+        if cycle is not None and not self._left:  # whoever waits for the rest may stop
+            cycle.more_body = False
+            cycle.message_event.set()
+        return True
+
+    async def inform(self, status: int, headers: Mapping[str, str]) -> None:
+        """See `Wire.inform`."""
+        message = _interim(status, headers)
+        cycle = self._cycle()
+        if cycle is None or cycle.scope["http_version"] == "1.0":
+            return  # RFC 9110 §15.2: "a server MUST NOT send a 1xx response to an HTTP/1.0 client"
+        if cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+        if not (cycle.disconnected or cycle.response_started or cycle.transport.is_closing()):
+            cycle.transport.write(message)
+
+    # between the app and the cycle -----------------------------------------------------------------------------------
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Receive as uvicorn does, but lose nothing: it would throw away what it holds when the client is gone."""
+        cycle = self._cycle()
+        if cycle is None:  # the app has ended, and one of its tasks has not
+            return {"type": "http.disconnect"}
+        if self._draining:
+            raise RuntimeError("the body is being drained")
+        self._taken = True
+        event = await type(cycle).receive(cycle)
+        owed = cycle.body or not (cycle.more_body or self._ended)
+        if event["type"] == "http.disconnect" and owed and not cycle.response_complete:
+            event = {"type": "http.request", "body": bytes(cycle.body), "more_body": cycle.more_body}
+            cycle.body = bytearray()
+        if event["type"] == "http.request" and not event["more_body"]:
+            self._ended = True
+        return event
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send as uvicorn does; on a spoilt connection nothing comes after this answer."""
+        cycle = self._cycle()
+        if cycle is None:
+            return
+        if self._spoilt and message["type"] == "http.response.start":
+            cycle.keep_alive = False
+            headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"connection"]
+            message = {**message, "headers": [*headers, (b"connection", b"close")]}  # uvicorn adds it from 0.53 on
+        await type(cycle).send(cycle, message)
+
+
+def _interim(status: int, headers: Mapping[str, str]) -> bytes:
+    """Write a 1xx response.
+
+    Raises:
+        ValueError: it would be none, or not one.
+    """
+    if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+        raise ValueError(f"{status} is no interim response")
+    lines = [f"HTTP/1.1 {status} {_PHRASES.get(status, '')}"]
+    for name, value in headers.items():
+        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value) or name.lower() in _FRAMING:
+            raise ValueError(f"{name!r} cannot stand in an interim response")
+        lines.append(f"{name}: {value}")
+    return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+
+
+class WireProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with a Wire for each request."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._wire: UvicornWire | None = None
+        """That of the newest request, which is the one the parser is at."""
+        self._in_head = False
+        self._head = 0
+        self._trailer_fields = 0
+        self._trailer_bytes = 0
+        self._progress = False
+        """Whether the parser told of a message or a body since it was last fed."""
+        self._unheard = 0
+        """Bytes fed to the parser without progress. It may hold on to all of them."""
+        self._refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Send small answers at once: asyncio sets this only on sockets that name their protocol, and ours may not."""
+        super().connection_made(transport)
+        with contextlib.suppress(OSError):  # a Unix socket
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; then leave the rest of a drainable body in the kernel until the app says where it goes."""
+        if self._refused or (self._wire is not None and self._wire.swallow(len(data))):
+            return
+        self._progress = False
+        super().data_received(data)
+        self._unheard = 0 if self._progress else self._unheard + len(data)
+        if self.transport.is_closing():
+            return
+        if self._unheard > HEAD_LIMIT:
+            self.send_400_response("Overhead without end received.")
+            return
+        wire = self._wire
+        if wire is not None and wire.drainable and self.cycle.more_body and not self.cycle.response_complete:
+            self.flow.pause_reading()
+
+    def begin_anew(self) -> None:
+        """Expect a new request: the parser has not seen the end of the last one."""
+        self.parser = httptools.HttpRequestParser(self)
+        with contextlib.suppress(AttributeError):  # httptools before 0.6.3
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+
+    # what the parser tells -------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        super().on_message_begin()
+        self._progress = self._in_head = True
+        self._head = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request target."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header field, or a trailer: uvicorn would put both among the headers."""
+        if self._in_head:
+            self._count(len(name) + len(value))
+            super().on_header(name, value)
+        else:
+            self._take_trailer(name.lower(), value)
+
+    def on_headers_complete(self) -> None:
+        """Give the new request its wire, before the task of the app begins."""
+        self._progress = True
+        self._in_head = False
+        self._trailer_fields = self._trailer_bytes = 0
+        before = self.cycle
+        super().on_headers_complete()
+        if self.cycle is not before:  # else a WebSocket begins
+            self._wire = UvicornWire(self, self.cycle, self._drainable_length())
+            extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
+            extensions[WIRE] = self._wire
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._progress = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a message."""
+        self._progress = True
+        super().on_message_complete()
+
+    def _drainable_length(self) -> int | None:
+        """Bytes of a body that can be drained: on plain TCP, announced, and not chunked."""
+        if self.scheme != "http" or self.parser.should_upgrade():
+            return None
+        length = None
+        for name, value in self.headers:
+            if name == b"transfer-encoding":
+                return None
+            if name == b"content-length":
+                if length is not None or not value.isdigit():
+                    return None
+                length = int(value)
+        return length or None
+
+    def _count(self, count: int) -> None:
+        self._head += count
+        if self._head > HEAD_LIMIT:
+            raise ValueError("the request head is too large")  # the parser stops, and `send_400_response` is called
+
+    def _take_trailer(self, name: bytes, value: bytes) -> None:
+        self._trailer_fields += 1
+        self._trailer_bytes += len(name) + len(value)
+        if self._trailer_fields > TRAILER_FIELDS or self._trailer_bytes > TRAILER_BYTES:
+            raise ValueError("there are too many trailers")  # likewise
+        if self._wire is not None and name in TRAILERS:
+            key, text = name.decode("ascii"), value.decode("latin-1")
+            trailers = self._wire.trailers
+            trailers[key] = f"{trailers[key]}, {text}" if key in trailers else text
+
+    # refusals --------------------------------------------------------------------------------------------------------
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, as uvicorn does; and a head without end by its own status."""
+        if not self._in_head or max(self._head, self._unheard) <= HEAD_LIMIT:
+            super().send_400_response(msg)
+            return
+        self._refused = True
+        self.transport.write(_REFUSAL)
+        if not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        # Closed with bytes unread, the connection would be reset, and the client never see the answer.
+        self.transport.write_eof()
+        self.loop.call_later(LINGER, self.transport.close)
+
+
+def choose(lost: list[str]) -> type[HttpToolsProtocol]:
+    """Choose the protocol for a uvicorn that lacks `lost`."""
+    if lost:
+        logger.warning("this uvicorn lacks %s: bodies go through its parser, without trailers", ", ".join(lost))
+        return HttpToolsProtocol
+    return WireProtocol
+
+
+TusHttpProtocol: Final[type[HttpToolsProtocol]] = choose(missing())
+"""For uvicorn's `http=`."""
