@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from starlette.types import Scope
 
 _HOST = re.compile(
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9.])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9.])?|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?", re.ASCII
 )
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*", re.ASCII)
 _SCHEMES = ("http", "https")
@@ -48,7 +48,7 @@ class Origin:
             scheme, host, prefix = _forwarded(headers, scheme, host)
             outside = prefix + inside
         paths = (inside,) if inside == outside else (outside, inside)
-        if self.relative or _HOST.fullmatch(host) is None:
+        if self.relative or not _is_host(host):
             return outside, paths
         return f"{scheme}://{host}{outside}", paths
 
@@ -73,7 +73,7 @@ def _forwarded(headers: Mapping[str, str], scheme: str, host: str) -> tuple[str,
     if proto.lower() in _SCHEMES:
         scheme = proto.lower()
     outer = elements.get("host") or _first(headers.get("x-forwarded-host", ""))
-    if outer and _HOST.fullmatch(outer) is not None:
+    if _is_host(outer):
         host = outer
     port = _first(headers.get("x-forwarded-port", ""))
     has_port = re.search(r":\d+$", host) is not None
@@ -83,6 +83,11 @@ def _forwarded(headers: Mapping[str, str], scheme: str, host: str) -> tuple[str,
     if _PREFIX.fullmatch(prefix) is None or "/.." in prefix:
         prefix = ""
     return scheme, host, prefix
+
+
+def _is_host(text: str) -> bool:
+    found = _HOST.fullmatch(text)
+    return found is not None and int(found[1] or 0) < 65536
 
 
 def _first(value: str) -> str:
