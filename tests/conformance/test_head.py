@@ -117,13 +117,16 @@ def test_h13_a_complete_upload_does_not_expire(expired: Expired) -> None:
 def test_h14_head_answers_while_a_patch_is_alive(tus: Tus) -> None:
     """And leaves it alone: a dashboard that looks must not cost the client its connection."""
     data = bytes(1000) * 100
-    url = tus.upload(len(data))
-    with tus.slow_patch(url, data, pieces=400) as patch:
-        for _ in range(5):
-            answer = tus.request("HEAD", url, within=SOON)
-            assert answer.status == 200
-            assert 0 <= int(answer["Upload-Offset"] or "-1") < len(data)
-        answer = patch.answer()
+    for _ in range(3):
+        url = tus.upload(len(data))
+        with tus.slow_patch(url, data, pieces=400) as patch:
+            for _ in range(5):
+                answer = tus.request("HEAD", url, within=SOON)
+                assert answer.status == 200
+                assert 0 <= int(answer["Upload-Offset"] or "-1") < len(data)
+            answer = patch.answer()
+        if patch.longest_pause < 0.1:
+            break  # else this machine was so busy that the client looked stalled
     assert (answer.status, answer["Upload-Offset"]) == (204, str(len(data)))
 
 
@@ -137,7 +140,7 @@ def test_h14_waiting_costs_no_cpu(tus: Tus, own: TusServer) -> None:
 
     url = tus.upload(1000)
     before = cpu()
-    with tus.slow_patch(url, bytes(1000), pieces=16) as patch:
+    with tus.slow_patch(url, bytes(1000), pieces=40) as patch:
         assert patch.ends() == 204
     assert cpu() - before < 0.4, "of the 0.8 seconds that the client took"
 

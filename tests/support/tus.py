@@ -19,7 +19,7 @@ OCTETS = "application/offset+octet-stream"
 Headers = Mapping[str, str | bytes | None]
 """None leaves out a header that would be sent otherwise."""
 
-ALIVE = 0.05
+ALIVE = 0.02
 """Seconds between two pieces of a client that is slow but alive."""
 
 
@@ -239,13 +239,18 @@ class SlowPatch:
         step = -(-len(data) // pieces)
         self._pieces = [data[at : at + step] for at in range(0, len(data), step)]
         self._hurry = threading.Event()
+        self.longest_pause = 0.0
+        """Seconds between two pieces, at most."""
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
+        sent = time.monotonic()
         for piece in self._pieces:
             if not self._connection.send(piece):
                 return
+            self.longest_pause = max(self.longest_pause, time.monotonic() - sent)
+            sent = time.monotonic()
             self._hurry.wait(ALIVE)
 
     def finish(self) -> None:
