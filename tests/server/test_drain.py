@@ -102,8 +102,9 @@ def test_a_body_sent_byte_by_byte_is_stored_whole(keep: Keep, client: Connection
 
 
 def test_a_trickle_that_the_kernel_gathers_is_reported_all_the_same(
-    keep: Keep, client: Connection, reported: Callable[[int], None]
+    keep: Keep, client: Connection, reported: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(drain, "GATHERING", 0.1)
     body = noise(100_000)
     client.send(head("a", len(body)))
     for at in range(drain.SMALL_READS + 2):  # the last ones are too few for the kernel to wake us
@@ -179,7 +180,7 @@ def test_a_heavy_digest_runs_in_a_thread(tmp_path: Path, stage: Stage, client: C
         await answer(send)
 
     stage.play(app)
-    body = noise(16 * MIB)
+    body = noise(4 * MIB)
     client.send(head("a", len(body)) + body)
     assert client.answer().status == 200
     assert any(name.startswith("tusserver-drain") for name in names)

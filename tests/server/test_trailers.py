@@ -1,0 +1,107 @@
+"""Trailers reach the app by the wire, and by no other way."""
+
+from __future__ import annotations
+
+import queue
+from dataclasses import dataclass
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from tests.server.stage import Stage, answer, wire_of
+from tests.support.wire import PATIENCE, Connection, chunk
+from tusserver.server import wire
+
+HEAD = [("Host", "stage"), ("Transfer-Encoding", "chunked"), ("Trailer", "Upload-Checksum")]
+BODY = chunk(b"hello") + chunk(b" world")
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """What the app had of one request."""
+
+    body: bytes
+    trailers: dict[str, str]
+    headers: list[bytes]
+
+
+@pytest.fixture
+def took(stage: Stage) -> queue.Queue[Took]:
+    """What the app had of each request."""
+    seen: queue.Queue[Took] = queue.Queue()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        trailers = wire_of(scope).trailers
+        assert trailers is not None
+        body, more = b"", True
+        while more:
+            event = await receive()
+            body += event.get("body", b"")
+            more = event.get("more_body", False)
+        seen.put(Took(body, dict(trailers), [name for name, _ in scope["headers"]]))
+        await answer(send)
+
+    stage.play(app)
+    return seen
+
+
+def test_a_trailer_is_there_at_the_end_of_the_body(client: Connection, took: queue.Queue[Took]) -> None:
+    client.ask("PATCH", "/", HEAD, BODY + b"0\r\nUpload-Checksum: sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=\r\n\r\n")
+    assert client.answer().status == 200
+    seen = took.get(timeout=PATIENCE)
+    assert (seen.body, seen.trailers) == (b"hello world", {"upload-checksum": "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0="})
+
+
+def test_no_trailer_gets_among_the_headers(client: Connection, took: queue.Queue[Took]) -> None:
+    client.ask("PATCH", "/", HEAD, BODY + b"0\r\nAuthorization: smuggled\r\nUpload-Checksum: a\r\nX-Other: b\r\n\r\n")
+    assert client.answer().status == 200
+    seen = took.get(timeout=PATIENCE)
+    assert seen.headers == [b"host", b"transfer-encoding", b"trailer"]
+    assert seen.trailers == {"upload-checksum": "a"}
+
+
+def test_a_trailer_that_comes_byte_by_byte_is_whole(client: Connection, took: queue.Queue[Took]) -> None:
+    client.ask("PATCH", "/", HEAD)
+    for byte in BODY + b"0\r\nRepr-Digest: sha-256=:abc=:\r\n\r\n":
+        client.send(bytes([byte]))
+    assert client.answer().status == 200
+    seen = took.get(timeout=PATIENCE)
+    assert (seen.body, seen.trailers) == (b"hello world", {"repr-digest": "sha-256=:abc=:"})
+
+
+def test_a_trailer_said_twice_is_one_value(client: Connection, took: queue.Queue[Took]) -> None:
+    client.ask("PATCH", "/", HEAD, BODY + b"0\r\nUpload-Checksum: a\r\nUpload-Checksum: b\r\n\r\n")
+    assert client.answer().status == 200
+    assert took.get(timeout=PATIENCE).trailers == {"upload-checksum": "a, b"}
+
+
+def test_trailers_belong_to_their_own_request(client: Connection, took: queue.Queue[Took]) -> None:
+    client.ask("PATCH", "/", HEAD, BODY + b"0\r\nUpload-Checksum: a\r\n\r\n")
+    client.ask("PATCH", "/", HEAD, BODY + b"0\r\nUpload-Checksum: b\r\n\r\n")
+    client.ask("PATCH", "/", HEAD, BODY + b"0\r\n\r\n")
+    assert [client.answer().status for _ in range(3)] == [200] * 3
+    trailers = [took.get(timeout=PATIENCE).trailers for _ in range(3)]
+    assert trailers == [{"upload-checksum": "a"}, {"upload-checksum": "b"}, {}]
+
+
+def test_a_request_without_body_has_a_wire_that_delivers_trailers(client: Connection, took: queue.Queue[Took]) -> None:
+    client.ask("OPTIONS", "/", HEAD[:1])
+    assert client.answer().status == 200
+    assert took.get(timeout=PATIENCE).trailers == {}
+
+
+@pytest.mark.parametrize(
+    "trailers",
+    [
+        b"Upload-Checksum: a\r\n" * (wire.TRAILER_FIELDS + 1),
+        b"X-Other: a\r\n" * 2000,
+        b"Upload-Checksum: " + b"a" * wire.TRAILER_BYTES + b"\r\n",
+        b"Content-Length: 3\r\n",
+    ],
+    ids=["fields", "2000 fields", "bytes", "framing"],
+)
+@pytest.mark.usefixtures("took")
+def test_too_much_in_the_trailers_is_refused(client: Connection, trailers: bytes) -> None:
+    client.ask("PATCH", "/", HEAD, BODY + b"0\r\n" + trailers + b"\r\n")
+    assert client.answer().status == 400
+    assert client.closes()

@@ -1,0 +1,456 @@
+"""What the wire says it can, what it mends in uvicorn, and what it must leave as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import queue
+import socket
+import threading
+import weakref
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import pytest
+import trustme
+from starlette.types import Receive, Scope, Send
+
+from tests.server.stage import Keep, Stage, answer, wire_of
+from tests.support.wire import LAST_CHUNK, PATIENCE, Connection, chunk, render
+from tusserver.protocol.errors import ClientGone
+from tusserver.server import wire
+
+HOST = ("Host", "stage")
+
+
+class Gate:
+    """Something on the server's loop waits until the test says go."""
+
+    def __init__(self) -> None:
+        self._go = threading.Event()
+        self.reached = threading.Event()
+
+    async def passed(self) -> None:
+        """Wait."""
+        self.reached.set()
+        assert await asyncio.to_thread(self._go.wait, PATIENCE)
+
+    def open(self) -> None:
+        """Say go, once somebody waits."""
+        assert self.reached.wait(PATIENCE)
+        self._go.set()
+
+
+async def read_body(receive: Receive) -> tuple[bytes, str]:
+    """Everything that comes, and how it ends."""
+    body = b""
+    while True:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            return body, "gone"
+        body += event["body"]
+        if not event["more_body"]:
+            return body, "whole"
+
+
+# what can be drained -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drainable(stage: Stage) -> queue.Queue[bool]:
+    """What the wire of each request says."""
+    said: queue.Queue[bool] = queue.Queue()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        said.put(wire_of(scope).drainable)
+        await read_body(receive)
+        said.put(wire_of(scope).drainable)
+        await answer(send)
+
+    stage.play(app)
+    return said
+
+
+def test_an_announced_body_is_drainable_until_it_is_asked_for(client: Connection, drainable: queue.Queue[bool]) -> None:
+    client.ask("PATCH", "/", [HOST, ("Content-Length", "3")], b"abc")
+    assert client.answer().status == 200
+    assert [drainable.get(timeout=PATIENCE) for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        ([], b""),
+        ([("Content-Length", "0")], b""),
+        ([("Transfer-Encoding", "chunked")], chunk(b"abc") + LAST_CHUNK),
+        ([("Content-Length", "3"), ("Connection", "Upgrade"), ("Upgrade", "h2c")], b"abc"),
+    ],
+    ids=["none", "empty", "chunked", "upgrade"],
+)
+def test_other_bodies_are_not_drainable(
+    client: Connection, drainable: queue.Queue[bool], fields: list[tuple[str, str]], body: bytes
+) -> None:
+    client.ask("POST", "/", [HOST, *fields], body)
+    assert client.answer().status == 200
+    assert drainable.get(timeout=PATIENCE) is False
+
+
+def test_a_body_that_is_drained_cannot_be_received_as_well(stage: Stage, client: Connection, tmp_path: Path) -> None:
+    said: queue.Queue[str] = queue.Queue()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
+        drain = asyncio.ensure_future(wire_of(scope).drain(fd, 0, None, lambda count: None))
+        await asyncio.sleep(0)
+        for misuse in (receive, lambda: wire_of(scope).drain(fd, 0, None, lambda count: None)):
+            try:
+                await misuse()
+            except RuntimeError as error:
+                said.put(str(error))
+        await drain
+        os.close(fd)
+        said.put(repr(await receive()))
+        await answer(send)
+
+    stage.play(app)
+    client.ask("PATCH", "/", [HOST, ("Content-Length", "6")], b"abc")
+    assert said.get(timeout=PATIENCE) == "the body is being drained"
+    assert said.get(timeout=PATIENCE) == "this body cannot be drained, or not any more"
+    client.send(b"def")
+    assert client.answer().status == 200
+    assert said.get(timeout=PATIENCE) == repr({"type": "http.request", "body": b"", "more_body": False})
+    assert (tmp_path / "a").read_bytes() == b"abcdef"
+
+
+def test_a_body_that_nobody_asks_for_does_not_hinder_the_next_request(stage: Stage, client: Connection) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send, 409)
+
+    stage.play(app)
+    for _ in range(3):
+        client.ask("PATCH", "/", [HOST, ("Content-Length", "300000")], b"x" * 100)
+        assert client.answer().status == 409
+        client.send(b"x" * 299_900)
+
+
+def test_bodies_of_an_app_without_interest_in_the_wire_arrive(stage: Stage, client: Connection) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body, _ = await read_body(receive)
+        await answer(send, 200, body)
+
+    stage.play(app)
+    for size in (0, 10, 70_000, 3_000_000):
+        client.ask("PUT", "/", [HOST, ("Content-Length", str(size))], b"x" * size)
+        assert client.answer().body == b"x" * size
+
+
+def test_a_request_over_http_1_0_is_drained(keep: Keep, client: Connection) -> None:
+    client.ask("PATCH", "/a", [HOST, ("Content-Length", "3")], b"abc", "HTTP/1.0")
+    assert client.answer().body == b"3"
+    assert client.closes()
+
+
+def test_a_request_that_is_done_leaves_nothing_for_the_garbage_collector(stage: Stage, client: Connection) -> None:
+    class Mark:
+        """Lives as long as its scope."""
+
+    marks: queue.Queue[weakref.ref[Mark]] = queue.Queue()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["mark"] = Mark()
+        marks.put(weakref.ref(scope["mark"]))
+        await read_body(receive)
+        await answer(send)
+
+    stage.play(app)
+    gc.disable()
+    try:
+        for _ in range(2):  # the connection remembers its newest request
+            client.ask("PATCH", "/", [HOST, ("Content-Length", "3")], b"abc")
+            assert client.answer().status == 200
+        assert marks.get(timeout=PATIENCE)() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_over_tls_nothing_is_drained_and_everything_arrives(
+    loop: Literal["uvloop", "asyncio"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body, _ = await read_body(receive)
+        trailers = wire_of(scope).trailers
+        await answer(send, 200, f"{wire_of(scope).drainable} {len(body)} {trailers}".encode())
+
+    with Stage(loop, ssl_certfile=tmp_path / "server.pem") as stage:
+        stage.play(app)
+        with Connection(stage.url.replace("http:", "https:")) as client:
+            client.ask("PUT", "/", [HOST, ("Content-Length", "500000")], b"x" * 500_000)
+            assert client.answer().body == b"False 500000 {}"
+            trailer = b"0\r\nUpload-Checksum: a\r\n\r\n"
+            client.ask("PUT", "/", [HOST, ("Transfer-Encoding", "chunked")], chunk(b"abc") + trailer)
+            assert client.answer().body == b"False 3 {'upload-checksum': 'a'}"
+
+
+# cut short -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leave", [Connection.close, Connection.cut])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_what_had_arrived_when_the_client_vanished_is_received(
+    stage: Stage, client: Connection, leave: type, framing: str
+) -> None:
+    gate, seen = Gate(), queue.Queue[tuple[bytes, str]]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await gate.passed()
+        seen.put(await read_body(receive))
+
+    stage.play(app)
+    body = b"x" * 60_000
+    if framing == "length":
+        client.ask("PATCH", "/", [HOST, ("Content-Length", "1000000")], body)
+    else:
+        client.ask("PATCH", "/", [HOST, ("Transfer-Encoding", "chunked")], chunk(body))
+    leave(client)
+    gate.open()
+    assert seen.get(timeout=PATIENCE) == (body, "gone")
+
+
+def test_the_end_of_a_body_is_received_though_the_client_vanished(stage: Stage, client: Connection) -> None:
+    gate, seen = Gate(), queue.Queue[tuple[bytes, str]]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begin = (await receive())["body"]
+        await gate.passed()
+        rest, how = await read_body(receive)
+        seen.put((begin + rest, how))
+        assert (await receive())["type"] == "http.disconnect"
+
+    stage.play(app)
+    client.ask("PATCH", "/", [HOST, ("Transfer-Encoding", "chunked")], chunk(b"abc"))
+    assert gate.reached.wait(PATIENCE)
+    client.send(LAST_CHUNK)
+    client.close()
+    gate.open()
+    assert seen.get(timeout=PATIENCE) == (b"abc", "whole")
+
+
+def test_the_rest_of_a_cancelled_body_can_be_received_and_is_no_request(
+    stage: Stage, client: Connection, tmp_path: Path
+) -> None:
+    gate, asked = Gate(), queue.Queue[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.put(scope["path"])
+        fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
+        drain = asyncio.ensure_future(wire_of(scope).drain(fd, 0, None, lambda count: None))
+        await asyncio.sleep(0)
+        drain.cancel()
+        await asyncio.wait([drain])
+        os.close(fd)
+        await gate.passed()
+        body, how = await read_body(receive)
+        await answer(send, 423, f"{len(body)} {how}".encode())
+
+    stage.play(app)
+    smuggled = render("PATCH", "/smuggled", [HOST])
+    client.ask("PATCH", "/", [HOST, ("Content-Length", str(3 + len(smuggled)))], b"abc")
+    assert gate.reached.wait(PATIENCE)
+    client.send(smuggled + smuggled)
+    gate.open()
+    ended = client.answer()
+    assert (ended.status, ended["Connection"], ended.body) == (423, "close", b"0 whole")
+    assert client.closes()
+    assert [asked.get(timeout=PATIENCE), asked.empty()] == ["/", True]
+
+
+def test_a_client_that_vanishes_after_the_drain_is_noticed(stage: Stage, client: Connection, tmp_path: Path) -> None:
+    drained, seen = threading.Event(), queue.Queue[list[str]]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
+        await wire_of(scope).drain(fd, 0, None, lambda count: None)
+        os.close(fd)
+        drained.set()
+        seen.put([(await receive())["type"] for _ in range(2)])
+
+    stage.play(app)
+    client.ask("PATCH", "/", [HOST, ("Content-Length", "6")], b"abc")
+    client.send(b"def")
+    assert drained.wait(PATIENCE)
+    client.close()
+    assert seen.get(timeout=PATIENCE) == ["http.request", "http.disconnect"]
+
+
+def test_an_answer_in_the_middle_of_a_drain_ends_the_connection(
+    stage: Stage, client: Connection, tmp_path: Path
+) -> None:
+    seen: queue.Queue[BaseException | None] = queue.Queue()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
+        drain = asyncio.ensure_future(wire_of(scope).drain(fd, 0, None, lambda count: None))
+        await asyncio.sleep(0)
+        await answer(send, 400)
+        await asyncio.wait([drain])
+        os.close(fd)
+        seen.put(drain.exception())
+
+    stage.play(app)
+    client.ask("PATCH", "/", [HOST, ("Content-Length", "6")], b"abc")
+    ended = client.answer()
+    assert (ended.status, ended["Connection"]) == (400, "close")
+    assert client.closes()
+    assert isinstance(seen.get(timeout=PATIENCE), ClientGone)
+
+
+# 1xx -----------------------------------------------------------------------------------------------------------------
+
+
+def play_informer(stage: Stage, status: int = 104, name: str = "Location", value: str = "/files/1") -> Gate:
+    """Play an app that sends a 1xx response, waits, and answers with what went wrong."""
+    gate = Gate()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        problem = b""
+        try:
+            await wire_of(scope).inform(status, {name: value})
+        except ValueError as error:
+            problem = str(error).encode()
+        await gate.passed()
+        body, _ = await read_body(receive)
+        await answer(send, 201, problem + body)
+        await wire_of(scope).inform(status, {name: value})  # too late, and no harm
+
+    stage.play(app)
+    return gate
+
+
+def test_an_interim_response_is_sent_at_once(stage: Stage) -> None:
+    gate = play_informer(stage)
+    parts = urlsplit(stage.url)
+    with socket.create_connection((parts.hostname or "", parts.port or 0), PATIENCE) as raw:
+        raw.sendall(render("POST", "/", [HOST, ("Content-Length", "3")]))
+        assert raw.recv(1000) == b"HTTP/1.1 104 Upload Resumption Supported\r\nLocation: /files/1\r\n\r\n"
+        gate.open()
+        raw.sendall(b"abc")
+        assert raw.recv(1000).startswith(b"HTTP/1.1 201 ")
+
+
+def test_an_interim_response_does_not_stand_in_for_the_one_the_client_waits_for(
+    stage: Stage, client: Connection
+) -> None:
+    gate = play_informer(stage)
+    client.ask("POST", "/", [HOST, ("Content-Length", "3"), ("Expect", "100-continue")], b"abc")
+    gate.open()
+    assert client.answer().interim == (104, 100)
+
+
+def test_a_client_of_http_1_0_gets_no_interim_response(stage: Stage, client: Connection) -> None:
+    gate = play_informer(stage)
+    client.ask("POST", "/", [HOST, ("Content-Length", "3")], b"abc", "HTTP/1.0")
+    gate.open()
+    created = client.answer()
+    assert (created.status, created.interim) == (201, ())
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "value"),
+    [
+        (200, "Location", "/"),
+        (101, "Location", "/"),
+        (104, "Content-Length", "3"),
+        (104, "transfer-encoding", "chunked"),
+        (104, "Location", "/\r\nSet-Cookie: a"),
+        (104, "Loca tion", "/"),
+    ],
+)
+def test_what_is_no_interim_response_is_not_sent(
+    stage: Stage, client: Connection, status: int, name: str, value: str
+) -> None:
+    gate = play_informer(stage, status, name, value)
+    client.ask("POST", "/", [HOST])
+    gate.open()
+    created = client.answer()
+    assert created.interim == ()
+    assert b"interim response" in created.body
+
+
+# heads ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def echo(stage: Stage) -> None:
+    """An app that answers with the number of header fields."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body, _ = await read_body(receive)
+        await answer(send, 200, f"{len(scope['headers'])} {len(body)}".encode())
+
+    stage.play(app)
+
+
+@pytest.mark.usefixtures("echo")
+def test_a_head_below_the_limit_is_read(client: Connection) -> None:
+    client.ask("GET", "/", [HOST, ("A", "x" * (wire.HEAD_LIMIT - 100))])
+    assert client.answer().body == b"2 0"
+
+
+@pytest.mark.usefixtures("echo")
+@pytest.mark.parametrize("pieces", [1, 50])
+@pytest.mark.parametrize(
+    "flood",
+    [
+        render("GET", "/", [HOST, ("A", "x" * wire.HEAD_LIMIT)]),
+        render("GET", "/", [HOST, *[("A", "x" * 100)] * 700]),
+        render("GET", "/" + "x" * wire.HEAD_LIMIT, [HOST]),
+        b"GET / HTTP/1.1\r\nA: " + b"x" * 600_000,
+        b"GET / HTTP/1.1\r\n" + b"x" * 600_000,
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 100_000,
+    ],
+    ids=["value", "fields", "target", "endless value", "endless name", "endless fields"],
+)
+def test_a_head_above_the_limit_is_refused(client: Connection, flood: bytes, pieces: int) -> None:
+    step = -(-len(flood) // pieces)
+    for at in range(0, len(flood), step):
+        client.send(flood[at : at + step])
+    refused = client.answer()
+    assert (refused.status, refused["Connection"]) == (431, "close")
+    assert client.closes()
+
+
+@pytest.mark.usefixtures("echo")
+def test_a_head_behind_a_large_body_counts_for_itself(client: Connection) -> None:
+    size = 200_000
+    client.send(render("PUT", "/", [HOST, ("Content-Length", str(size))], b"x" * size) + render("GET", "/", [HOST]))
+    assert [client.answer().body for _ in range(2)] == [b"2 200000", b"1 0"]
+
+
+@pytest.mark.usefixtures("echo")
+@pytest.mark.parametrize(
+    "flood",
+    [
+        b"3;" + b"x" * 600_000,
+        chunk(b"abc") + b"0\r\nUpload-Checksum: " + b"x" * 600_000,
+    ],
+    ids=["chunk extension", "trailer"],
+)
+def test_overhead_without_end_in_a_chunked_body_is_refused(client: Connection, flood: bytes) -> None:
+    client.ask("PUT", "/", [HOST, ("Transfer-Encoding", "chunked")])
+    client.send(flood)
+    assert client.closes()
+
+
+@pytest.mark.usefixtures("echo")
+def test_what_is_no_http_is_refused_as_uvicorn_does(client: Connection) -> None:
+    client.send(b"hello\r\n\r\n")
+    assert client.answer().status == 400
+    assert client.closes()

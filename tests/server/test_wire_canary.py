@@ -1,0 +1,47 @@
+"""A new uvicorn shows here first: what the wire leans on is there, and where it is not the wire stays away."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import requires, version
+
+import pytest
+from packaging.requirements import Requirement
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tusserver.server import wire
+
+
+def test_everything_the_wire_leans_on_is_there() -> None:
+    assert wire.missing() == []
+    assert wire.TusHttpProtocol is wire.WireProtocol
+
+
+def test_this_uvicorn_is_one_that_the_tests_vouch_for() -> None:
+    (pinned,) = {
+        requirement.specifier
+        for requirement in map(Requirement, requires("tusserver") or [])
+        if requirement.name == "uvicorn"
+    }
+    assert pinned.contains(version("uvicorn"))
+    assert not pinned.contains("0.50.0")
+    assert not pinned.contains("1.0")
+
+
+@pytest.mark.parametrize(
+    ("leaned_on", "lost"),
+    [
+        ({"HttpToolsProtocol": ("flow", "on_teapot")}, ["HttpToolsProtocol.on_teapot"]),
+        ({"RequestResponseCycle": ("teapot", "body")}, ["RequestResponseCycle.teapot"]),
+        ({"Teapot": ("body",)}, ["Teapot"]),
+        ({"FlowControl": ("read_paused", "drain")}, []),
+    ],
+)
+def test_what_is_missing_is_named(leaned_on: dict[str, tuple[str, ...]], lost: list[str]) -> None:
+    assert wire.missing(leaned_on) == lost
+
+
+def test_without_what_it_leans_on_the_wire_stays_away_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert wire.choose(["RequestResponseCycle.body"]) is HttpToolsProtocol
+    assert "RequestResponseCycle.body" in caplog.text
