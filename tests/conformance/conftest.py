@@ -76,6 +76,9 @@ def tus(foreign: str | None, request: pytest.FixtureRequest, exchanges: list[str
     """A client of the server under test."""
     if foreign:
         client = Tus(foreign, exchanges)
+        if not eventually(lambda: answers(client)):  # somebody may start it anew
+            request.session.shouldstop = f"{foreign} does not answer (any more)"
+            pytest.fail(request.session.shouldstop)
         yield client
         tidy(client)
     else:
@@ -235,6 +238,14 @@ def expired(expired_uploads: Expired, exchanges: list[str]) -> Expired:
 
 def seconds_until(date: str) -> float:
     return (parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds()
+
+
+def answers(client: Tus) -> bool:
+    try:
+        client.connect().close()
+    except OSError:
+        return False
+    return True
 
 
 def tidy(client: Tus) -> None:

@@ -89,7 +89,7 @@ def test_r3_a_refusal_can_be_read_too(tus: Tus, status: int) -> None:
         404: lambda: tus.patch(tus.child("0123456789abcdef"), 0, b"", page),
         405: lambda: tus.request("PUT", "", page, b""),
         409: lambda: tus.patch(url, 7, b"abc", page),
-        412: lambda: tus.head(url, {**page, "Tus-Resumable": "0.2.2"}),
+        412: lambda: tus.patch(url, 0, b"hello", {**page, "Tus-Resumable": "0.2.2"}),
         413: lambda: tus.patch(url, 0, b"more than ten bytes", page),
         415: lambda: tus.patch(url, 0, b"hello", {**page, "Content-Type": "text/plain"}),
     }[status]()

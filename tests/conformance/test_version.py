@@ -89,7 +89,7 @@ def test_b8_every_answer_names_the_version(tus: Tus, status: int) -> None:
         404: lambda: tus.head(tus.child("unknown")),
         405: lambda: tus.request("PUT", "", body=b""),
         409: lambda: tus.patch(url, 7, b"abc"),
-        412: lambda: tus.head(url, {"Tus-Resumable": "0.2.2"}),
+        412: lambda: tus.patch(url, 0, b"hello", {"Tus-Resumable": "0.2.2"}),
         413: lambda: tus.patch(url, 0, b"more than ten bytes"),
         415: lambda: tus.patch(url, 0, b"hello", {"Content-Type": "text/plain"}),
     }

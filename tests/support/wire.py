@@ -97,6 +97,7 @@ class Connection:
         self._exchanges = [] if exchanges is None else exchanges
         self._buffer = bytearray()
         self._asked: deque[str] = deque()
+        self._said: str | None = None
 
     # out -------------------------------------------------------------------------------------------------------------
 
@@ -249,7 +250,12 @@ class Connection:
         text = data.decode("latin-1").replace("\r\n", "\n").rstrip("\n")
         if len(text) > _TOLD:
             text = f"{text[:_TOLD]} … ({len(data)} bytes)"
-        self._exchanges.append("\n".join(f"{sign} {_visible(line)}" for line in text.split("\n")))
+        told = "\n".join(f"{sign} {_visible(line)}" for line in text.split("\n"))
+        if sign == ">" and self._exchanges and self._exchanges[-1] is self._said:  # another piece of the same
+            told = f"{self._said}\n{told}" if len(self._said) < _TOLD else self._said
+            self._exchanges.pop()
+        self._exchanges.append(told)
+        self._said = told if sign == ">" else None
 
     def __enter__(self) -> Self:
         return self
