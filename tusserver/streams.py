@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from tusserver.protocol.checksum import Digest
+from tusserver.protocol.checksum import Checksum, Digest
 
 WIRE = "tusserver.wire"
 """Key of the Wire in `scope["extensions"]`."""
@@ -52,6 +52,13 @@ class Body(Protocol):
 
         Raises:
             ClientGone: the client went away before its body was whole.
+        """
+
+    def checksum(self) -> Checksum | None:
+        """Return the checksum that came as a trailer, once the body has ended.
+
+        Raises:
+            InvalidChecksum
         """
 
 

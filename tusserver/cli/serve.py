@@ -24,14 +24,15 @@ def serve(options: argparse.Namespace) -> int:
 
     # Only now: a wrong setting is told before the server is loaded.
     from tusserver.assembly import assemble
-    from tusserver.server import logs, run
+    from tusserver.server import logs, run, wire
 
     logs.configure(settings.log.level, settings.log.format)
     listeners = _listen(configured)
     site = assemble(configured)
 
-    # uvicorn's own protocol cannot deliver trailers, and so OPTIONS does not promise them.
-    extensions = [extension for extension in site.tus.extensions if extension is not Extension.CHECKSUM_TRAILER]
+    extensions = site.tus.extensions
+    if not wire.AT_WORK:  # uvicorn's own protocol cannot deliver trailers, and so OPTIONS does not promise them
+        extensions = tuple(extension for extension in extensions if extension is not Extension.CHECKSUM_TRAILER)
 
     def started() -> None:
         say(f"tusserver {__version__}")

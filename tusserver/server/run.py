@@ -18,6 +18,8 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from tusserver.server.wire import TusHttpProtocol
+
 OPEN_FILES = 65_536
 """A slow upload holds a socket and a file; the usual 1,024 would be gone at five hundred of them."""
 
@@ -128,7 +130,7 @@ def run(
     shutdown_timeout: float = 10.0,
     keep_alive: float = 75.0,
     backlog: int = 2048,
-    http: type[asyncio.Protocol] | str = "httptools",
+    http: type[asyncio.Protocol] | str = TusHttpProtocol,
 ) -> bool:
     """Serve until SIGINT or SIGTERM; return whether it came to serving. Times are in seconds."""
     _raise_file_limit()

@@ -395,3 +395,6 @@ def choose(lost: list[str]) -> type[HttpToolsProtocol]:
 
 TusHttpProtocol: Final[type[HttpToolsProtocol]] = choose(missing())
 """For uvicorn's `http=`."""
+
+AT_WORK: Final = TusHttpProtocol is WireProtocol
+"""Whether this uvicorn has what the wire needs."""

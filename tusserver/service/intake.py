@@ -13,11 +13,12 @@ from collections.abc import Callable
 import anyio
 
 from tusserver.locks.base import Manner
-from tusserver.protocol.checksum import Checksum, Digest
+from tusserver.protocol.checksum import Checksum, Digest, EveryDigest
 from tusserver.protocol.errors import (
     BodySilent,
     ChecksumMismatch,
     ClientGone,
+    InvalidChecksum,
     SizeExceeded,
     TusError,
     UploadInterrupted,
@@ -26,6 +27,8 @@ from tusserver.streams import Body, Kept
 
 ALIVE = 0.25
 """Seconds without bytes after which a client counts as stalled."""
+SMALL = 32 * 1024
+"""Bytes of a body that is not worth a drain."""
 FLUSH = 1.0
 """Seconds that bytes may wait to be written and committed."""
 
@@ -38,11 +41,18 @@ class Intake:
     """The Source made of one request's body.
 
     `room` bytes may come, `expected` have been announced (None: unknown); a client silent for `idle` seconds is cut
-    off; bytes run through the digest of `checksum`.
+    off; bytes run through the digest of `checksum`, or through all there are if the checksum `follows` the body.
     """
 
     def __init__(
-        self, body: Body, *, room: int | None, expected: int | None, idle: float, checksum: Checksum | None
+        self,
+        body: Body,
+        *,
+        room: int | None,
+        expected: int | None,
+        idle: float,
+        checksum: Checksum | None = None,
+        follows: bool = False,
     ) -> None:
         self.expected = expected
         self.received = 0
@@ -51,7 +61,7 @@ class Intake:
         self._room = room
         self._idle = idle
         self._checksum = checksum
-        self._digest: Digest | None = checksum.digest() if checksum is not None else None
+        self._digest: Digest | None = checksum.digest() if checksum is not None else EveryDigest() if follows else None
         self._scope: anyio.CancelScope | None = None
         self._last = time.monotonic()
         self._ended = expected == 0
@@ -79,7 +89,9 @@ class Intake:
     def drainable(self) -> bool:
         """See `Source.drainable`."""
         wire = self._body.wire
-        return wire is not None and wire.drainable and not self._ended
+        if wire is None or not wire.drainable or self._ended:
+            return False
+        return self.expected is None or self.expected > SMALL
 
     async def read(self, most: int) -> list[bytes]:
         """See `Source.read`."""
@@ -159,7 +171,7 @@ class Intake:
     @property
     def verifying(self) -> bool:
         """Whether nothing of this body may be committed before all of it was verified."""
-        return self._checksum is not None
+        return self._digest is not None
 
     @property
     def cut(self) -> Cut | None:
@@ -173,12 +185,17 @@ class Intake:
 
         Raises:
             SizeExceeded: more bytes came than there is room for, so none of them counts.
+            InvalidChecksum: all came, but not the checksum that was announced as a trailer.
             ChecksumMismatch: all came, and they are not what the client says.
         """
-        cut, checksum, digest = self.cut, self._checksum, self._digest
-        if isinstance(cut, SizeExceeded):
-            raise cut
-        if cut is None and checksum is not None and digest is not None and not checksum.matches(digest):
+        if isinstance(self.cut, SizeExceeded):
+            raise self.cut
+        if self.cut is not None or self._digest is None:
+            return
+        checksum = self._checksum or self._body.checksum()
+        if checksum is None:
+            raise InvalidChecksum("it was announced as a trailer and did not come")
+        if not checksum.matches(self._digest):
             raise ChecksumMismatch
 
 

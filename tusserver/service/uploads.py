@@ -193,9 +193,16 @@ class UploadService:
     async def _receive(self, plan: AppendPlan, append: Append, body: Body, lease: Lease) -> tuple[Upload, Cut | None]:
         """Write, verify, commit; return the upload as committed, and what cut the body short."""
         upload = plan.upload
-        if append.body_length == 0 and not append.checksum:
+        if append.body_length == 0 and append.checksum is None and not append.checksum_follows:
             return upload, None
-        intake = Intake(body, room=plan.room, expected=append.body_length, idle=self._idle, checksum=append.checksum)
+        intake = Intake(
+            body,
+            room=plan.room,
+            expected=append.body_length,
+            idle=self._idle,
+            checksum=append.checksum,
+            follows=append.checksum_follows,
+        )
         lease.on_wanted(intake.leave)
         self._intakes.add(intake)
         if self._closing:  # it was waiting for something when the others were stopped

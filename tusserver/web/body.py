@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from starlette.types import Receive, Scope
 
+from tusserver.protocol.checksum import Checksum
+from tusserver.protocol.dialect import Dialect
 from tusserver.protocol.errors import ClientGone
 from tusserver.streams import WIRE, Wire
 
@@ -17,10 +19,11 @@ def wire_of(scope: Scope) -> Wire | None:
 class RequestBody:
     """The body of one request."""
 
-    __slots__ = ("_receive", "ended", "started", "wire")
+    __slots__ = ("_dialect", "_receive", "ended", "started", "wire")
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, dialect: Dialect) -> None:
         self._receive = receive
+        self._dialect = dialect
         self.wire = wire_of(scope)
         self.started = False
         """Whether something asked for bytes: then a client that expects a 100 Continue got it."""
@@ -39,3 +42,8 @@ class RequestBody:
             if chunk:
                 return chunk
         return b""
+
+    def checksum(self) -> Checksum | None:
+        """See `Body.checksum`."""
+        trailers = None if self.wire is None else self.wire.trailers
+        return None if trailers is None else self._dialect.read_trailers(trailers)

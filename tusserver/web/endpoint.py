@@ -45,7 +45,7 @@ class UploadEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
         began = time.monotonic()
-        body = RequestBody(scope, receive)
+        body = RequestBody(scope, receive, self._dialect)
         head, too_large = self._head(scope, body)
         outcome = None
         try:
