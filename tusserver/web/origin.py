@@ -11,7 +11,7 @@ from starlette.types import Scope
 _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9.])?|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?", re.ASCII
 )
-_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*", re.ASCII)
+_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
 _SCHEMES = ("http", "https")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -80,7 +80,7 @@ def _forwarded(headers: Mapping[str, str], scheme: str, host: str) -> tuple[str,
     if re.fullmatch("[0-9]{1,5}", port) and not has_port and port != {"http": "80", "https": "443"}[scheme]:
         host = f"{host}:{port}"
     prefix = _first(headers.get("x-forwarded-prefix", "")).rstrip("/")
-    if _PREFIX.fullmatch(prefix) is None or "/.." in prefix:
+    if _PREFIX.fullmatch(prefix) is None:
         prefix = ""
     return scheme, host, prefix
 
