@@ -106,7 +106,7 @@ def test_an_empty_folder_lists_as_such(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_record_that_cannot_be_read_does_not_hide_the_others(run: Run, folder: Path) -> None:
-    next((folder / "uploads").rglob("half.record")).write_bytes(b"broken")
+    next((folder / "uploads").rglob("half.record")).write_bytes(b"broken" * 400)
     done = run("list", "--json", "--storage", folder)
     assert [entry["id"] for entry in json.loads(done.out)] == ["done", "unknown", "expired", "final"]
     assert "the record of half cannot be read" in done.err

@@ -25,6 +25,7 @@ class Served:
                 port=0,
                 root_path=root_path,
                 lifespan="on",
+                log_config=None,  # else uvicorn sets up the logging of this process
                 log_level="warning",
                 proxy_headers=False,
                 server_header=False,
