@@ -17,6 +17,7 @@ from tusserver.protocol.errors import (
     FinalIsReadOnly,
     FinishFailed,
     InconsistentLength,
+    InvalidChecksum,
     MaxSizeExceeded,
     OffsetMismatch,
     OutOfSpace,
@@ -243,6 +244,28 @@ async def test_a_chunked_body_whose_end_is_missing_is_discarded_even_if_its_chec
     with pytest.raises(ClientGone):
         await appending
     assert (await world.content(upload_id), world.heard(Finished)) == (b"hello", 0)
+
+
+async def test_a_checksum_may_follow_its_body(world: World) -> None:
+    upload_id = await world.upload(11, b"hello")
+    for wrong, refusal in ((sha1(b" wurld"), ChecksumMismatch), (None, InvalidChecksum)):
+        with pytest.raises(refusal):
+            await world.append(upload_id, 5, Feed(b" wo", b"rld", ends=True, trailer=wrong), follows=True)
+        assert (await world.content(upload_id), world.heard(Finished)) == (b"hello", 0)
+    right = Feed(b" wo", b"rld", ends=True, trailer=sha1(b" world"))
+    assert (await world.append(upload_id, 5, right, follows=True)).finished
+    assert await world.content(upload_id) == b"hello world"
+
+
+async def test_nothing_is_kept_of_a_body_that_breaks_off_before_its_checksum(world: World) -> None:
+    upload_id, feed = await world.upload(11, b"hello"), Feed(b" world", trailer=sha1(b" world"))
+    appending = asyncio.create_task(world.append(upload_id, 5, feed, follows=True))
+    await feed.taken()
+    await elapse(5)
+    feed.vanish()
+    with pytest.raises(ClientGone):
+        await appending
+    assert await world.content(upload_id) == b"hello"
 
 
 # bodies that break off -----------------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ class Feed:
 
     wire = None
 
-    def __init__(self, *chunks: bytes, ends: bool = False) -> None:
+    def __init__(self, *chunks: bytes, ends: bool = False, trailer: Checksum | None = None) -> None:
+        self._trailer = trailer
         self._chunks: list[bytes | None] = [chunk for chunk in chunks if chunk]
         self._more = asyncio.Event()
         self._hungry = asyncio.Event()
@@ -90,6 +91,10 @@ class Feed:
         if chunk:
             del self._chunks[0]
         return chunk
+
+    def checksum(self) -> Checksum | None:
+        """See `streams.Body`."""
+        return self._trailer
 
 
 def whole(data: bytes) -> Feed:
@@ -222,11 +227,19 @@ class World:
         announced: int | None = None,
         length: int | None = None,
         checksum: Checksum | None = None,
+        follows: bool = False,
     ) -> Upload:
         """PATCH. Bytes are announced with their length; a Feed is chunked unless told otherwise."""
         if isinstance(body, bytes):
             announced, body = len(body), whole(body)
-        append = Append(id=upload_id, offset=offset, body_length=announced, length=length, checksum=checksum)
+        append = Append(
+            id=upload_id,
+            offset=offset,
+            body_length=announced,
+            length=length,
+            checksum=checksum,
+            checksum_follows=follows,
+        )
         return (await self.service.append(append, body)).upload
 
     async def head(self, upload_id: UploadId) -> Upload:
