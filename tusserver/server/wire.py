@@ -1,4 +1,4 @@
-"""What ASGI cannot say, under uvicorn: socket to file, request trailers, 1xx responses.
+"""What ASGI cannot say, under uvicorn: socket to file, file to socket, request trailers, 1xx responses.
 
 `TusHttpProtocol` is uvicorn's httptools protocol and puts a `streams.Wire` into the scope of every request:
 `uvicorn --http tusserver.server.wire:TusHttpProtocol app:app`. It leans on parts of uvicorn that are not promised to
@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import http
 import logging
+import os
 import re
 import socket
 import weakref
@@ -27,10 +28,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientGone
 from tusserver.server.drain import Drain, pump, write_all
+from tusserver.server.sendfile import send_file
 from tusserver.streams import WIRE
 
 if TYPE_CHECKING:  # names that an import of this module must not fail for
-    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+    from uvicorn._types import ASGIReceiveEvent
     from uvicorn.config import Config
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
@@ -46,6 +48,7 @@ LEANED_ON: Final[Mapping[str, tuple[str, ...]]] = {
     "RequestResponseCycle": (
         *("receive", "send", "scope", "body", "more_body", "message_event", "disconnected", "keep_alive"),
         *("waiting_for_100_continue", "response_started", "response_complete"),
+        *("expected_content_length", "chunked_encoding"),
     ),
     "FlowControl": ("pause_reading", "resume_reading", "read_paused", "write_paused", "drain"),
 }
@@ -217,16 +220,46 @@ class UvicornWire:
             self._ended = True
         return event
 
-    async def send(self, message: ASGISendEvent) -> None:
+    async def send(self, message: Any) -> None:
         """Send as uvicorn does; on a spoilt connection nothing comes after this answer."""
         cycle = self._cycle()
         if cycle is None:
+            return
+        if message["type"] == "http.response.zerocopysend":
+            await self._send_file(cycle, message)
             return
         if self._spoilt and message["type"] == "http.response.start":
             cycle.keep_alive = False
             headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"connection"]
             message = {**message, "headers": [*headers, (b"connection", b"close")]}  # uvicorn adds it from 0.53 on
         await type(cycle).send(cycle, message)
+
+    async def _send_file(self, cycle: RequestResponseCycle, message: Mapping[str, Any]) -> None:
+        """Send a range of a file by the kernel (ASGI, "Zero Copy Send" extension)."""
+        fd, at = message["file"].fileno(), message.get("offset") or 0
+        count = message.get("count")
+        count = os.fstat(fd).st_size - at if count is None else count
+        if cycle.chunked_encoding or count > cycle.expected_content_length:
+            raise RuntimeError("a file is sent in a response that has its Content-Length, and not beyond it")
+        transport = cycle.transport
+        try:
+            transport.set_write_buffer_limits(high=0)
+            if cycle.flow.write_paused:  # what was written before must go first
+                await cycle.flow.drain()
+            if not cycle.disconnected:
+                await send_file(transport, fd, at, count)
+        except ClientGone:
+            pass  # uvicorn notices on its own
+        except (OSError, EOFError):
+            transport.abort()  # the client must not take what it has for the whole
+            raise
+        finally:
+            if not transport.is_closing():
+                transport.set_write_buffer_limits()
+        cycle.expected_content_length -= count
+        await type(cycle).send(
+            cycle, {"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)}
+        )
 
 
 def _interim(status: int, headers: Mapping[str, str]) -> bytes:
@@ -328,6 +361,8 @@ class WireProtocol(HttpToolsProtocol):
             self._wire = UvicornWire(self, self.cycle, self._drainable_length())
             extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
             extensions[WIRE] = self._wire
+            if self.scheme == "http":
+                extensions["http.response.zerocopysend"] = {}
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""

@@ -1,4 +1,4 @@
-"""Threads for blocking calls of a store."""
+"""Threads for calls that block and hold descriptors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Threads:
-    """A few threads of its own, so that a slow disk does not starve the rest of an app.
+    """A few threads of their own for one kind of work, so that a slow disk does not starve the rest of an app.
 
     Not `anyio.to_thread`: a task that is cancelled by asyncio itself, as servers do when they stop, leaves that while
     the call goes on; and a call of ours may hold a descriptor that the task would close.

@@ -1,0 +1,93 @@
+"""A file on its way to the socket, by the kernel alone.
+
+Small pieces go on the loop. What is larger goes in a thread as long as the client takes it; while it does not, the loop
+waits for the socket and no thread is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from time import perf_counter
+
+from tusserver.protocol.errors import ClientGone
+from tusserver.threads import Threads
+
+SMALL = 64 << 10
+"""Bytes that are sent on the loop."""
+PIECE = 1 << 20
+"""Bytes of one call."""
+SLICE = 0.5
+"""Seconds until a thread looks whether anybody wants it to stop."""
+QUIET = 0.025
+"""Seconds that a thread waits for a client before it gives the socket back to the loop."""
+THREADS = 4
+
+_threads = Threads(THREADS, "tusserver-send")  # started when they are needed, and shared by the process
+
+
+async def send_file(transport: asyncio.Transport, fd: int, at: int, count: int) -> None:
+    """Send `count` bytes of `fd` from byte `at` on, past `transport`, which has sent everything it was given.
+
+    Raises:
+        ClientGone: the client went away.
+        EOFError: the file is shorter than that.
+        OSError: the disk failed.
+    """
+    # A number of our own: if the transport closes, the old one may soon stand for another connection.
+    own = os.dup(transport.get_extra_info("socket").fileno())
+    try:
+        end = at + count
+        while at < end:
+            if transport.is_closing():
+                raise ClientGone
+            if end - at <= SMALL:
+                sent = _send(own, fd, at, end, wait=False)
+            else:
+                sent = await _threads.run(_send, own, fd, at, end)
+            at += sent
+            if at < end:
+                await _writable(own)
+    finally:
+        os.close(own)
+
+
+def _send(target: int, fd: int, at: int, end: int, wait: bool = True) -> int:
+    """Send until the client takes no more; return the bytes sent."""
+    start = at
+    until = perf_counter() + SLICE
+    while at < end and perf_counter() < until:
+        try:
+            sent = os.sendfile(target, fd, at, min(PIECE, end - at))
+        except BlockingIOError:
+            if not wait or not _takes_more(target):
+                break
+            continue
+        except ConnectionError:
+            raise ClientGone from None
+        if sent == 0:
+            raise EOFError("the file is shorter than its length")
+        at += sent
+    return at - start
+
+
+def _takes_more(target: int) -> bool:
+    poll = select.poll()
+    poll.register(target, select.POLLOUT)
+    return bool(poll.poll(QUIET * 1000))
+
+
+async def _writable(target: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_writer(target, wake)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(target)
