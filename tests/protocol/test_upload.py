@@ -35,6 +35,7 @@ uploads = st.builds(
     expires_at=st.none() | moments,
     finished=st.booleans(),
     place=st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
+    seal=st.none() | numbers,
 )
 
 

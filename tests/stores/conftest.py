@@ -1,3 +1,46 @@
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
 import tests.support.properties  # noqa: F401 - loads the settings of property tests
+
+Mount = Callable[[str, int], Path]
+"""`mount(kind, size)`: a new file system of so many bytes, ext4 or tmpfs."""
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mount file systems of one's own, for as long as the test runs."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount file systems")
+    mounted: list[Path] = []
+
+    def run(*command: str) -> None:
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=30)
+        except (OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"no file system can be mounted here: {error}")
+
+    def mount(kind: str, size: int) -> Path:
+        target = tmp_path / f"mount{len(mounted)}"
+        target.mkdir()
+        if kind == "tmpfs":
+            run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(target))
+        else:
+            image = tmp_path / f"image{len(mounted)}"
+            with open(image, "wb") as file:
+                file.truncate(size)
+            run(f"mkfs.{kind}", "-q", "-F", str(image))
+            run("mount", "-o", "loop", str(image), str(target))
+        mounted.append(target)
+        return target
+
+    yield mount
+    for target in reversed(mounted):
+        # Lazily: a store may still have a file open.
+        subprocess.run(["umount", "--lazy", str(target)], check=True, timeout=30)

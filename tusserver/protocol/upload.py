@@ -63,6 +63,8 @@ class Upload:
     """Whether everything that follows completion was done (renamed, told)."""
     place: str | None = None
     """Where the store put the finished bytes, if not at their own place."""
+    seal: int | None = None
+    """What the store knows the bytes at `place` by, as others may come there once these were taken away."""
 
     @property
     def complete(self) -> bool:
@@ -86,6 +88,7 @@ class Upload:
             "concat": self.concat,
             "parts": list(self.parts),
             "place": self.place,
+            "seal": self.seal,
         }
 
     @classmethod
@@ -106,6 +109,7 @@ class Upload:
             concat=data["concat"],
             parts=tuple(UploadId(part) for part in data["parts"]),
             place=data["place"],
+            seal=data["seal"],
         )
 
     def at(self, offset: int, *, expires_at: datetime | None, finished: bool) -> Upload:
@@ -122,4 +126,5 @@ class Upload:
             expires_at=expires_at,
             finished=finished,
             place=self.place,
+            seal=self.seal,
         )

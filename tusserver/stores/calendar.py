@@ -46,7 +46,8 @@ class Calendar:
 
     def _append(self, moment: int, name: str) -> None:
         with self._guard:
-            if moment != self._moment:
+            # A list that somebody removed with its folder is not one that is read.
+            if moment != self._moment or not os.fstat(self._fd).st_nlink:
                 self._close()
                 self._fd = self._open(f"{self._folder}/{moment}")
                 self._moment = moment

@@ -105,8 +105,9 @@ class Reserver:
         if length > disk.f_bavail * disk.f_frsize + self._allocated(fd, at):
             raise OutOfSpace
         if not self._sparse and _fallocate is not None:
-            failed = _fallocate(fd, at, length)
-            if failed in (0, errno.EINTR):
+            while (failed := _fallocate(fd, at, length)) == errno.EINTR:
+                pass  # nothing was reserved
+            if failed == 0:
                 return
             if failed == errno.EFBIG:
                 raise MaxSizeExceeded("the file system has no files of this size")
@@ -204,8 +205,12 @@ def read_file(path: str) -> bytes:
 def replace_file(path: str, content: bytes, mode: int, *, sync: bool) -> None:
     """Write a whole file so that a crash leaves the old one or the new one. `sync`: a power cut too."""
     temporary = path + ".new"
-    _write_file(temporary, content, os.O_TRUNC, mode, sync=sync)
-    os.rename(temporary, path)
+    try:
+        _write_file(temporary, content, os.O_TRUNC, mode, sync=sync)
+        os.rename(temporary, path)
+    except BaseException:
+        unlink(temporary)
+        raise
     if sync:
         sync_folder(Path(path).parent)
 
@@ -238,6 +243,14 @@ def append_line(path: str, line: str, mode: int) -> None:
         os.write(fd, line.encode() + b"\n")
     finally:
         os.close(fd)
+
+
+def written_at(path: str) -> int | None:
+    """Return when a file was last written, in nanoseconds; None if it is not there."""
+    try:
+        return os.lstat(path).st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def unlink(path: str | Path) -> bool:

@@ -11,6 +11,7 @@ empty one, or a `.new` file; their id is in the calendar before they are made, s
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -21,14 +22,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from tusserver.protocol.errors import IdTaken, StoreUnavailable, TusError, UploadNotFound
+from tusserver.protocol.errors import IdTaken, MaxSizeExceeded, OutOfSpace, StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
 from tusserver.stores import disk, record
 from tusserver.stores.calendar import Calendar
 from tusserver.stores.naming import Template
-from tusserver.stores.threads import Threads
 from tusserver.streams import Kept, Source
+from tusserver.threads import Threads
 
 logger = logging.getLogger("tusserver.store")
 
@@ -151,6 +152,8 @@ class FileStore:
         if upload.expires_at is not None:
             look = min(look, upload.expires_at.timestamp())
         with disk.translated("creating an upload"):
+            if os.path.exists(path + _RECORD):
+                raise IdTaken  # its bytes may have gone to their readable place
             self._calendar.add(upload.id, look, now)
             try:
                 fd = self._open_new(path)
@@ -200,10 +203,9 @@ class FileStore:
                     content = disk.read_file(self._path(upload_id) + _RECORD)
                 except FileNotFoundError:
                     raise UploadNotFound from None
-            if not content.strip(b"\0"):
-                # Its creation was cut off, by a crash or a power cut, before anybody was told of it.
-                raise UploadNotFound
             upload, slot = record.unpack(content)
+        except record.NeverMade:
+            raise UploadNotFound from None
         except ValueError as error:
             logger.error("the record of %s cannot be read: %s", upload_id, error)
             raise StoreUnavailable from error
@@ -220,7 +222,7 @@ class FileStore:
         fd = -1
         try:
             if source.drainable:
-                fd = await self._run(self._open_bytes, upload, source.expected or 0)
+                fd = await self._swift(self._open_bytes, upload, source.expected or 0)
                 with disk.translated("writing"):
                     return await source.drain_to(fd, upload.offset, kept)
             written = 0
@@ -259,12 +261,19 @@ class FileStore:
         try:
             with disk.translated("writing"):
                 if upload.length is None and os.fstat(fd).st_size < at + size:
-                    self._reserver.reserve(fd, at, max(size, GROWTH))
+                    self._grow(fd, at, size)
                 return fd, disk.write_all(fd, batch, at)
         except BaseException:
             if opened:
                 os.close(fd)
             raise
+
+    def _grow(self, fd: int, at: int, size: int) -> None:
+        """Make a file of unknown length much larger, or if there is no room for that, just large enough."""
+        try:
+            self._reserver.reserve(fd, at, max(size, GROWTH))
+        except (OutOfSpace, MaxSizeExceeded):
+            self._reserver.reserve(fd, at, size)
 
     async def commit(self, upload: Upload) -> None:
         """See `Store.commit`."""
@@ -364,7 +373,7 @@ class FileStore:
 
     async def finish(self, upload: Upload) -> Upload:
         """See `Store.finish`."""
-        if self._template is None or upload.place is not None or upload.role is Role.PARTIAL:
+        if self._template is None or upload.role is Role.PARTIAL:
             return upload
         return await self._run(self._finish, self._template, upload)
 
@@ -372,20 +381,25 @@ class FileStore:
         with disk.translated("renaming a finished upload"):
             path = self._path(upload.id)
             # The file has both names until the record knows the new one, so a crash loses neither.
-            place = template.link(Path(path), upload)
+            place = upload.place or str(template.link(Path(path), upload))
             if self._sync:
-                disk.sync_folder(place.parent)
-            upload = replace(upload, place=str(place))
-            self._amend(upload)
+                disk.sync_folder(Path(place).parent)
+            sealed = replace(upload, place=place, seal=disk.written_at(place))
+            if sealed != upload:
+                self._amend(sealed)
             disk.unlink(path)
-        return upload
+        return sealed
 
     async def content(self, upload: Upload) -> Content:
         """See `Store.content`."""
-        path = Path(self._bytes_path(upload))
-        if not await self._swift(path.is_file):
+        if not await self._swift(self._has_bytes, upload):
             raise UploadNotFound
-        return Content(upload=upload, size=upload.offset, etag=upload.id, path=path)
+        return Content(upload=upload, size=upload.offset, etag=upload.id, path=Path(self._bytes_path(upload)))
+
+    def _has_bytes(self, upload: Upload) -> bool:
+        """Whether the bytes are still where they were put: people move finished files away, and names are reused."""
+        found = disk.written_at(self._bytes_path(upload))
+        return found is not None and (upload.place is None or not upload.finished or found == upload.seal)
 
     async def remove(self, upload_id: UploadId) -> bool:
         """See `Store.remove`."""
@@ -394,20 +408,34 @@ class FileStore:
     def _remove(self, upload_id: UploadId) -> bool:
         path = self._path(upload_id)
         try:
-            place = self._load(upload_id).place
+            upload = self._load(upload_id)
         except TusError:
-            place = None
+            upload = None
         with disk.translated("removing an upload"):
-            # The record goes first: what is left if we die here is bytes without a record, and the calendar knows it.
-            there = disk.unlink(self._path(upload_id) + _RECORD)
-            if place is not None:
-                disk.unlink(place)
+            if upload is not None:
+                now = time.time()
+                with contextlib.suppress(OSError):  # removing must work on a full disk
+                    self._calendar.add(upload_id, now + FIRST_LOOK, now)
+                self._remove_place(upload)  # first, as only the record knows it
+            # The record goes before the bytes: these are found by the calendar if we die here.
+            there = disk.unlink(path + _RECORD)
             there |= disk.unlink(path)
             disk.unlink(path + _AWAITED)
             disk.unlink(path + _RECORD + _NEW)
             if there and self._sync:
                 disk.sync_folder(Path(path).parent)
         return there
+
+    def _remove_place(self, upload: Upload) -> None:
+        """Remove the readable name, also one that a crash kept from the record."""
+        if upload.place is not None:
+            if self._has_bytes(upload):
+                disk.unlink(upload.place)
+        elif self._template is not None and upload.complete:
+            path = Path(self._path(upload.id))
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_nlink > 1:
+                    disk.unlink(self._template.link(path, upload))
 
     # going through them ----------------------------------------------------------------------------------------------
 

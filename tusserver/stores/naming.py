@@ -67,7 +67,8 @@ class Template:
             try:
                 os.link(source, place, follow_symlinks=False)
             except FileExistsError:
-                if os.path.samefile(source, place):
+                # Not `samefile`: it follows links, and fails where one leads nowhere.
+                if os.path.samestat(os.lstat(source), os.lstat(place)):
                     return place
                 continue
             return place

@@ -25,8 +25,14 @@ JSON_AT = 2 * SLOT_SPACE
 _FINISHED = 1
 _FIELDS = struct.Struct(">QQQQQB16s")
 _CRC = struct.Struct(">I")
+_SLOT = _FIELDS.size + _CRC.size
 _NUMBER = 8
 """Bytes."""
+_END = b"\n"
+
+
+class NeverMade(ValueError):
+    """The creation of this record was cut off, so nobody was ever told of an upload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,19 +105,26 @@ def pack(upload: Upload, slot: Slot) -> bytes:
     line = slot.pack()
     start = SLOT_SPACE * (slot.number % 2)
     head[start : start + len(line)] = line
-    return bytes(head) + json.dumps(upload.to_json(), separators=(",", ":")).encode() + b"\n"
+    return bytes(head) + json.dumps(upload.to_json(), separators=(",", ":")).encode() + _END
 
 
 def unpack(content: bytes) -> tuple[Upload, Slot]:
     """Read a whole record.
 
     Raises:
+        NeverMade: a crash or a power cut came while it was written for the first time.
         ValueError: it is none.
     """
     slot = newer(content[:JSON_AT])
     if slot is None:
+        # Nothing before the JSON, or nothing behind the place of the first slot.
+        if not content[:JSON_AT].strip(b"\0") or not content[_SLOT:].strip(b"\0"):
+            raise NeverMade
         raise ValueError("neither slot is valid")
-    return _parse(content[JSON_AT:]).at(slot.offset, expires_at=slot.expires_at, finished=slot.finished), slot
+    if slot.number == 0 and not content.endswith(_END):
+        raise NeverMade
+    upload = _parse(content[JSON_AT:])
+    return upload.at(slot.offset, expires_at=slot.expires_at, finished=slot.finished), slot
 
 
 @functools.lru_cache(maxsize=512)
@@ -119,5 +132,5 @@ def _parse(text: bytes) -> Upload:
     """Read the JSON; requests for one upload come in rows, and it stays the same for all of them."""
     try:
         return Upload.from_json(json.loads(text))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"a field is missing or wrong: {error}") from error
