@@ -152,8 +152,6 @@ class FileStore:
         if upload.expires_at is not None:
             look = min(look, upload.expires_at.timestamp())
         with disk.translated("creating an upload"):
-            if os.path.exists(path + _RECORD):
-                raise IdTaken  # its bytes may have gone to their readable place
             self._calendar.add(upload.id, look, now)
             try:
                 fd = self._open_new(path)
@@ -168,6 +166,9 @@ class FileStore:
                     os.close(fd)
                 content = record.pack(upload, self._slot(upload, 0, 0))
                 disk.write_new_file(path + _RECORD, content, self._file_mode, sync=self._sync)
+            except FileExistsError:  # the bytes of that one have gone to their readable place
+                disk.unlink(path)
+                raise IdTaken from None
             except BaseException:
                 disk.unlink(path + _RECORD)
                 disk.unlink(path)

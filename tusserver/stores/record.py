@@ -10,7 +10,6 @@ in different sectors, the unit in which disks write. The JSON never changes in p
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import struct
@@ -28,6 +27,8 @@ _CRC = struct.Struct(">I")
 _SLOT = _FIELDS.size + _CRC.size
 _NUMBER = 8
 """Bytes."""
+_KNOWN = 512
+"""Texts of records that were read or written last."""
 _END = b"\n"
 
 
@@ -105,7 +106,9 @@ def pack(upload: Upload, slot: Slot) -> bytes:
     line = slot.pack()
     start = SLOT_SPACE * (slot.number % 2)
     head[start : start + len(line)] = line
-    return bytes(head) + json.dumps(upload.to_json(), separators=(",", ":")).encode() + _END
+    text = json.dumps(upload.to_json(), separators=(",", ":")).encode() + _END
+    _remember(text, upload)
+    return bytes(head) + text
 
 
 def unpack(content: bytes) -> tuple[Upload, Slot]:
@@ -127,10 +130,22 @@ def unpack(content: bytes) -> tuple[Upload, Slot]:
     return upload.at(slot.offset, expires_at=slot.expires_at, finished=slot.finished), slot
 
 
-@functools.lru_cache(maxsize=512)
 def _parse(text: bytes) -> Upload:
     """Read the JSON; requests for one upload come in rows, and it stays the same for all of them."""
+    known = _known.get(text)
+    if known is not None:
+        return known
     try:
-        return Upload.from_json(json.loads(text))
+        return _remember(text, Upload.from_json(json.loads(text)))
     except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"a field is missing or wrong: {error}") from error
+
+
+def _remember(text: bytes, upload: Upload) -> Upload:
+    if len(_known) >= _KNOWN:
+        _known.clear()
+    _known[text] = upload
+    return upload
+
+
+_known: dict[bytes, Upload] = {}
