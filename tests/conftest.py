@@ -23,6 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    endpoint = config.getoption("--tus-endpoint")
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise pytest.UsageError(f"--tus-endpoint {endpoint}: a URL is needed, like http://localhost:1080/files")
     config.pluginmanager.register(Rows(config), "tus-rows")
 
 

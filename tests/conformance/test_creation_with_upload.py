@@ -100,6 +100,7 @@ def test_w9_an_upload_whose_url_nobody_got_does_not_stay(configured: Configured)
     assert eventually(lambda: not set(server.files()) - before, 8)
 
 
+@pytest.mark.slow  # the timeout, and then the time in which a client may read what it is told
 def test_w9_a_client_that_is_still_there_learns_the_url(configured: Configured) -> None:
     """One that fell silent is cut off, but what it sent is kept, so it must be told where."""
     tus, _ = configured(SMALL)

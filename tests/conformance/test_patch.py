@@ -207,6 +207,7 @@ def test_p22_a_client_that_left_goes_on_where_it_was(tus: Tus) -> None:
     assert tus.holds(url, data)
 
 
+@pytest.mark.slow  # the timeout, and then the time in which a client may read what it is told
 def test_p23_a_silent_client_is_cut_off_and_its_bytes_are_kept(configured: Configured) -> None:
     """tus 1.0.0: "Timeouts SHOULD be handled by the Server by closing the connection to the Client"."""
     tus, _ = configured(SMALL)

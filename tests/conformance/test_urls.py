@@ -23,7 +23,8 @@ def location(answer: Answer) -> str:
 def test_s1_the_location_is_where_the_client_came_to(tus: Tus) -> None:
     """tus 1.0.0: "This URL MAY be absolute or relative"."""
     where = location(tus.post({**POST, "Host": "upload.example:81"}))
-    assert where.startswith((f"http://upload.example:81{tus.path}/", f"{tus.path}/"))
+    scheme = urlsplit(tus.endpoint).scheme
+    assert where.startswith((f"{scheme}://upload.example:81{tus.path}/", f"{tus.path}/"))
 
 
 FORWARDED = {

@@ -102,7 +102,7 @@ def test_b9_after_a_refused_body_the_connection_is_in_step_or_closed(tus: Tus) -
     url = tus.upload(10)
     with tus.connect() as connection:
         tus.ask(connection, "PATCH", url, {**patching(0), "Tus-Resumable": "0.2.2"}, b"GET / HTTP")
-        assert connection.answer().status == 412
+        assert 400 <= connection.answer().status < 500
         try:
             tus.ask(connection, "HEAD", url)
             answer = connection.answer()
