@@ -115,7 +115,7 @@ def test_an_upload_aborted_in_the_middle_of_a_request_goes_on_where_it_stopped(
     assert proxy.failed.wait(10)
     first.tell("abort")
     first.finish()
-    wait_for_offset(url, 2 * MIB - HEADERS)
+    wait_for_offset(proxy.around(url), 2 * MIB - HEADERS)
     second = node.run(source, options={"endpoint": endpoint, "uploadUrl": url, "retryDelays": PATIENT})
     assert second.methods == ["HEAD", "PATCH"]
     assert proxy.sent < source.stat().st_size + HEADERS, "no byte is sent twice"
@@ -296,7 +296,7 @@ def test_a_client_told_not_to_retry_can_be_followed_by_another(
     (error,) = first.all("error")
     assert error["status"] is None, "a network error"
     url = first.all("url")[0]["url"]
-    wait_for_offset(url, 2 * MIB - HEADERS)
+    wait_for_offset(proxy.around(url), 2 * MIB - HEADERS)
     second = node.run(source, options={**options, "uploadUrl": url})
     assert proxy.sent < source.stat().st_size + HEADERS, "no byte is sent twice"
     assert second.url == url
@@ -328,7 +328,7 @@ def test_of_two_clients_on_one_upload_both_succeed(
     first = node.start(source, options={"endpoint": proxy.through(server.url)})
     url = first.wait_for("url")["url"]
     assert proxy.failed.wait(10)
-    second = node.run(source, options={"endpoint": server.url, "uploadUrl": url.replace(proxy.host, server.host)})
+    second = node.run(source, options={"endpoint": server.url, "uploadUrl": proxy.around(url)})
     assert second.url
     assert first.finish().url == url
     assert_arrived(url, source.read_bytes())
@@ -362,7 +362,7 @@ def test_an_upload_terminated_while_it_runs_leaves_nothing(
     client.tell("terminate")
     client.finish()
     assert client.all("response")[-1] == {"event": "response", "method": "DELETE", "status": 204}
-    assert_gone(url.replace(proxy.host, server.host))
+    assert_gone(proxy.around(url))
     assert server.files() == []
 
 

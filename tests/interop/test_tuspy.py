@@ -141,7 +141,7 @@ def test_a_cut_connection_costs_no_bytes(server: TusServer, open_proxy: OpenProx
     proxy.fail(fault, after=4 * MIB)
     with pytest.raises(TusCommunicationError):
         first.upload()
-    wait_for_offset(first.url, 4 * MIB - HEADERS)
+    wait_for_offset(proxy.around(first.url), 4 * MIB - HEADERS)
     second = uploader(server.url, source, url=first.url)
     second.upload()
     assert proxy.sent < 6 * MIB + HEADERS
@@ -199,7 +199,7 @@ def test_a_second_client_takes_a_stalled_upload_over(
     proxy = open_proxy(server)
     stalled = uploader(proxy.through(server.url), source)
     stalled.set_url(stalled.create_url())
-    url = server.url + "/" + stalled.url.rsplit("/", 1)[1]
+    url = proxy.around(stalled.url)
     proxy.fail(Fault.STALL, after=2 * MIB)
     first = pool.submit(stalled.upload)
     assert proxy.failed.wait(10)

@@ -112,6 +112,10 @@ class Proxy:
         """`url` of the target as it is reached through the proxy."""
         return url.replace("{}:{}".format(*self._target), self.host)
 
+    def around(self, url: str) -> str:
+        """`url` as it is reached without the proxy, for questions that are not to be counted in `sent`."""
+        return url.replace(self.host, "{}:{}".format(*self._target))
+
     def fail(self, fault: Fault, *, after: int, times: int = 1, answers: bool = False) -> None:
         """Strike when the `after`th byte from now went from clients to the server (`answers`: the other way).
 
