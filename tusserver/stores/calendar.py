@@ -7,6 +7,7 @@ or if the machine was restarted (they are not synced).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -78,16 +79,17 @@ class Calendar:
             if not stem.isdigit() or int(stem) + 1 > now:
                 continue
             path = self._folder / name
-            if path.suffix != _CLAIMED:
-                claimed = self._folder / (name + _CLAIMED)
-                if claimed.exists():  # left by a sweep that died; it has its own turn in this loop
-                    continue
-                path = path.rename(claimed)
-                with self._guard:
-                    if stem == str(self._moment):
-                        self._close()
-            with open(path, encoding="ascii", errors="replace") as lines:
-                yield from dict.fromkeys(line.strip() for line in lines)
+            # Another process may sweep at the same time. That one and we may both go through a list; no harm is done.
+            with contextlib.suppress(FileNotFoundError):
+                if path.suffix != _CLAIMED:
+                    claimed = self._folder / (name + _CLAIMED)
+                    if claimed.exists():  # left by a sweep that died; it has its own turn in this loop
+                        continue
+                    path = path.rename(claimed)
+                    with self._guard:
+                        if stem == str(self._moment):
+                            self._close()
+                yield from dict.fromkeys(path.read_text(encoding="ascii", errors="replace").split())
             disk.unlink(path)
 
     def covers(self, boot: str) -> bool:

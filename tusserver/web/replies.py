@@ -13,6 +13,8 @@ _SMALL = 64 * 1024
 """Bytes of an unread body that the server reads off by itself, so that the connection can be used again."""
 _LINGER = 5.0
 """Seconds for a client that is still sending to notice the answer."""
+_PAUSE = 0.5
+"""Seconds without bytes after which a client is no longer sending."""
 _LINGER_AT_THE_END = 0.25
 """The same, while the server stops."""
 
@@ -54,11 +56,12 @@ class Responder:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _discard(self, body: RequestBody) -> None:
-        with anyio.move_on_after(self._linger) as scope:
+        with anyio.move_on_after(min(self._linger, _PAUSE)) as scope:
             self._lingering.add(scope)
+            began = anyio.current_time()
             try:
                 while await body.receive():
-                    pass
+                    scope.deadline = min(began + self._linger, anyio.current_time() + _PAUSE)
             except ClientGone:
                 pass
             finally:
