@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib
 import os
 import re
 import shutil
@@ -205,6 +206,12 @@ def test_links_between_the_documents_lead_somewhere(document: str) -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text("utf-8"))
 
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_the_protocol_class_that_the_readme_names_exists() -> None:
+    ((module, name),) = re.findall(r"uvicorn --http (\S+):(\S+) ", README)
+
+    assert issubclass(getattr(importlib.import_module(module), name), asyncio.Protocol)
 
 
 def test_targets_of_make_in_the_documents_exist() -> None:
