@@ -2,6 +2,7 @@
 
 from tusserver.app import Tus
 from tusserver.locks.base import Lease, Locker, Manner
+from tusserver.locks.file import FileLocker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import CreationRejected, TusError
 from tusserver.protocol.messages import Extension
@@ -21,6 +22,7 @@ __all__ = [
     "Durability",
     "Expiry",
     "Extension",
+    "FileLocker",
     "FileStore",
     "Lease",
     "Limits",

@@ -154,6 +154,7 @@ class Tus:
         self._sweeper = Sweeper(store, locker, lifecycle, interval=sweep_interval, now=now)
         self._sweeping: asyncio.Task[None] | None = None
         self._store = store
+        self._locker = locker
         self.extensions = tuple(extension for extension in Extension if extension in on)
         """Names of what OPTIONS advertises (checksum-trailer only where the server in front can deliver trailers)."""
 
@@ -193,6 +194,7 @@ class Tus:
                 await asyncio.wait([self._sweeping])
             with anyio.CancelScope(shield=True):
                 await self._store.tidy()
+            self._locker.close()
 
     def _start_sweeping(self) -> None:
         """Also without a lifespan, from the first request on: a mounted app's lifespan is easily forgotten."""

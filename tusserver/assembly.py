@@ -7,6 +7,9 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from tusserver.app import Tus
+from tusserver.locks import file
+from tusserver.locks.base import Locker
+from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.rules import Expiry, Limits
 from tusserver.settings import Effective
 from tusserver.stores.file import FileStore
@@ -19,8 +22,9 @@ class Site:
     A router would do, but for small requests it costs as much as reading their headers.
     """
 
-    def __init__(self, tus: Tus, path: str) -> None:
+    def __init__(self, tus: Tus, path: str, locker: Locker) -> None:
         self.tus = tus
+        self.locker = locker
         self._path = path
         self._below = path + "/"
 
@@ -44,8 +48,11 @@ def assemble(configured: Effective) -> Site:
     """
     settings = configured.settings
     limits, expiry, tus, cors = settings.limits, settings.expiry, settings.tus, settings.cors
+    store = open_store(configured)
+    locker = open_locker(configured)
     app = Tus(
-        open_store(configured),
+        store,
+        locker=locker,
         limits=Limits(max_size=limits.max_size, metadata_size=limits.metadata_size, parts=limits.parts),
         expiry=Expiry(after=expiry.after, sliding=expiry.sliding, keep_finished=expiry.keep_finished),
         sweep_interval=expiry.sweep_interval.total_seconds(),
@@ -67,7 +74,21 @@ def assemble(configured: Effective) -> Site:
         trusted_proxies=settings.proxies.trusted,
         relative_location=settings.proxies.relative_location,
     )
-    return Site(app, settings.server.path)
+    return Site(app, settings.server.path, locker)
+
+
+def open_locker(configured: Effective) -> Locker:
+    """Build the locks alone: such that a second server on the same folder, or `tusserver remove`, does no harm.
+
+    Raises:
+        SettingsError: their folder cannot be used.
+    """
+    if not file.AVAILABLE:
+        return MemoryLocker()
+    try:
+        return file.FileLocker(configured.settings.store.root.absolute() / "locks")
+    except ValueError as error:
+        raise configured.refusal("store.root", f"cannot be used: {error}") from None
 
 
 def open_store(configured: Effective) -> FileStore:
@@ -78,7 +99,7 @@ def open_store(configured: Effective) -> FileStore:
     """
     store = configured.settings.store
     finished = store.finished_folder and store.finished_folder.absolute()
-    for inside in ("uploads", "calendar"):
+    for inside in ("uploads", "calendar", "locks"):
         if finished and finished.is_relative_to(store.root.absolute() / inside):
             raise configured.refusal("store.finished_folder", "is where unfinished uploads live; name another folder")
     try:

@@ -276,7 +276,7 @@ class Store(Group):
     """Where uploads are kept, and how safely."""
 
     root: Folder = Path("storage")
-    """Data folder, made if missing. One server a folder."""
+    """Data folder, made if missing."""
     durability: Literal["ack", "finish", "none"] = "ack"
     """What survives a power cut: all that was acknowledged, finished uploads, or what the system happened to write."""
     finished_folder: FolderOrNone = None

@@ -47,7 +47,7 @@ def build_parser() -> Parser:
         manage.remove,
         "remove uploads with all they own, without asking",
         _STORE,
-        "A running server does not know that they are going: do not remove what it is writing.",
+        "A server that is writing one of them is told to stop, as by DELETE.",
     )
     remove.add_argument("ids", metavar="ID", nargs="+")
     add(
@@ -55,7 +55,7 @@ def build_parser() -> Parser:
         manage.sweep,
         "remove the uploads that are due, as a running server does by itself",
         _STORE,
-        "Meant for a folder that no server is running on.",
+        "Also while a server runs on the folder: what it is writing is left alone.",
     )
     effective = add("config", config.config, "print the settings that count, and where each came from", None)
     for command in (list_, show, effective):

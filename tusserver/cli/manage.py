@@ -1,11 +1,9 @@
-"""`tusserver list`, `show`, `remove`, `sweep`: the data folder as an operator sees it, whether a server runs or not.
-
-Locks live in the server's own process, so `remove` and `sweep` cannot see what it is writing; their `--help` says so.
-"""
+"""`tusserver list`, `show`, `remove`, `sweep`: the data folder as an operator sees it, whether a server runs or not."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,12 +15,15 @@ import anyio
 
 from tusserver.cli.flags import effective
 from tusserver.cli.terminal import complain, say
+from tusserver.locks.base import Manner
 from tusserver.protocol.errors import TusError, UploadNotFound
 from tusserver.protocol.upload import Upload, as_upload_id
 from tusserver.server.logs import configure, escaped
 from tusserver.settings import Effective
 from tusserver.stores.base import Store
 
+_PATIENCE = 5.0
+"""Seconds to wait for a server that writes what is to be removed."""
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
@@ -37,8 +38,9 @@ def show(options: argparse.Namespace) -> int:
 
 
 def remove(options: argparse.Namespace) -> int:
-    """Remove uploads."""
-    return _with_store(options, partial(_remove, ids=options.ids))
+    """Remove uploads. A server that is writing one of them is asked to stop, as by DELETE."""
+    configured = _prepare(options)
+    return 1 if configured is None else _guarded(partial(_remove, configured, ids=options.ids))
 
 
 def sweep(options: argparse.Namespace) -> int:
@@ -117,25 +119,36 @@ async def _place(store: Store, upload: Upload) -> str | None:
         return None
 
 
-async def _remove(store: Store, *, ids: Sequence[str]) -> int:
+async def _remove(configured: Effective, *, ids: Sequence[str]) -> int:
+    from tusserver.assembly import open_locker, open_store
+
+    store, locker = open_store(configured), open_locker(configured)
     missing = 0
-    for text in dict.fromkeys(ids):
-        try:
-            there = await store.remove(as_upload_id(text))
-        except UploadNotFound:
+    try:
+        for text in dict.fromkeys(ids):
             there = False
-        if there:
-            say(f"Removed {text}")
-        else:
-            complain(f"there is no upload {escaped(text)}")
-            missing += 1
+            with contextlib.suppress(UploadNotFound):
+                upload_id = as_upload_id(text)
+                async with locker.hold(upload_id, Manner.INSIST, _PATIENCE):
+                    there = await store.remove(upload_id)
+            if there:
+                say(f"Removed {text}")
+            else:
+                complain(f"there is no upload {escaped(text)}")
+                missing += 1
+    finally:
+        locker.close()
     return 1 if missing else 0
 
 
 async def _sweep(configured: Effective) -> int:
     from tusserver.assembly import assemble
 
-    removed = await assemble(configured).tus.sweep()
+    site = assemble(configured)
+    try:
+        removed = await site.tus.sweep()
+    finally:
+        site.locker.close()
     say(f"Removed {removed} upload{'' if removed == 1 else 's'}")
     return 0
 

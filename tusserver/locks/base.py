@@ -55,3 +55,6 @@ class Locker(Protocol):
         Raises:
             UploadLocked: the holder stayed longer.
         """
+
+    def close(self) -> None:
+        """Give back what is open; called after the last request. A later `hold` opens it again."""

@@ -56,6 +56,14 @@ class MemoryLocker:
         """See `Locker.hold`."""
         return _Hold(self._leases, upload_id, manner, patience, before_asking)
 
+    def close(self) -> None:
+        """See `Locker.close`: there is nothing."""
+
+    def ask(self, upload_id: UploadId, manner: Manner) -> bool | None:
+        """Ask a holder to leave; return whether it does, None if nobody holds the upload."""
+        holder = self._leases.get(upload_id)
+        return None if holder is None else holder.ask(manner)
+
 
 class _Hold:
     """The context of one lease. A class: a generator costs more than the lock."""

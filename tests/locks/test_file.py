@@ -1,0 +1,177 @@
+"""Locks across processes: the contract, and what only a second process can show."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.locks import ID, LONG, Holder, LockerContract, take
+from tusserver.locks.base import Manner
+from tusserver.locks.file import FileLocker, byte_of
+from tusserver.protocol.errors import OffsetMismatch, UploadLocked
+
+HOLDING = """
+import asyncio, sys
+from tusserver.locks.file import FileLocker
+from tusserver.locks.base import Manner
+
+async def main(folder, name, answer):
+    leave = asyncio.Event()
+    def ask(manner):
+        print("asked", manner.value, flush=True)
+        if answer == "leave":
+            leave.set()
+        return answer == "leave"
+    async with FileLocker(folder).hold(name) as lease:
+        lease.on_wanted(ask)
+        print("holds", flush=True)
+        await leave.wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+async def locker(tmp_path: Path) -> AsyncIterator[FileLocker]:
+    """A locker on a folder of the test."""
+    made = FileLocker(tmp_path / "locks")
+    yield made
+    made.close()
+
+
+class TestFileLocker(LockerContract):
+    """Within one process."""
+
+    @pytest.fixture
+    async def locker(self, tmp_path: Path) -> AsyncIterator[FileLocker]:
+        made = FileLocker(tmp_path / "locks")
+        yield made
+        made.close()
+
+
+class Elsewhere:
+    """Another process that holds an upload."""
+
+    def __init__(self, folder: Path, answer: str = "stay") -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLDING, str(folder / "locks"), ID, answer], stdout=subprocess.PIPE, text=True
+        )
+        assert self.line() == "holds"
+
+    def line(self) -> str:
+        """What it says next."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def end(self) -> None:
+        """Kill it, if it still runs."""
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def staying(tmp_path: Path) -> Iterator[Elsewhere]:
+    """A holder in another process that never leaves."""
+    (tmp_path / "locks").mkdir(exist_ok=True)
+    elsewhere = Elsewhere(tmp_path)
+    yield elsewhere
+    elsewhere.end()
+
+
+@pytest.fixture
+def leaving(tmp_path: Path) -> Iterator[Elsewhere]:
+    """A holder in another process that leaves when asked."""
+    (tmp_path / "locks").mkdir(exist_ok=True)
+    elsewhere = Elsewhere(tmp_path, "leave")
+    yield elsewhere
+    elsewhere.end()
+
+
+@pytest.mark.parametrize("manner", [Manner.RESUME, Manner.INSIST])
+async def test_a_holder_elsewhere_is_asked_and_leaves(locker: FileLocker, leaving: Elsewhere, manner: Manner) -> None:
+    await take(locker, manner, LONG)
+    assert leaving.line() == f"asked {manner.value}"
+
+
+async def test_a_holder_elsewhere_that_stays_keeps_its_lock(locker: FileLocker, staying: Elsewhere) -> None:
+    with pytest.raises(UploadLocked):
+        await take(locker, Manner.RESUME, 0)
+    assert staying.line() == "asked resume"
+    with pytest.raises(UploadLocked):
+        await take(locker, Manner.POLITE, LONG)
+
+
+async def test_who_is_refused_elsewhere_leaves_no_lock_within(locker: FileLocker, staying: Elsewhere) -> None:
+    with pytest.raises(UploadLocked):
+        await take(locker, Manner.RESUME, 0)
+    staying.end()
+    await take(locker, Manner.POLITE, 0)
+
+
+async def test_a_holder_that_is_killed_leaves_its_lock_at_once(locker: FileLocker, staying: Elsewhere) -> None:
+    waiting = asyncio.create_task(take(locker, Manner.RESUME, LONG))
+    assert await asyncio.to_thread(staying.line) == "asked resume"
+    os.kill(staying.process.pid, signal.SIGKILL)
+    await waiting
+
+
+async def test_what_is_refused_by_the_record_disturbs_nobody_elsewhere(locker: FileLocker, staying: Elsewhere) -> None:
+    async def refuse() -> None:
+        raise OffsetMismatch(expected=1, provided=0)
+
+    with pytest.raises(OffsetMismatch):
+        async with locker.hold(ID, Manner.RESUME, LONG, refuse):
+            pass
+    staying.process.kill()
+    assert staying.line() == ""  # it was never asked
+
+
+async def test_a_process_that_died_leaves_nothing_behind(
+    locker: FileLocker, staying: Elsewhere, tmp_path: Path
+) -> None:
+    staying.end()
+    async with other(tmp_path) as second, second.hold(ID):
+        with pytest.raises(UploadLocked):
+            await take(locker, Manner.RESUME, 0)
+        # One file of bytes, and the sockets of those who live.
+        assert len(list((tmp_path / "locks").iterdir())) == 3
+
+
+@asynccontextmanager
+async def other(tmp_path: Path) -> AsyncIterator[FileLocker]:
+    """A second locker of this process: its open files exclude ours as another process's do."""
+    made = FileLocker(tmp_path / "locks")
+    yield made
+    made.close()
+
+
+async def test_two_lockers_ask_each_other(locker: FileLocker, tmp_path: Path) -> None:
+    holder = Holder(False)
+    async with other(tmp_path) as second, second.hold(ID) as lease:
+        lease.on_wanted(holder.ask)
+        with pytest.raises(UploadLocked):
+            await take(locker, Manner.INSIST, 0)
+    assert holder.asked == [Manner.INSIST]
+    await take(locker, Manner.POLITE, 0)
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="the folder for locks"):
+        FileLocker(tmp_path / "file" / "locks")
+
+
+def test_uploads_have_bytes_of_their_own() -> None:
+    bytes_of = {byte_of(str(number)) for number in range(10_000)}
+    assert len(bytes_of) == 10_000
+    assert all(0 < byte < 2**63 for byte in bytes_of)

@@ -1,0 +1,249 @@
+"""Locks across the processes of one machine that share a folder.
+
+Each upload is one byte of one file, found by the hash of its id; who holds the upload holds that byte (an open file
+description lock). The kernel frees it when the process dies, however it dies: there are no lock files to go stale, no
+process numbers to mistake for others, and nothing to clean up.
+
+A holder in another process is asked to leave by a datagram to the socket on which every process listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from types import TracebackType
+
+from tusserver.locks.base import LEAVING, Lease, Manner
+from tusserver.locks.memory import MemoryLocker
+from tusserver.protocol.errors import StoreUnavailable, UploadLocked
+from tusserver.protocol.upload import UploadId
+
+AVAILABLE = hasattr(fcntl, "F_OFD_SETLK")
+"""Whether this system has such locks; Linux does."""
+
+_TRY_AGAIN = 0.025
+"""Seconds between attempts at a byte that another process holds."""
+_ASK_AGAIN = 0.25
+"""Seconds after which its holder is asked again: one that is alive now may fall silent."""
+_ANSWER = 0.5
+"""Seconds a process has to answer."""
+logger = logging.getLogger("tusserver.locks")
+
+_FLOCK = struct.Struct("hhqqi4x")
+_DATAGRAM = 512
+
+
+class FileLocker:
+    """Locks below `folder`, which all processes name alike and which is on a local disk.
+
+    Raises:
+        ValueError: the folder cannot be used.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._within = MemoryLocker()
+        self._post: _Post | None = None
+        self._open: list[int] = []
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            self._bytes = os.open(Path(folder, "held"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._open.append(self._bytes)
+            self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._open.append(self._folder)
+        except OSError as error:
+            raise ValueError(f"the folder for locks {folder} cannot be used: {error.strerror}") from error
+
+    def __del__(self) -> None:
+        self.close()
+        for fd in self._open:
+            os.close(fd)
+
+    def hold(
+        self,
+        upload_id: UploadId,
+        manner: Manner = Manner.POLITE,
+        patience: float = 0.0,
+        before_asking: Callable[[], Awaitable[None]] | None = None,
+    ) -> AbstractAsyncContextManager[Lease]:
+        """See `Locker.hold`."""
+        return _Hold(self, upload_id, manner, patience, before_asking)
+
+    def close(self) -> None:
+        """See `Locker.close`."""
+        if self._post is not None:
+            self._post.close()
+            self._post = None
+
+    def try_byte(self, at: int) -> bool:
+        """Take a byte if no other process has it.
+
+        Raises:
+            StoreUnavailable: the file system has no such locks.
+        """
+        return self._set(fcntl.F_WRLCK, at)
+
+    def free_byte(self, at: int) -> None:
+        """Give a byte back."""
+        self._set(fcntl.F_UNLCK, at)
+
+    def _set(self, kind: int, at: int) -> bool:
+        try:
+            fcntl.fcntl(self._bytes, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            logger.error("locks do not work: %s", error)
+            raise StoreUnavailable from error
+        return True
+
+    async def ask(self, upload_id: UploadId, manner: Manner) -> bool:
+        """Ask whichever process holds an upload; return whether the holder leaves."""
+        return await self.post().ask(upload_id, manner)
+
+    def post(self) -> _Post:
+        """Return the post office of the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._post is None or self._post.loop is not loop:
+            self.close()
+            self._post = _Post(self._folder, loop, self._within.ask)
+        return self._post
+
+
+class _Hold:
+    """The context of one lease: within the process first, then across processes."""
+
+    def __init__(
+        self,
+        locker: FileLocker,
+        upload_id: UploadId,
+        manner: Manner,
+        patience: float,
+        before_asking: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        self._locker = locker
+        self._id = upload_id
+        self._manner = manner
+        self._patience = patience
+        self._before_asking = before_asking
+        self._byte = byte_of(upload_id)
+        self._within = locker._within.hold(upload_id, manner, patience, self._before_asking_once)
+
+    async def _before_asking_once(self) -> None:
+        if self._before_asking is not None:
+            ask, self._before_asking = self._before_asking, None
+            await ask()
+
+    async def __aenter__(self) -> Lease:
+        self._locker.post()  # from now on others can ask us
+        lease = await self._within.__aenter__()
+        try:
+            if not self._locker.try_byte(self._byte):
+                await self._wait()
+        except BaseException:
+            await self._within.__aexit__(None, None, None)
+            raise
+        return lease
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._locker.free_byte(self._byte)
+        await self._within.__aexit__(kind, error, trace)
+
+    async def _wait(self) -> None:
+        if self._manner is Manner.POLITE:
+            raise UploadLocked
+        await self._before_asking_once()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        asked = -_ASK_AGAIN
+        leaving = False
+        while True:
+            if not leaving and loop.time() - asked >= _ASK_AGAIN:
+                leaving = await self._locker.ask(self._id, self._manner)
+                asked = loop.time()
+            if self._locker.try_byte(self._byte):
+                return
+            if loop.time() >= began + (max(LEAVING, self._patience) if leaving else self._patience):
+                raise UploadLocked
+            await asyncio.sleep(_TRY_AGAIN)
+
+
+class _Post:
+    """Datagrams between the processes: who wants an upload asks all of them, and the one that holds it answers."""
+
+    def __init__(self, folder: int, loop: asyncio.AbstractEventLoop, ask: Callable[[UploadId, Manner], bool | None]):
+        self.loop = loop
+        self._folder = folder
+        self._ask = ask
+        self._name = f"{os.getpid()}-{secrets.token_hex(4)}.sock"
+        self._answers: dict[str, asyncio.Future[bool]] = {}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._socket.bind(self._address(self._name))
+        loop.add_reader(self._socket.fileno(), self._read)
+
+    def _address(self, name: str) -> str:
+        # By way of the open folder: the name of a socket may have 107 characters, and folders have more.
+        return f"/proc/self/fd/{self._folder}/{name}"
+
+    def close(self) -> None:
+        """Listen no more."""
+        if not self.loop.is_closed():
+            self.loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._name, dir_fd=self._folder)
+
+    async def ask(self, upload_id: UploadId, manner: Manner) -> bool:
+        """Ask all other processes; return what the holder says, False if nobody answers."""
+        token = secrets.token_hex(8)
+        answer = self._answers[token] = self.loop.create_future()
+        try:
+            for name in os.listdir(self._folder):
+                if name.endswith(".sock") and name != self._name:
+                    self._send(name, f"want {self._name} {token} {manner.value} {upload_id}")
+            done, _ = await asyncio.wait([answer], timeout=_ANSWER)
+            return bool(done) and answer.result()
+        finally:
+            del self._answers[token]
+
+    def _send(self, name: str, text: str) -> None:
+        try:
+            self._socket.sendto(text.encode(), self._address(name))
+        except ConnectionRefusedError:  # its process died
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._folder)
+        except OSError:  # gone meanwhile, or too busy to listen: then it stays
+            pass
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                words = self._socket.recv(_DATAGRAM).decode("ascii", "replace").split(" ")
+                if words[0] == "want" and len(words) == 5:
+                    self._answer(words[1], words[2], Manner(words[3]), UploadId(words[4]))
+                elif words[0] == "answer" and len(words) == 3 and words[1] in self._answers:
+                    answer = self._answers[words[1]]
+                    if not answer.done():
+                        answer.set_result(words[2] == "leaving")
+
+    def _answer(self, name: str, token: str, manner: Manner, upload_id: UploadId) -> None:
+        leaving = self._ask(upload_id, manner)
+        if leaving is not None:
+            self._send(name, f"answer {token} {'leaving' if leaving else 'staying'}")
+
+
+def byte_of(upload_id: str) -> int:
+    """Return the place of an upload's byte: 62 bits of its id's hash, behind the first bytes, which have other uses."""
+    return 1024 + (int.from_bytes(hashlib.blake2b(upload_id.encode(), digest_size=8).digest()) >> 2)
