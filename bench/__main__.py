@@ -35,9 +35,9 @@ NAMES = [FLOOR, TUSSERVER, *peers.PEERS]
 DURABLE_CASES = ("patch", "pieces")
 """Where the variants that write through to the disk are measured, too."""
 
-LONG = 8.0
-"""Seconds of a measurement after which a peer other than tusd is measured in fewer rounds."""
-FEWER = 2
+LONG, FEWER = 8.0, 2
+"""A peer other than tusd whose measurement takes longer than so many seconds is measured in so many rounds at most."""
+QUICK_LONG, QUICK_FEWER = 0.5, 1
 
 
 def tell(text: str) -> None:
@@ -88,8 +88,9 @@ def hash_alone(bench: Bench) -> Measurement:
     return Measurement(seconds=seconds, bytes=bench.sizes.big, cpu=seconds)
 
 
-def one_round(bench: Bench, run: Run, cases: list[Case], servers: list[Server], number: int, fewer: int) -> None:
+def one_round(bench: Bench, run: Run, cases: list[Case], servers: list[Server], number: int) -> None:
     """Measure every case on every server once; who comes first changes from round to round."""
+    long, fewer = (QUICK_LONG, QUICK_FEWER) if bench.sizes == QUICK else (LONG, FEWER)
     for case in cases:
         if number >= case.rounds:
             continue
@@ -97,7 +98,7 @@ def one_round(bench: Bench, run: Run, cases: list[Case], servers: list[Server], 
         for server in servers[turn:] + servers[:turn]:
             measured, failures = run.of(case.name, server.name), run.failed(case.name, server.name)
             peer = server.name in peers.PEERS and server.name != TUSD
-            enough = peer and len(measured) >= fewer and measured[-1].seconds > LONG
+            enough = peer and len(measured) >= fewer and measured[-1].seconds > long
             if not runs(case, server) or enough or len(failures) > 1:
                 continue
             try:
@@ -157,7 +158,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="CASE", help="some of the cases")
     parser.add_argument("--servers", action="append", default=[], metavar="NAME", help="some of the servers")
     parser.add_argument("--quick", action="store_true", help="small sizes")
-    parser.add_argument("--minutes", type=float, default=34, help="begin no round that would end later (34)")
+    parser.add_argument("--minutes", type=float, help="begin no round that would end later (34; quick: 4)")
     parser.add_argument("--folder", type=Path, default=HERE / ".work", help="where the servers store (bench/.work)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
     parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="report on such a file, run nothing")
@@ -167,6 +168,7 @@ def main() -> int:
         sys.stdout.write(report.report(Run.read(given.source)))
         return 0
 
+    minutes = given.minutes or (4 if given.quick else 34)
     names = chosen(given.servers, NAMES, "server")
     picked = chosen(given.only, [case.name for case in CASES], "case")
     cases = [case for case in CASES if case.name in picked]
@@ -194,10 +196,10 @@ def main() -> int:
         try:
             for number in range(given.rounds):
                 at = time.monotonic()
-                if number and at - began + longest > given.minutes * 60:
-                    tell(f"Only {number} rounds: the next one would end after {given.minutes:g} minutes.")
+                if number and at - began + longest > minutes * 60:
+                    tell(f"Only {number} rounds: the next one would end after {minutes:g} minutes.")
                     break
-                one_round(bench, run, cases, servers, number, 1 if given.quick else FEWER)
+                one_round(bench, run, cases, servers, number)
                 longest = max(longest, time.monotonic() - at)
         except KeyboardInterrupt:
             tell("Interrupted; this is what was measured until then.")

@@ -166,7 +166,7 @@ def _row(run: Run, figures: Figures, case: Case, server: str) -> list[str] | Non
 
 def markdown(rows: list[list[str]], left: int) -> str:
     """A Markdown table that is aligned in a terminal, too. The first row is its head; `left` columns are text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(cells: Iterable[str]) -> str:
         aligned = (
@@ -297,13 +297,12 @@ def report(run: Run) -> str:
     lines = [f"# Benchmark of {run.date}", "", *(f"- {line}" for line in run.machine), f"- {_noise(run)}"]
     lines += [f"- {name}: {version}" for name, version in run.versions.items() if "(" not in name]
     lines += [f"- {name}: not measured, {reason}" for name, reason in run.absent.items()]
-    for name, lacks in run.lacks.items():
-        gaps = [f"{titles[case]} ({reason})" for case, reason in lacks.items() if run.measurements.get(case)]
-        if gaps:
-            lines.append(f"- {name} is left out of: {', '.join(gaps)}")
-    for case, servers in run.failures.items():
-        for name, failures in servers.items():
-            lines += [f"- {name} failed at: {titles[case]} ({said})" for said in dict.fromkeys(failures)]
+    for case, title in titles.items():
+        if run.measurements.get(case):
+            gaps = {name.split(" (")[0]: lacks[case] for name, lacks in run.lacks.items() if case in lacks}
+            gaps |= {name: f"failed: {said[-1]}" for name, said in run.failures.get(case, {}).items() if said}
+            if gaps:
+                lines.append(f"- {title}, without: " + "; ".join(f"{name} ({why})" for name, why in gaps.items()))
     lines += ["", "Medians of n runs, in brackets the best one. ÷ floor and ÷ tusd are ratios of the medians.", ""]
     lines += [table(run), "", "## Goals", "", goals_table(run), ""]
     return "\n".join(lines)
