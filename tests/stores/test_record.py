@@ -1,0 +1,202 @@
+"""The record file: two slots and JSON. Whatever is torn or spoilt is never taken for something else."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tusserver.protocol.metadata import Metadata
+from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.stores import record
+from tusserver.stores.record import JSON_AT, SLOT_SPACE, NeverMade, Slot
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+UPLOAD = Upload(
+    id=UploadId("abc"),
+    created_at=NOW,
+    length=10,
+    metadata=Metadata("filename bmHDr3ZlLnR4dA==,\xff"),
+    role=Role.PARTIAL,
+    concat="partial",
+    place="/srv/na\u00efve.txt",
+    seal=1,
+)
+
+offsets = st.integers(0, 2**63 - 1)
+milliseconds = st.integers(1, 4 * 10**12)
+slots = st.builds(
+    Slot,
+    number=st.integers(0, 2**40),
+    offset=offsets,
+    synced=offsets,
+    expires_at=st.none() | milliseconds.map(lambda at: datetime.fromtimestamp(at / 1000, UTC)),
+    finished=st.booleans(),
+    written_at=milliseconds.map(lambda at: at / 1000),
+    boot=st.text("0123456789abcdef-", min_size=1, max_size=16),
+)
+
+
+def a_slot(number: int = 1, offset: int = 5) -> Slot:
+    return Slot(
+        number=number, offset=offset, synced=0, expires_at=NOW, finished=False, written_at=1.5, boot="0123456789abcdef"
+    )
+
+
+def in_place(*slots: Slot) -> bytes:
+    """The first bytes of a record after these commits."""
+    head = bytearray(JSON_AT)
+    for slot in slots:
+        packed = slot.pack()
+        start = SLOT_SPACE * (slot.number % 2)
+        head[start : start + len(packed)] = packed
+    return bytes(head)
+
+
+# slots ---------------------------------------------------------------------------------------------------------------
+
+
+@given(slots)
+def test_a_slot_reads_back_as_it_was_written(slot: Slot) -> None:
+    assert Slot.unpack(slot.pack().ljust(SLOT_SPACE, b"\0")) == slot
+
+
+@given(slots)
+def test_a_slot_fits_into_one_sector(slot: Slot) -> None:
+    assert len(slot.pack()) <= SLOT_SPACE
+
+
+@given(slots, st.data())
+def test_a_slot_with_a_flipped_bit_is_none(slot: Slot, data: st.DataObject) -> None:
+    packed = bytearray(slot.pack())
+    packed[data.draw(st.integers(0, len(packed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    assert Slot.unpack(bytes(packed)) is None
+
+
+@given(slots, slots, st.data())
+def test_a_slot_torn_over_an_older_one_is_one_of_them_or_none(old: Slot, new: Slot, data: st.DataObject) -> None:
+    before, after = old.pack(), new.pack()
+    cut = data.draw(st.integers(0, len(after)))
+    assert Slot.unpack(after[:cut] + before[cut:]) in (old, new, None)
+
+
+@given(st.binary(max_size=SLOT_SPACE))
+@example(b"")
+@example(bytes(SLOT_SPACE))
+@example(b"\xff" * SLOT_SPACE)
+def test_other_bytes_are_no_slot(space: bytes) -> None:
+    assert Slot.unpack(space) is None
+
+
+# two of them ---------------------------------------------------------------------------------------------------------
+
+
+@given(slots, offsets)
+def test_of_two_slots_the_newer_counts(slot: Slot, offset: int) -> None:
+    following = replace(slot, number=slot.number + 1, offset=offset)
+    assert record.newer(in_place(slot, following)) == following
+    assert record.newer(in_place(following, slot)) == following
+
+
+@given(slots, slots, st.data())
+def test_a_torn_commit_leaves_the_one_before_it(slot: Slot, torn: Slot, data: st.DataObject) -> None:
+    """The commit goes over the older slot, and is cut off anywhere."""
+    older = replace(slot, number=slot.number + 1, offset=1)
+    newer = replace(slot, number=slot.number + 2, offset=2)
+    torn = replace(torn, number=slot.number + 3)
+    head = bytearray(in_place(older, newer))
+    packed = torn.pack()
+    start = SLOT_SPACE * (torn.number % 2)
+    cut = data.draw(st.integers(0, len(packed)))
+    head[start : start + cut] = packed[:cut]
+    assert record.newer(bytes(head)) in (newer, torn)
+
+
+@given(st.integers(0, 2**40), st.data())
+def test_one_flipped_bit_costs_one_commit_at_most(number: int, data: st.DataObject) -> None:
+    older, newer = a_slot(number, 1), a_slot(number + 1, 2)
+    head = bytearray(in_place(older, newer))
+    head[data.draw(st.integers(0, len(head) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    assert record.newer(bytes(head)) in (older, newer)
+
+
+def test_without_a_valid_slot_there_is_none() -> None:
+    assert record.newer(bytes(JSON_AT)) is None
+    assert record.newer(b"") is None
+
+
+def test_commits_go_to_the_slots_in_turn(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    path.write_bytes(record.pack(UPLOAD, a_slot(0)))
+    fd = os.open(path, os.O_RDWR)
+    try:
+        for number in range(1, 6):
+            record.write_slot(fd, a_slot(number, number))
+            assert record.read_slot(fd) == a_slot(number, number)
+            # The one before stands beside it.
+            head = os.pread(fd, JSON_AT, 0)
+            assert Slot.unpack(head[SLOT_SPACE * ((number - 1) % 2) :][:SLOT_SPACE]) is not None
+    finally:
+        os.close(fd)
+    assert record.unpack(path.read_bytes()) == (replace(UPLOAD, offset=5, expires_at=NOW), a_slot(5, 5))
+
+
+# the whole record ----------------------------------------------------------------------------------------------------
+
+
+@given(slots)
+def test_a_record_reads_back_as_it_was_written(slot: Slot) -> None:
+    upload, found = record.unpack(record.pack(UPLOAD, slot))
+    assert found == slot
+    assert upload == replace(UPLOAD, offset=slot.offset, expires_at=slot.expires_at, finished=slot.finished)
+
+
+@given(st.binary(max_size=2000) | st.binary(max_size=200).map(lambda text: in_place(a_slot()) + text))
+@example(in_place(a_slot()))
+@example(in_place(a_slot()) + b"[]\n")
+@example(in_place(a_slot()) + b'{"format":1}\n')
+@example(in_place(a_slot()) + b'"format"\n')
+@example(in_place(a_slot()) + record.pack(UPLOAD, a_slot())[JSON_AT:].replace(b'"length":10', b'"length":'))
+@example(in_place(a_slot()) + record.pack(UPLOAD, a_slot())[JSON_AT:].replace(b'"created_at":', b'"created_at":1e300'))
+@example(in_place(a_slot()) + record.pack(UPLOAD, a_slot())[JSON_AT:].replace(b'"created_at":', b'"created_at":9999'))
+@example(in_place(a_slot()) + record.pack(UPLOAD, a_slot())[JSON_AT:].replace(b'"role":"partial"', b'"role":"x"'))
+@example(in_place(a_slot()) + record.pack(UPLOAD, a_slot())[JSON_AT:].replace(b'"parts":[]', b'"parts":5'))
+def test_what_is_no_record_is_refused_and_never_fails_otherwise(content: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - there are many ways to be none
+        record.unpack(content)
+
+
+@given(slots, st.data())
+def test_a_record_cut_off_while_it_was_made_was_never_made(slot: Slot, data: st.DataObject) -> None:
+    whole = record.pack(UPLOAD, replace(slot, number=0))
+    cut = data.draw(st.integers(0, len(whole) - 1))
+    zeros = data.draw(st.sampled_from([0, len(whole) - cut]))
+    with pytest.raises(NeverMade):
+        record.unpack(whole[:cut] + bytes(zeros))
+
+
+def test_json_that_reached_the_disk_before_its_slots_was_never_told() -> None:
+    with pytest.raises(NeverMade):
+        record.unpack(bytes(JSON_AT) + record.pack(UPLOAD, a_slot(0))[JSON_AT:])
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        in_place(a_slot(1)) + record.pack(UPLOAD, a_slot(1))[JSON_AT:-5],
+        b"\xff" * SLOT_SPACE + bytes(SLOT_SPACE) + record.pack(UPLOAD, a_slot(0))[JSON_AT:],
+        record.pack(UPLOAD, a_slot(0)).replace(b'"format":1', b'"format":2'),
+        b"nonsense" * 200,
+    ],
+    ids=["json-after-a-commit", "slots", "newer-version", "nonsense"],
+)
+def test_a_record_that_was_damaged_later_is_not_taken_for_one_never_made(damaged: bytes) -> None:
+    """Bytes of an upload never made are removed; those of a damaged one wait for somebody to look."""
+    with pytest.raises(ValueError, match=r"valid|JSON|Expecting|Unterminated|delimiter|version") as refusal:
+        record.unpack(damaged)
+    assert not isinstance(refusal.value, NeverMade)
