@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 
+from tusserver.events import Terminated
 from tusserver.locks.base import Locker, Manner
 from tusserver.protocol import rules
 from tusserver.protocol.errors import InvalidConcat, PartsUnfinished, TusError, UploadLocked, UploadNotFound
@@ -75,8 +76,18 @@ class Joiner:
                 joined = await self._join(final)
             return joined
         except BaseException:
-            await self._store.remove(final.id)
+            # Its client gets no URL to it; the parts are still there, to ask again.
+            await self._lifecycle.remove(final, Terminated)
+            await self._forget_notes(final.parts)
             raise
+
+    async def _forget_notes(self, ids: Sequence[UploadId]) -> None:
+        """Remove notes that were left for parts which had just gone: nobody else would."""
+        for part in dict.fromkeys(ids):
+            try:
+                await self._store.load(part)
+            except UploadNotFound:
+                await self._store.remove(part)
 
     async def resume(self, final_id: UploadId, patience: float) -> None:
         """Join the parts of a waiting final upload if they are all complete now. Never fails: nobody asked for it.
@@ -87,14 +98,17 @@ class Joiner:
             async with self._locker.hold(final_id, Manner.RESUME, patience):
                 final = await self._store.load(final_id)
                 if final.pending and not rules.is_expired(final, self._now()):
-                    await self._join(final)
+                    await self._join(final, stays=True)
         except (UploadLocked, UploadNotFound):
             pass  # somebody else is at it, or it is gone
         except TusError as error:
             logger.warning("joining failed: %s", error, extra={"upload_id": final_id})
 
-    async def _join(self, final: Upload) -> Upload:
-        """Join under the final's lock; return the upload as it came, if a part is not complete."""
+    async def _join(self, final: Upload, *, stays: bool = False) -> Upload:
+        """Join under the final's lock; return the upload as it came, if a part is not complete.
+
+        `stays`: whether the final upload stays even if it cannot be finished now, so that its parts are done with.
+        """
         parts = await self._load(final.parts)
         if not all(part.complete for part in parts):
             return final
@@ -105,12 +119,17 @@ class Joiner:
             await self._store.concatenate(final, parts)
             advanced = rules.advance(final, final.length or 0, self._expiry, self._now())
             final = await self._lifecycle.keep(advanced)
+            if self._delete_parts and stays:
+                await self._remove_all(final.parts)
             if not final.finished:
                 final = await self._lifecycle.finish(final)
-            if self._delete_parts:
-                for part in dict.fromkeys(final.parts):
-                    await self._store.remove(part)
+            if self._delete_parts and not stays:
+                await self._remove_all(final.parts)
         return final
+
+    async def _remove_all(self, ids: Sequence[UploadId]) -> None:
+        for upload_id in dict.fromkeys(ids):
+            await self._store.remove(upload_id)
 
     async def _load(self, ids: Sequence[UploadId]) -> list[Upload]:
         parts: dict[UploadId, Upload] = {}

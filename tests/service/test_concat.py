@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.service.conftest import MakeWorld
+from tests.service.world import DAY, LATE, Feed, World, elapse
+from tusserver.events import Created, Finished, Terminated
+from tusserver.protocol.errors import (
+    ClientGone,
+    FinishFailed,
+    InvalidConcat,
+    MaxSizeExceeded,
+    PartsUnfinished,
+    UploadExpired,
+    UploadLocked,
+    UploadNotFound,
+)
+from tusserver.protocol.rules import Expiry, Limits
+from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.stores.file import FileStore
+from tusserver.stores.memory import MemoryStore
+
+NOBODY = UploadId("nobody")
+
+
+async def fail(upload: Upload) -> None:
+    raise RuntimeError("the listener fails")
+
+
+# complete parts ------------------------------------------------------------------------------------------------------
+
+
+async def test_complete_parts_are_joined_at_once_in_the_order_given(world: World) -> None:
+    one, two = await world.part(b"hello "), await world.part(b"world")
+    for parts, content in (((one, two), b"hello world"), ((two, one), b"worldhello "), ((one, one), b"hello hello ")):
+        final = await world.join(*parts)
+        assert (final.length, final.offset, final.finished) == (len(content), len(content), True)
+        assert await world.content(final.id) == content
+
+
+async def test_a_final_upload_is_told_as_finished_once_and_its_parts_never(world: World) -> None:
+    final = await world.join(await world.part(b"hello "), await world.part(b"world"))
+    assert world.heard(Finished) == world.heard(Finished, final.id) == 1
+
+
+async def test_parts_stay_as_they_were(world: World) -> None:
+    one, two = await world.part(b"hello "), await world.part(b"world")
+    await world.join(one, two)
+    assert [await world.content(part) for part in (one, two)] == [b"hello ", b"world"]
+
+
+async def test_a_final_upload_outlives_its_parts(world: World) -> None:
+    one, two = await world.part(b"hello "), await world.part(b"world")
+    final = await world.join(one, two)
+    await world.delete(one)
+    await world.delete(two)
+    assert await world.content(final.id) == b"hello world"
+
+
+async def test_parts_without_bytes_make_a_final_upload_without_bytes(world: World) -> None:
+    final = await world.join(await world.part(b""), await world.part(b""))
+    assert (final.length, final.finished, world.heard(Finished)) == (0, True, 1)
+
+
+async def test_parts_of_a_length_that_was_deferred_can_be_joined(world: World) -> None:
+    part = (await world.create(None, role=Role.PARTIAL)).upload.id
+    await world.append(part, 0, b"hello", length=5)
+    assert await world.content((await world.join(part, part)).id) == b"hellohello"
+
+
+@pytest.mark.parametrize("kind", ["unknown", "regular", "final", "expired"])
+async def test_what_is_no_part_cannot_be_joined_and_leaves_nothing(world: World, kind: str) -> None:
+    part = await world.part(b"hello")
+    match kind:
+        case "unknown":
+            other = NOBODY
+        case "regular":
+            other = await world.upload(5, b"hello")
+        case "final":
+            other = (await world.join(part)).id
+        case _:
+            other = await world.part(b"hel", length=5)
+            world.clock.advance(DAY)
+    before = await world.stored()
+    with pytest.raises(InvalidConcat):
+        await world.join(part, other)
+    assert await world.stored() == before
+
+
+async def test_parts_that_are_too_large_together_are_refused_and_leave_nothing(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(max_size=9))
+    parts = [await world.part(b"hello"), await world.part(b"you", length=5)]
+    for joined in ((parts[0], parts[0]), parts):
+        with pytest.raises(MaxSizeExceeded):
+            await world.join(*joined)
+    assert await world.stored() == sorted(parts)
+
+
+async def test_more_parts_than_allowed_are_refused(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(parts=3))
+    part = await world.part(b"hello")
+    await world.join(part, part, part)
+    with pytest.raises(InvalidConcat):
+        await world.join(part, part, part, part)
+
+
+async def test_a_final_upload_that_cannot_be_finished_is_not_made_and_its_parts_stay(make_world: MakeWorld) -> None:
+    """Its client gets no URL, and makes it again from its parts."""
+    world = make_world(delete_parts=True)
+    part = await world.part(b"hello")
+    world.listeners[Finished] = fail
+    with pytest.raises(FinishFailed):
+        await world.join(part)
+    assert await world.stored() == [part]
+    del world.listeners[Finished]
+    assert await world.content((await world.join(part)).id) == b"hello"
+
+
+async def test_a_final_upload_that_a_listener_heard_of_and_that_is_not_made_is_told_as_terminated(world: World) -> None:
+    part = await world.part(b"hello")
+    world.listeners[Finished] = fail
+    with pytest.raises(FinishFailed):
+        await world.join(part)
+    final = world.told[-1].upload.id
+    assert (world.heard(Created, final), world.heard(Terminated, final)) == (1, 1)
+
+
+# parts go with their final upload ------------------------------------------------------------------------------------
+
+
+async def test_parts_are_removed_with_the_success_of_their_final_upload_if_so_wished(make_world: MakeWorld) -> None:
+    world = make_world(delete_parts=True)
+    one, two = await world.part(b"hello "), await world.part(b"world")
+    final = await world.join(one, two, one)
+    assert await world.stored() == [final.id]
+    assert await world.content(final.id) == b"hello worldhello "
+
+
+async def test_parts_are_removed_when_the_last_of_them_completes_a_waiting_final_upload(make_world: MakeWorld) -> None:
+    world = make_world(delete_parts=True)
+    one, two = await world.part(b"hello "), await world.part(b"wor", length=5)
+    final = await world.join(one, two)
+    assert await world.stored() == sorted([one, two, final.id])
+    await world.append(two, 3, b"ld")
+    assert await world.stored() == [final.id]
+
+
+async def test_parts_of_a_waiting_final_upload_go_even_if_it_is_finished_later(make_world: MakeWorld) -> None:
+    """Nobody makes it again from its parts: it stays, and a sweep finishes it."""
+    world = make_world(delete_parts=True)
+    one, two = await world.part(b"hello "), await world.part(b"wor", length=5)
+    final = await world.join(one, two)
+    world.listeners[Finished] = fail
+    await world.append(two, 3, b"ld")
+    assert await world.stored() == [final.id]
+    del world.listeners[Finished]
+    world.clock.advance(LATE)
+    await world.sweeper.sweep()
+    assert (await world.head(final.id)).finished
+    assert (await world.content(final.id), world.heard(Finished)) == (b"hello world", 1)
+
+
+# unfinished parts ----------------------------------------------------------------------------------------------------
+
+
+async def test_unfinished_parts_are_refused_where_waiting_is_off(make_world: MakeWorld) -> None:
+    world = make_world(unfinished=False)
+    part = await world.part(b"hel", length=5)
+    with pytest.raises(PartsUnfinished):
+        await world.join(part)
+    assert await world.stored() == [part]
+
+
+async def test_a_final_upload_waits_for_its_parts_and_is_joined_with_the_last_one(world: World) -> None:
+    one, two = await world.part(b"hel", length=6), await world.part(b"", length=5)
+    final = await world.join(one, two, one)
+    assert (final.pending, final.length, final.offset) == (True, 17, 0)
+    await world.append(one, 3, b"lo ")
+    assert (await world.head(final.id)).pending
+    await world.append(two, 0, b"world")
+    joined = await world.head(final.id)
+    assert (joined.length, joined.offset, joined.finished, joined.expires_at) == (17, 17, True, None)
+    assert await world.content(final.id) == b"hello worldhello "
+    assert world.heard(Finished) == 1
+
+
+async def test_the_length_of_a_final_upload_is_known_once_those_of_its_parts_are(world: World) -> None:
+    part = (await world.create(None, role=Role.PARTIAL)).upload.id
+    final = await world.join(part, await world.part(b"!"))
+    assert (final.pending, final.length) == (True, None)
+    await world.append(part, 0, b"hello", length=5)
+    assert (await world.head(final.id)).length == 6
+    assert await world.content(final.id) == b"hello!"
+
+
+async def test_two_final_uploads_may_wait_for_the_same_part(world: World) -> None:
+    part = await world.part(b"hel", length=5)
+    finals = [await world.join(part), await world.join(part, part)]
+    await world.append(part, 3, b"lo")
+    assert [await world.content(final.id) for final in finals] == [b"hello", b"hellohello"]
+    assert world.heard(Finished) == 2
+
+
+async def test_a_part_that_breaks_off_after_its_last_byte_completes_its_final_upload(world: World) -> None:
+    part, feed = await world.part(b"", length=5), Feed(b"hello")
+    final = await world.join(part)
+    appending = asyncio.create_task(world.append(part, 0, feed))
+    await feed.taken()
+    feed.vanish()
+    with pytest.raises(ClientGone):
+        await appending
+    assert (await world.store.load(final.id)).finished
+
+
+async def test_a_waiting_final_upload_survives_a_restart(world: World) -> None:
+    part = await world.part(b"hel", length=5)
+    final = await world.join(part)
+    world.restart()
+    await world.append(part, 3, b"lo")
+    assert await world.content(final.id) == b"hello"
+
+
+async def test_a_crash_between_the_last_part_and_the_joining_is_made_good_by_head(world: World) -> None:
+    part = await world.part(b"hel", length=5)
+    final = await world.join(part)
+    unfinished = await world.store.load(part)
+    await world.store.write(unfinished, Given(b"lo"), nothing)
+    complete = Upload(
+        id=part, created_at=unfinished.created_at, offset=5, length=5, role=Role.PARTIAL, concat="partial"
+    )
+    await world.store.commit(complete)
+    world.restart()
+    assert (await world.head(final.id)).finished
+    assert await world.content(final.id) == b"hello"
+
+
+async def test_a_part_that_is_deleted_leaves_its_final_upload_waiting_until_it_expires(world: World) -> None:
+    part = await world.part(b"hel", length=5)
+    final = await world.join(part)
+    await world.delete(part)
+    assert (await world.head(final.id)).pending
+    world.clock.advance(DAY)
+    with pytest.raises(UploadExpired):
+        await world.head(final.id)
+
+
+async def test_a_final_upload_that_is_deleted_leaves_its_parts_in_peace(world: World) -> None:
+    part = await world.part(b"hel", length=5)
+    final = await world.join(part)
+    await world.delete(final.id)
+    assert (await world.append(part, 3, b"lo")).finished
+    assert await world.stored() == [part]
+
+
+async def test_an_expired_final_upload_is_not_joined_any_more(make_world: MakeWorld) -> None:
+    world = make_world(expiry=Expiry(after=timedelta(hours=1)))
+    part = await world.part(b"hel", length=5)
+    final = await world.join(part)
+    world.clock.advance(timedelta(minutes=40))
+    await world.append(part, 3, b"l")
+    world.clock.advance(timedelta(minutes=40))
+    await world.append(part, 4, b"o")
+    with pytest.raises(UploadExpired):
+        await world.head(final.id)
+    assert world.heard(Finished) == 0
+
+
+# at the same time ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_part_that_completes_while_its_final_upload_is_made_is_not_missed(world: World) -> None:
+    part = await world.part(b"hel", length=5)
+    created = asyncio.Event()
+
+    async def append_now(upload: Upload) -> None:
+        if upload.role is Role.FINAL:
+            await world.append(part, 3, b"lo")
+            created.set()
+
+    world.listeners[Created] = append_now
+    final = await world.join(part)
+    assert created.is_set()
+    assert (final.finished, await world.content(final.id), world.heard(Finished)) == (True, b"hello", 1)
+
+
+async def test_a_part_that_is_deleted_while_its_final_upload_is_made_leaves_nothing(world: World) -> None:
+    part = await world.part(b"hello")
+
+    async def delete_now(upload: Upload) -> None:
+        if upload.role is Role.FINAL:
+            await world.delete(part)
+
+    world.listeners[Created] = delete_now
+    with pytest.raises(InvalidConcat):
+        await world.join(part)
+    assert await world.stored() == []
+
+
+async def test_all_parts_and_their_final_upload_at_once_come_out_whole(world: World) -> None:
+    parts = [await world.part(b"", length=3) for _ in range(6)]
+    appended = [world.append(part, 0, bytes([65 + number]) * 3) for number, part in enumerate(parts)]
+    final, *_ = await asyncio.gather(world.join(*parts), *appended)
+    assert (await world.head(final.id)).finished
+    assert (await world.content(final.id), world.heard(Finished)) == (b"AAABBBCCCDDDEEEFFF", 1)
+
+
+async def test_final_uploads_of_the_same_parts_in_different_orders_do_not_wait_in_a_circle(world: World) -> None:
+    one, two = await world.part(b"1"), await world.part(b"2")
+    async with asyncio.timeout(1):
+        finals = await asyncio.gather(*(world.join(*order) for order in ((one, two), (two, one)) * 3))
+    assert [await world.content(final.id) for final in finals] == [b"12", b"21"] * 3
+
+
+class SlowStore(MemoryStore):
+    """Joins when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joining = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def concatenate(self, final: Upload, parts: Sequence[Upload]) -> None:
+        self.joining.set()
+        await self.go_on.wait()
+        await super().concatenate(final, parts)
+
+
+async def test_nobody_touches_a_part_that_is_being_copied() -> None:
+    store = SlowStore()
+    world = World(lambda: store)
+    part = await world.part(b"hello")
+    joining = asyncio.create_task(world.join(part))
+    await store.joining.wait()
+    with pytest.raises(UploadLocked):
+        await world.delete(part)
+    store.go_on.set()
+    assert await world.content((await joining).id) == b"hello"
+
+
+async def test_head_does_not_wait_for_a_final_upload_that_is_being_joined() -> None:
+    store = SlowStore()
+    world = World(lambda: store)
+    part = await world.part(b"hel", length=5)
+    final = await world.join(part)
+    appending = asyncio.create_task(world.append(part, 3, b"lo"))
+    await store.joining.wait()
+    async with asyncio.timeout(0.5):
+        assert (await world.head(final.id)).pending
+    store.go_on.set()
+    await appending
+    assert (await world.head(final.id)).finished
+
+
+async def test_a_part_that_is_being_written_is_not_joined_half(world: World) -> None:
+    part, feed = await world.part(b"", length=5), Feed(b"hel")
+    appending = asyncio.create_task(world.append(part, 0, feed, announced=5))
+    await feed.taken()
+    await elapse(0.1)
+    final = await world.join(part)
+    assert final.pending
+    feed.send(b"lo")
+    await appending
+    assert await world.content(final.id) == b"hello"
+
+
+class Forgetful(FileStore):
+    """A part is deleted between the first look at it and the note that somebody waits for it."""
+
+    async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
+        await self.remove(part)
+        await super().note_awaiting(final, part)
+
+
+async def test_no_note_stays_behind_for_a_part_that_went_away(tmp_path: Path) -> None:
+    world = World(lambda: Forgetful(tmp_path))
+    part = await world.part(b"hel", length=5)
+    with pytest.raises(InvalidConcat):
+        await world.join(part)
+    assert [path for path in (tmp_path / "uploads").rglob("*") if path.is_file()] == []
+
+
+async def test_a_part_that_is_not_there_is_not_found(world: World) -> None:
+    part = await world.part(b"hello")
+    await world.join(part)
+    await world.delete(part)
+    with pytest.raises(UploadNotFound):
+        await world.head(part)
+
+
+class Given:
+    """A Source of bytes that are all there."""
+
+    drainable = False
+    expected = None
+
+    def __init__(self, *chunks: bytes) -> None:
+        self._chunks = list(chunks)
+
+    async def read(self, most: int) -> list[bytes]:
+        chunks, self._chunks = self._chunks, []
+        return chunks
+
+    async def drain_to(self, fd: int, at: int, kept: object) -> int:
+        raise NotImplementedError
+
+
+async def nothing(added: int) -> None:
+    """Commit nothing on the way."""
