@@ -1,0 +1,281 @@
+"""Readable names of finished files: safe, never overwriting, whatever a client calls its file."""
+
+from __future__ import annotations
+
+import base64
+import os
+import unicodedata
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tusserver.protocol.metadata import Metadata
+from tusserver.protocol.upload import Upload, UploadId
+from tusserver.stores.naming import FIELDS, Template, safe_name
+
+UPLOAD = Upload(id=UploadId("abc"), created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), length=5, offset=5)
+HOSTILE = [
+    "",
+    ".",
+    "..",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "C:\\Windows\\system32",
+    "\\\\server\\share",
+    "a\0b",
+    "a\nb\r\n",
+    "CON",
+    "com1.txt",
+    "aux.tar.gz",
+    "-rf",
+    "~/.ssh/authorized_keys",
+    "$(reboot)",
+    "`reboot`",
+    "{id}",
+    "{0.__class__}",
+    "%2e%2e%2f",
+    "a" * 5000,
+    "é" * 5000,
+    "a." + "b" * 5000,
+    "." * 300,
+    " " * 300,
+    "name. . .",
+    "\u202egpj.exe",
+    "e\u0301" * 200,
+    "\ud800",
+    "\ufeff",
+    "🎉" * 100 + ".tar.gz",
+]
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10))}
+
+names = st.text(max_size=300) | st.text("./\\: ~\0\n\u202e\ud800é🎉aCON", max_size=30) | st.sampled_from(HOSTILE)
+
+
+def called(name: str | bytes, **values: Any) -> Upload:
+    raw = name if isinstance(name, bytes) else name.encode("utf-8", "surrogatepass")
+    return replace(UPLOAD, metadata=Metadata(f"filename {base64.b64encode(raw).decode()}"), **values)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source"
+    path.write_bytes(b"hello")
+    return path
+
+
+def linked(source: Path, upload: Upload, template: str = "{filename}") -> str:
+    """Give the file its name, and return that."""
+    folder = source.parent / "finished"
+    place = Template(folder, template, 0o700).link(source, upload)
+    assert place.read_bytes() == source.read_bytes()
+    return str(place.relative_to(folder))
+
+
+# one component of a path ---------------------------------------------------------------------------------------------
+
+
+def is_safe(name: str) -> bool:
+    return (
+        not set(name) & set('/\\:*?"<>|')
+        and not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
+        and not name.startswith(".")
+        and not name.endswith((".", " "))
+        and len(name.encode()) <= 200
+        and name.split(".")[0].upper() not in RESERVED
+    )
+
+
+@given(names)
+def test_a_safe_name_is_one_component_that_every_system_takes(name: str) -> None:
+    assert is_safe(safe_name(name))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_becomes_a_safe_one(name: str) -> None:
+    assert is_safe(safe_name(name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "report.pdf",
+        "naïve café.txt",
+        "2026-01-02 notes (final).md",
+        "日本語.txt",
+        "🎉.png",
+        "no suffix",
+        "a.tar.gz",
+        "x'y&z.txt",
+    ],
+)
+def test_an_ordinary_name_stays_as_it_is(name: str) -> None:
+    assert safe_name(name) == name
+
+
+def test_a_name_is_composed_so_that_it_looks_and_compares_the_same() -> None:
+    assert safe_name("e\u0301.txt") == "\u00e9.txt"
+
+
+def test_a_long_name_keeps_its_suffix() -> None:
+    name = safe_name("a" * 5000 + ".tar.gz")
+    assert name == "a" * 197 + ".gz"
+
+
+def test_a_long_name_is_not_cut_within_a_letter() -> None:
+    assert safe_name("é" * 5000) == "é" * 100
+
+
+def test_text_cannot_be_turned_round() -> None:
+    assert safe_name("annual\u202etxt.exe") == "annual_txt.exe"
+
+
+# templates -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{filename}", "naïve.tar.gz"),
+        ("{id}", "abc"),
+        ("{id}-{filename}", "abc-naïve.tar.gz"),
+        ("{stem}-{id}{suffix}", "naïve.tar-abc.gz"),
+        ("{year}/{month}/{day}/{filename}", "2026/01/02/naïve.tar.gz"),
+        ("uploads/{filename}", "uploads/naïve.tar.gz"),
+    ],
+)
+def test_a_template_has_all_its_fields(source: Path, template: str, expected: str) -> None:
+    assert linked(source, called("naïve.tar.gz"), template) == expected
+
+
+def test_a_file_without_a_name_is_called_by_its_id(source: Path) -> None:
+    assert linked(source, UPLOAD) == "abc"
+
+
+def test_a_file_whose_name_has_nothing_safe_is_called_by_its_id(source: Path) -> None:
+    assert linked(source, called("../..")) == "abc"
+
+
+def test_a_field_that_is_empty_leaves_no_empty_folder_name(source: Path) -> None:
+    assert linked(source, called("noext"), "{suffix}/{filename}") == "abc/noext"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.binary(max_size=300) | names, st.sampled_from(["{filename}", "{year}/{stem}/{filename}", "{stem}{suffix}"]))
+@example("../../../evil", "{filename}")
+@example("..", "{year}/{stem}/{filename}")
+@example("a" * 5000, "{year}/{stem}/{filename}")
+@example(b"\xff\xfe/\x00", "{filename}")
+@example("{id}{0}{x}", "{filename}")
+def test_no_name_leads_out_of_the_folder_or_cannot_be_made(source: Path, name: str | bytes, template: str) -> None:
+    upload = called(name)
+    folder = source.parent / "finished"
+    place = Template(folder, template, 0o700).link(source, upload)
+    try:
+        assert ".." not in place.parts
+        assert place.resolve().is_relative_to(folder.resolve())
+        assert place.samefile(source)
+    finally:
+        place.unlink()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(names, min_size=2, max_size=6))
+def test_no_file_is_ever_overwritten(tmp_path: Path, names: list[str]) -> None:
+    template = Template(tmp_path / "finished", "{filename}", 0o700)
+    places = []
+    for number, name in enumerate(names):
+        source = tmp_path / f"source{number}"
+        source.write_bytes(str(number).encode())
+        places.append(template.link(source, called(name, id=UploadId(f"id{number}"))))
+        source.unlink()
+    assert [place.read_text() for place in places] == [str(number) for number in range(len(names))]
+    for place in places:
+        place.unlink()
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["", "/{filename}", "../{filename}", "a/../{filename}", "./{filename}", "a//{filename}", "{filename}/"],
+)
+def test_a_template_that_leads_out_of_the_folder_is_refused(tmp_path: Path, template: str) -> None:
+    with pytest.raises(ValueError, match=r"must be a relative path without \. and \.\."):
+        Template(tmp_path, template, 0o700)
+
+
+@pytest.mark.parametrize("template", ["{name}", "{", "{}", "{0}", "{id.x.y}", "{id!z}", "{id:d}"])
+def test_a_template_that_cannot_be_read_is_refused_with_the_fields_there_are(tmp_path: Path, template: str) -> None:
+    with pytest.raises(ValueError, match=r"its fields may be \{id\}, \{filename\}") as refusal:
+        Template(tmp_path, template, 0o700)
+    assert all(f"{{{field}}}" in str(refusal.value) for field in FIELDS)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"finished_folder .* cannot be made: Not a directory"):
+        Template(tmp_path / "file" / "x", "{filename}", 0o700)
+
+
+def test_a_folder_on_another_file_system_is_refused(tmp_path: Path) -> None:
+    template = Template(tmp_path, "{filename}", 0o700)
+    with pytest.raises(ValueError, match="must be on the same file system as /proc"):
+        template.require_same_file_system(Path("/proc"))
+
+
+# names that are taken ------------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_taken_gets_a_number(source: Path) -> None:
+    folder = source.parent / "finished"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(b"first")
+    assert linked(source, called("a.txt")) == "a (2).txt"
+    source.write_bytes(b"changed")
+    again = source.with_name("again")
+    again.write_bytes(b"third")
+    assert linked(again, called("a.txt")) == "a (3).txt"
+    assert (folder / "a.txt").read_bytes() == b"first"
+
+
+def test_a_name_that_is_this_very_file_already_is_taken_as_given(source: Path) -> None:
+    assert linked(source, called("a.txt")) == "a.txt"
+    assert linked(source, called("a.txt")) == "a.txt"
+
+
+@pytest.mark.parametrize("leads", ["nowhere", "to the file itself", "to another file"])
+def test_a_link_that_has_the_name_is_not_followed(source: Path, leads: str) -> None:
+    folder = source.parent / "finished"
+    folder.mkdir()
+    other = source.with_name("other")
+    other.write_bytes(b"precious")
+    target = {"nowhere": folder / "missing", "to the file itself": source, "to another file": other}[leads]
+    (folder / "a.txt").symlink_to(target)
+    assert linked(source, called("a.txt")) == "a (2).txt"
+    assert other.read_bytes() == b"precious"
+
+
+def test_a_folder_that_has_the_name_is_left_alone(source: Path) -> None:
+    (source.parent / "finished" / "a.txt").mkdir(parents=True)
+    assert linked(source, called("a.txt")) == "a (2).txt"
+
+
+def test_a_name_that_is_taken_too_often_gets_the_id(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tusserver.stores.naming._TRIES", 3)
+    folder = source.parent / "finished"
+    folder.mkdir()
+    for name in ("a.txt", "a (2).txt"):
+        (folder / name).touch()
+    assert linked(source, called("a.txt")) == "a abc.txt"
+
+
+def test_folders_of_names_are_made_for_the_owner_alone(source: Path) -> None:
+    before = os.umask(0)
+    try:
+        linked(source, called("a.txt"), "{year}/{filename}")
+    finally:
+        os.umask(before)
+    assert (source.parent / "finished" / "2026").stat().st_mode & 0o777 == 0o700
