@@ -12,7 +12,7 @@ from tusserver.protocol.errors import OffsetMismatch, UploadLocked
 from tusserver.protocol.upload import UploadId
 
 ID = UploadId("abc")
-OTHER = UploadId("abd")
+OTHER = UploadId("xyz")
 SOON = 0.01
 """Seconds: patience of those who shall lose it."""
 LONG = 30.0

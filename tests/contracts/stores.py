@@ -314,7 +314,7 @@ class StoreContract:
         upload = an_upload(length=None if state == "deferred" else 5)
         await store.create(upload)
         if state != "new":
-            upload = await put(store, upload, b"hel" if state in ("begun", "deferred") else b"hello")
+            upload = await put(store, upload, b"he" if state in ("begun", "deferred") else b"hello")
         if state == "finished":
             upload = await store.finish(upload)
         assert await store.remove(ID) is True

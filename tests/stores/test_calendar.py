@@ -94,11 +94,11 @@ def test_without_a_folder_nothing_is_due(calendar: Calendar) -> None:
 def test_who_dies_on_the_way_through_a_list_is_followed_by_one_who_sees_all_of_it(
     calendar: Calendar, folder: Path
 ) -> None:
-    for name in ("abc", "abd", "abe"):
+    for name in ("abc", "abx", "abe"):
         calendar.add(name, NOW + 100, NOW)
     died: Iterator[str] = calendar.due(NOW + 200)
     next(died)
-    assert set(a_calendar(folder).due(NOW + 200)) == {"abc", "abd", "abe"}
+    assert set(a_calendar(folder).due(NOW + 200)) == {"abc", "abx", "abe"}
     assert lists(folder) == []
 
 
@@ -148,8 +148,8 @@ def test_two_processes_share_the_lists(calendar: Calendar, folder: Path) -> None
 def test_a_list_that_another_process_has_read_is_not_written_to_again(calendar: Calendar, folder: Path) -> None:
     calendar.add("abc", NOW + 100, NOW)
     assert list(a_calendar(folder).due(NOW + 200)) == ["abc"]
-    calendar.add("abd", NOW + 100, NOW)  # a clock that was set back, or a folder that was lost
-    assert list(calendar.due(NOW + 200)) == ["abd"]
+    calendar.add("abx", NOW + 100, NOW)  # a clock that was set back, or a folder that was lost
+    assert list(calendar.due(NOW + 200)) == ["abx"]
 
 
 def test_what_is_overdue_is_named_at_once(calendar: Calendar) -> None:
