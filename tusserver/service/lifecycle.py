@@ -58,14 +58,15 @@ class Lifecycle:
         Raises:
             FinishFailed, TusError
         """
+        # Noted first, so that a sweep makes good what a crash interrupts: the client sees that all is there and is off.
+        await self._store.remind(upload.id, self._now() + TRY_AGAIN)
         try:
             upload = await self._store.finish(upload)
             if upload.role is not Role.PARTIAL:
                 await self._bus.publish(Finished(upload))
+        except TusError:
+            raise
         except Exception as error:
-            await self._store.remind(upload.id, self._now() + TRY_AGAIN)
-            if isinstance(error, TusError):
-                raise
             logger.exception("finishing an upload failed", extra={"upload_id": upload.id})
             raise FinishFailed from error
         return await self._close(upload)

@@ -12,7 +12,7 @@ from tusserver.events import Expired
 from tusserver.locks.base import Locker
 from tusserver.protocol import rules
 from tusserver.protocol.errors import TusError, UploadLocked, UploadNotFound
-from tusserver.protocol.upload import UploadId
+from tusserver.protocol.upload import Upload, UploadId
 from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle
 from tusserver.stores.base import Store
 
@@ -66,11 +66,11 @@ class Sweeper:
                 if rules.is_expired(upload, self._now()):
                     await self._lifecycle.remove(upload, Expired)
                     return True
-                if upload.expires_at is not None:
+                if upload.complete and not upload.finished:
+                    await self._finish(upload)
+                elif upload.expires_at is not None:
                     # Its deadline moved, or this was its first look.
                     await self._store.remind(upload_id, upload.expires_at)
-                if upload.complete and not upload.finished:
-                    await self._lifecycle.finish(upload)
         except UploadLocked:
             # "Expiring never touches an upload that is being written": its writer may move the deadline.
             await self._store.remind(upload_id, self._now() + TRY_AGAIN)
@@ -78,3 +78,9 @@ class Sweeper:
             logger.warning("an upload could not be swept: %s", error, extra={"upload_id": upload_id})
             await self._store.remind(upload_id, self._now() + TRY_AGAIN)
         return False
+
+    async def _finish(self, upload: Upload) -> None:
+        try:
+            await self._lifecycle.finish(upload)
+        except TusError as error:  # it is noted already for another look
+            logger.warning("an upload could not be finished: %s", error, extra={"upload_id": upload.id})

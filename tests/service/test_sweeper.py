@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.service.conftest import MakeWorld
+from tests.service.test_append import FailsAtFirst
+from tests.service.world import DAY, LATE, Feed, World, elapse
+from tusserver.events import Expired, Finished
+from tusserver.protocol.errors import FinishFailed, StoreUnavailable, UploadExpired, UploadNotFound
+from tusserver.protocol.rules import Expiry
+from tusserver.protocol.upload import Upload, UploadId
+from tusserver.stores.file import FileStore
+from tusserver.stores.memory import MemoryStore
+
+HOUR = timedelta(hours=1)
+
+
+async def fail(upload: Upload) -> None:
+    raise RuntimeError("the listener fails")
+
+
+def files(root: Path) -> list[Path]:
+    """Every file of an upload below a data folder."""
+    return [path for path in (root / "uploads").rglob("*") if path.is_file()]
+
+
+# what expires --------------------------------------------------------------------------------------------------------
+
+
+async def test_an_expired_upload_is_removed_with_all_it_owns_and_told(world: World) -> None:
+    upload_id = await world.upload(11, b"hello")
+    world.clock.advance(DAY + LATE)
+    assert await world.sweeper.sweep() == 1
+    assert await world.stored() == []
+    assert not await world.store.remove(upload_id)
+    assert world.heard(Expired, upload_id) == 1
+    with pytest.raises(UploadNotFound):
+        await world.head(upload_id)
+
+
+async def test_between_its_deadline_and_the_sweep_an_upload_is_gone_already(world: World) -> None:
+    upload_id = await world.upload(11, b"hello")
+    world.clock.advance(DAY)
+    with pytest.raises(UploadExpired):
+        await world.head(upload_id)
+    with pytest.raises(UploadExpired):
+        await world.append(upload_id, 5, b" world")
+    await world.delete(upload_id)
+    assert await world.stored() == []
+
+
+async def test_a_sweep_counts_uploads_and_leaves_those_that_have_time(world: World) -> None:
+    for _ in range(3):
+        await world.upload(11, b"hello")
+    world.clock.advance(12 * HOUR)
+    young = await world.upload(11, b"hello")
+    world.clock.advance(12 * HOUR + LATE)
+    assert await world.sweeper.sweep() == 3
+    assert await world.stored() == [young]
+    assert await world.sweeper.sweep() == 0
+
+
+async def test_finished_uploads_stay(world: World) -> None:
+    upload_id, part = await world.upload(5, b"hello"), await world.part(b"hello")
+    for _ in range(3):
+        world.clock.advance(30 * DAY)
+        assert await world.sweeper.sweep() == 0
+    assert await world.stored() == sorted([upload_id, part])
+    assert await world.content(upload_id) == b"hello"
+
+
+async def test_finished_uploads_go_when_their_retention_is_over(make_world: MakeWorld) -> None:
+    world = make_world(expiry=Expiry(keep_finished=7 * DAY))
+    upload_id = await world.upload(5, b"hello")
+    assert (await world.head(upload_id)).expires_at == world.clock.now + 7 * DAY
+    world.clock.advance(6 * DAY)
+    assert await world.sweeper.sweep() == 0
+    world.clock.advance(DAY + LATE)
+    assert await world.sweeper.sweep() == 1
+    assert (await world.stored(), world.heard(Expired)) == ([], 1)
+
+
+async def test_an_upload_whose_deadline_slid_is_removed_at_the_new_one(world: World) -> None:
+    upload_id = await world.upload(11)
+    world.clock.advance(20 * HOUR)
+    await world.append(upload_id, 0, b"hello")
+    world.clock.advance(4 * HOUR + LATE)
+    assert await world.sweeper.sweep() == 0
+    assert await world.content(upload_id) == b"hello"
+    world.clock.advance(19 * HOUR)
+    assert await world.sweeper.sweep() == 0
+    world.clock.advance(HOUR)
+    assert await world.sweeper.sweep() == 1
+    assert await world.stored() == []
+
+
+async def test_a_fixed_deadline_does_not_slide(make_world: MakeWorld) -> None:
+    world = make_world(expiry=Expiry(sliding=False))
+    upload_id = await world.upload(11)
+    world.clock.advance(20 * HOUR)
+    await world.append(upload_id, 0, b"hello")
+    world.clock.advance(4 * HOUR + LATE)
+    assert await world.sweeper.sweep() == 1
+    assert not await world.store.remove(upload_id)
+
+
+async def test_without_expiry_nothing_is_ever_removed(make_world: MakeWorld) -> None:
+    world = make_world(expiry=Expiry(after=None))
+    upload_id = await world.upload(11, b"hello")
+    world.clock.advance(10_000 * DAY)
+    assert await world.sweeper.sweep() == 0
+    assert await world.stored() == [upload_id]
+
+
+async def test_a_restart_forgets_no_deadline(world: World) -> None:
+    await world.upload(11, b"hello")
+    world.restart()
+    world.clock.advance(DAY + LATE)
+    assert await world.sweeper.sweep() == 1
+    assert await world.stored() == []
+
+
+async def test_a_waiting_final_upload_and_its_parts_expire_too(world: World) -> None:
+    await world.join(await world.part(b"hel", length=5))
+    world.clock.advance(DAY + LATE)
+    assert await world.sweeper.sweep() == 2
+    assert await world.stored() == []
+
+
+async def test_nothing_is_left_on_the_disk(tmp_path: Path) -> None:
+    world = World(lambda: FileStore(tmp_path))
+    await world.upload(1000, b"hello")
+    await world.upload(None, b"hello")
+    await world.join(await world.part(b"hel", length=5))
+    world.clock.advance(DAY + LATE)
+    assert await world.sweeper.sweep() == 4
+    assert files(tmp_path) == []
+
+
+# uploads that are being written --------------------------------------------------------------------------------------
+
+
+async def test_an_upload_that_is_being_written_is_left_alone_past_its_deadline(make_world: MakeWorld) -> None:
+    world = make_world(expiry=Expiry(sliding=False))
+    upload_id, feed = await world.upload(11), Feed(b"hello")
+    appending = asyncio.create_task(world.append(upload_id, 0, feed, announced=11))
+    await feed.taken()
+    world.clock.advance(DAY + LATE)
+    assert await world.sweeper.sweep() == 0
+    feed.send(b" world")
+    assert (await appending).finished
+    world.clock.advance(LATE)
+    assert await world.sweeper.sweep() == 0
+    assert await world.content(upload_id) == b"hello world"
+
+
+async def test_an_upload_that_was_being_written_is_looked_at_again(make_world: MakeWorld) -> None:
+    world = make_world(expiry=Expiry(sliding=False))
+    upload_id, feed = await world.upload(11), Feed(b"hello")
+    appending = asyncio.create_task(world.append(upload_id, 0, feed, announced=11))
+    await feed.taken()
+    world.clock.advance(DAY + LATE)
+    assert await world.sweeper.sweep() == 0
+    world.service.close()
+    await asyncio.wait([appending])
+    assert appending.exception() is not None
+    world.clock.advance(LATE)
+    assert await world.sweeper.sweep() == 1
+    assert not await world.store.remove(upload_id)
+
+
+# what goes wrong -----------------------------------------------------------------------------------------------------
+
+
+class Stubborn(MemoryStore):
+    """Does not give up one upload."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error: Exception | None = error
+
+    async def remove(self, upload_id: UploadId) -> bool:
+        if upload_id == "upload-2" and self.error is not None:
+            raise self.error
+        return await super().remove(upload_id)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable(), RuntimeError("broken")])
+async def test_one_upload_that_cannot_be_removed_does_not_keep_the_others(error: Exception) -> None:
+    store = Stubborn(error)
+    world = World(lambda: store)
+    for _ in range(3):
+        await world.upload(11, b"hello")
+    world.clock.advance(DAY + LATE)
+    assert await world.sweeper.sweep() == 2
+    assert await world.stored() == [UploadId("upload-2")]
+    store.error = None
+    assert await world.sweeper.sweep() == 0
+    world.clock.advance(LATE)
+    assert await world.sweeper.sweep() == 1
+
+
+async def test_a_listener_that_fails_at_the_expiry_does_not_keep_the_others(world: World) -> None:
+    world.listeners[Expired] = fail
+    for _ in range(3):
+        await world.upload(11, b"hello")
+    world.clock.advance(DAY + LATE)
+    await world.sweeper.sweep()
+    assert await world.stored() == []
+    world.clock.advance(LATE)
+    assert await world.sweeper.sweep() == 0
+
+
+async def test_what_a_crash_left_half_made_is_removed(tmp_path: Path) -> None:
+    """The bytes are there, the record that would make them an upload is not."""
+    world = World(lambda: FileStore(tmp_path))
+    upload_id = await world.upload(11, b"hello")
+    for record in (tmp_path / "uploads").rglob("*.record"):
+        record.unlink()
+    world.restart()
+    assert files(tmp_path) != []
+    world.clock.advance(DAY + LATE)
+    assert await world.sweeper.sweep() == 0
+    assert files(tmp_path) == []
+    assert world.heard(Expired, upload_id) == 0
+
+
+# finishing, again ----------------------------------------------------------------------------------------------------
+
+
+async def test_an_upload_whose_end_failed_is_finished_by_a_sweep(world: World) -> None:
+    await world.sweeper.sweep()
+    listener = world.listeners[Finished] = FailsAtFirst(2)
+    upload_id = await world.upload(5)
+    with pytest.raises(FinishFailed):
+        await world.append(upload_id, 0, b"hello")
+    assert await world.sweeper.sweep() == 0
+    assert listener.calls == 1
+    for _ in range(5):
+        world.clock.advance(LATE)
+        assert await world.sweeper.sweep() == 0
+    assert (listener.calls, world.heard(Finished)) == (3, 1)
+    assert (await world.head(upload_id)).finished
+
+
+async def test_an_upload_that_never_can_be_finished_is_tried_once_a_sweep_and_stays(world: World) -> None:
+    await world.sweeper.sweep()
+    listener = world.listeners[Finished] = FailsAtFirst(1000)
+    upload_id = await world.upload(5)
+    with pytest.raises(FinishFailed):
+        await world.append(upload_id, 0, b"hello")
+    world.clock.advance(2 * DAY)
+    await world.sweeper.sweep()
+    calls = listener.calls
+    for sweeps in range(1, 8):
+        world.clock.advance(LATE)
+        await world.sweeper.sweep()
+        assert listener.calls == calls + sweeps
+    assert await world.content(upload_id) == b"hello"
+
+
+@pytest.mark.parametrize("after", [DAY, None])
+async def test_an_end_that_a_crash_interrupted_is_made_good_by_a_sweep_soon(
+    make_world: MakeWorld, after: timedelta | None
+) -> None:
+    """Its client asks with HEAD when it is back, sees that all is there, and sends nothing more."""
+    world = make_world(expiry=Expiry(after=after))
+    await world.sweeper.sweep()
+    upload_id, thinking = await world.upload(5), asyncio.Event()
+
+    async def think(upload: Upload) -> None:
+        thinking.set()
+        await asyncio.Event().wait()
+
+    world.listeners[Finished] = think
+    appending = asyncio.create_task(world.append(upload_id, 0, b"hello"))
+    await thinking.wait()
+    appending.cancel()
+    await asyncio.wait([appending])
+    world.restart()
+    del world.listeners[Finished]
+    world.clock.advance(LATE)
+    await world.sweeper.sweep()
+    assert ((await world.head(upload_id)).finished, world.heard(Finished)) == (True, 1)
+
+
+# for ever ------------------------------------------------------------------------------------------------------------
+
+
+class Broken(MemoryStore):
+    """Cannot say what is due, at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    async def due(self, now: datetime) -> AsyncIterator[UploadId]:
+        self.asked += 1
+        if self.asked == 1:
+            raise StoreUnavailable
+        async for upload_id in super().due(now):
+            yield upload_id
+
+
+async def test_sweeps_go_on_for_ever_also_after_one_that_failed(caplog: pytest.LogCaptureFixture) -> None:
+    store = Broken()
+    world = World(lambda: store)
+    await world.upload(11, b"hello")
+    world.clock.advance(DAY + LATE)
+    with caplog.at_level(logging.ERROR):
+        sweeping = asyncio.create_task(world.sweeper.run())
+        await elapse(30)
+        assert (store.asked, len(await world.stored())) == (1, 1)
+        await elapse(60)
+        assert (store.asked, len(await world.stored())) == (2, 0)
+        await elapse(600)
+    assert store.asked == 12
+    assert "a sweep failed" in caplog.text
+    sweeping.cancel()
+    await asyncio.wait([sweeping])
