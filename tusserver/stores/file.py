@@ -22,7 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from tusserver.protocol.errors import IdTaken, StoreUnavailable, TusError, UploadNotFound
+from tusserver.protocol.errors import IdTaken, MaxSizeExceeded, OutOfSpace, StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
 from tusserver.stores import disk, record
@@ -152,8 +152,6 @@ class FileStore:
         if upload.expires_at is not None:
             look = min(look, upload.expires_at.timestamp())
         with disk.translated("creating an upload"):
-            if os.path.exists(path + _RECORD):
-                raise IdTaken  # its bytes may have gone to their readable place
             self._calendar.add(upload.id, look, now)
             try:
                 fd = self._open_new(path)
@@ -168,6 +166,9 @@ class FileStore:
                     os.close(fd)
                 content = record.pack(upload, self._slot(upload, 0, 0))
                 disk.write_new_file(path + _RECORD, content, self._file_mode, sync=self._sync)
+            except FileExistsError:  # the bytes of that one have gone to their readable place
+                disk.unlink(path)
+                raise IdTaken from None
             except BaseException:
                 disk.unlink(path + _RECORD)
                 disk.unlink(path)
@@ -222,7 +223,7 @@ class FileStore:
         fd = -1
         try:
             if source.drainable:
-                fd = await self._run(self._open_bytes, upload, source.expected or 0)
+                fd = await self._swift(self._open_bytes, upload, source.expected or 0)
                 with disk.translated("writing"):
                     return await source.drain_to(fd, upload.offset, kept)
             written = 0
@@ -261,12 +262,19 @@ class FileStore:
         try:
             with disk.translated("writing"):
                 if upload.length is None and os.fstat(fd).st_size < at + size:
-                    self._reserver.reserve(fd, at, max(size, GROWTH))
+                    self._grow(fd, at, size)
                 return fd, disk.write_all(fd, batch, at)
         except BaseException:
             if opened:
                 os.close(fd)
             raise
+
+    def _grow(self, fd: int, at: int, size: int) -> None:
+        """Make a file of unknown length much larger, or if there is no room for that, just large enough."""
+        try:
+            self._reserver.reserve(fd, at, max(size, GROWTH))
+        except (OutOfSpace, MaxSizeExceeded):
+            self._reserver.reserve(fd, at, size)
 
     async def commit(self, upload: Upload) -> None:
         """See `Store.commit`."""
