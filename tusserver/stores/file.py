@@ -303,8 +303,11 @@ class FileStore:
                 slot = self._slot(upload, last.number + 1, synced)
                 record.write_slot(fd, slot)
                 # `finished` alone needs no sync: if it is lost, finishing is done again.
-                if self._sync and (slot.offset, slot.expires_at) != (last.offset, last.expires_at):
+                if self._syncs(upload) and (slot.offset, slot.expires_at) != (last.offset, last.expires_at):
                     os.fdatasync(fd)
+                    if not self._sync:  # the names neither: nothing was synced when they were made
+                        disk.sync_folder(self._uploads / upload.id[:2])
+                        disk.sync_folder(self._uploads)
             finally:
                 os.close(fd)
 
@@ -331,7 +334,7 @@ class FileStore:
             if upload.place is None and upload.length is not None and os.stat(path).st_size > upload.length:
                 os.truncate(path, upload.length)  # it had grown in large steps
             content = record.pack(upload, self._slot(upload, number + 1, min(synced, upload.offset)))
-            disk.replace_file(path + _RECORD, content, self._file_mode, sync=self._sync)
+            disk.replace_file(path + _RECORD, content, self._file_mode, sync=self._syncs(upload))
 
     # concatenation ---------------------------------------------------------------------------------------------------
 
@@ -383,7 +386,7 @@ class FileStore:
             path = self._path(upload.id)
             # The file has both names until the record knows the new one, so a crash loses neither.
             place = upload.place or str(template.link(Path(path), upload))
-            if self._sync:
+            if self._syncs(upload):
                 disk.sync_folder(Path(place).parent)
             sealed = replace(upload, place=place, seal=disk.written_at(place))
             if sealed != upload:
