@@ -1,0 +1,284 @@
+"""What survives a power cut: the machine comes back under another boot id, and with what had reached its disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.sources import Chunks, unheard
+from tests.contracts.stores import ID, NOW, OTHER, an_upload, bytes_of, listed, put
+from tusserver.protocol.upload import Upload
+from tusserver.stores import disk
+from tusserver.stores.file import Durability, FileStore
+
+WEAK = [Durability.FINISH, Durability.NONE]
+
+Booted = Callable[[str, Durability], FileStore]
+"""`boot("second", durability)`: the store as it is under that run of the machine."""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def boot(root: Path, monkeypatch: pytest.MonkeyPatch) -> Booted:
+    def boot(run: str, durability: Durability) -> FileStore:
+        monkeypatch.setattr(disk, "boot_id", lambda: run.ljust(16, "-"))
+        return FileStore(root, durability=durability)
+
+    return boot
+
+
+async def begin(store: FileStore, data: bytes = b"hello", length: int = 10) -> Upload:
+    upload = an_upload(length=length)
+    await store.create(upload)
+    return await put(store, upload, data)
+
+
+# after a power cut ---------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_acknowledged_is_there_after_a_power_cut(boot: Booted) -> None:
+    upload = await begin(boot("first", Durability.ACK))
+    assert await boot("second", Durability.ACK).load(ID) == upload
+
+
+@pytest.mark.parametrize("durability", WEAK)
+async def test_in_the_weaker_modes_an_upload_goes_back_to_what_had_surely_reached_the_disk(
+    boot: Booted, durability: Durability, caplog: pytest.LogCaptureFixture
+) -> None:
+    upload = await begin(boot("first", durability))
+    with caplog.at_level(logging.WARNING, "tusserver.store"):
+        assert await boot("second", durability).load(ID) == replace(upload, offset=0)
+    assert f"upload {ID} goes back to byte 0 after a restart of the machine" in caplog.text
+
+
+@pytest.mark.parametrize("durability", WEAK)
+async def test_an_upload_resumes_from_there(boot: Booted, durability: Durability) -> None:
+    upload = await begin(boot("first", durability), b"wrong")
+    store = boot("second", durability)
+    upload = await put(store, await store.load(ID), b"hello")
+    assert upload.offset == 5
+    assert await store.load(ID) == upload
+    assert await bytes_of(store, upload) == b"hello"
+
+
+@pytest.mark.parametrize("durability", list(Durability))
+async def test_a_crash_of_the_server_alone_loses_nothing(boot: Booted, durability: Durability) -> None:
+    upload = await begin(boot("first", durability))
+    assert await boot("first", durability).load(ID) == upload
+
+
+async def test_a_finished_upload_is_there_after_a_power_cut_if_finishing_syncs(boot: Booted) -> None:
+    upload = await begin(boot("first", Durability.FINISH), b"hello", 5)
+    assert upload.complete
+    assert await boot("second", Durability.FINISH).load(ID) == upload
+
+
+async def test_without_any_sync_a_finished_upload_may_be_unfinished_again(boot: Booted) -> None:
+    store = boot("first", Durability.NONE)
+    upload = replace(await begin(store, b"hello", 5), finished=True)
+    await store.commit(upload)
+    assert await boot("second", Durability.NONE).load(ID) == replace(upload, offset=0, finished=False)
+
+
+@pytest.mark.parametrize("durability", list(Durability))
+async def test_an_upload_without_bytes_loses_none(boot: Booted, durability: Durability) -> None:
+    upload = an_upload()
+    await boot("first", durability).create(upload)
+    assert await boot("second", durability).load(ID) == upload
+
+
+# what was settled ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durability", WEAK)
+async def test_what_was_settled_is_there_after_a_power_cut(
+    boot: Booted, durability: Durability, clock: list[float]
+) -> None:
+    store = boot("first", durability)
+    upload = await begin(store)
+    clock[0] += 1
+    await store.tidy()
+    assert await boot("second", durability).load(ID) == upload
+
+
+@pytest.mark.parametrize("durability", WEAK)
+async def test_what_came_after_it_was_settled_is_not(boot: Booted, durability: Durability, clock: list[float]) -> None:
+    store = boot("first", durability)
+    upload = await begin(store, b"hello", 20)
+    clock[0] += 1
+    await store.tidy()
+    clock[0] += 1
+    await put(store, upload, b"world")
+    assert (await boot("second", durability).load(ID)).offset < 10
+
+
+async def test_what_was_settled_stays_so_over_many_restarts(boot: Booted, clock: list[float]) -> None:
+    store = boot("first", Durability.NONE)
+    upload = await begin(store)
+    for run in ("second", "third", "fourth"):
+        clock[0] += 1
+        await store.tidy()
+        store = boot(run, Durability.NONE)
+        other = an_upload(OTHER)
+        await store.create(other)
+        await put(store, other, b"x")
+        assert await store.load(ID) == upload
+        await store.remove(OTHER)
+
+
+async def test_nothing_is_settled_of_another_run_than_that_which_wrote_it(boot: Booted, clock: list[float]) -> None:
+    upload = await begin(boot("first", Durability.NONE))
+    clock[0] += 1
+    store = boot("second", Durability.NONE)  # the first one was never settled
+    other = an_upload(OTHER)
+    await store.create(other)
+    other = await put(store, other, b"x")
+    clock[0] += 1
+    await store.tidy()
+    assert await listed(boot("third", Durability.NONE)) == {ID: replace(upload, offset=0), OTHER: other}
+
+
+async def test_what_is_written_in_the_moment_of_settling_is_not_settled(boot: Booted, clock: list[float]) -> None:
+    store = boot("first", Durability.NONE)
+    await begin(store)
+    await store.tidy()  # the clock stands still
+    assert (await boot("second", Durability.NONE).load(ID)).offset == 0
+
+
+async def test_an_idle_store_is_not_synced_again_and_again(
+    boot: Booted, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    store = boot("first", Durability.NONE)
+    await begin(store)
+    await store.tidy()
+    monkeypatch.setattr(disk, "sync_file_system", lambda folder: pytest.fail("it was synced"))
+    await store.tidy()
+
+
+async def test_where_everything_is_synced_at_once_there_is_nothing_to_settle(
+    boot: Booted, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = boot("first", Durability.ACK)
+    await begin(store)
+    monkeypatch.setattr(disk, "sync_file_system", lambda folder: pytest.fail("it was synced"))
+    await store.tidy()
+    assert not (root / "settled").exists()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time as the file store sees it, to be moved on."""
+    now = [NOW.timestamp()]
+    monkeypatch.setattr("tusserver.stores.file.time.time", lambda: now[0])
+    return now
+
+
+# changing the mode ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_mode_made_stronger_syncs_what_the_weaker_left(boot: Booted) -> None:
+    await begin(boot("first", Durability.NONE))
+    store = boot("first", Durability.ACK)
+    upload = await put(store, await store.load(ID), b"world")
+    assert await boot("second", Durability.ACK).load(ID) == upload
+
+
+async def test_a_mode_made_weaker_remembers_what_was_synced(boot: Booted) -> None:
+    upload = await begin(boot("first", Durability.ACK))
+    await put(boot("first", Durability.NONE), upload, b"world")
+    assert await boot("second", Durability.NONE).load(ID) == upload
+
+
+# the order of things -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is written and synced, by kind of file, in order."""
+    found: list[str] = []
+
+    def kind(fd: int) -> str:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        return "folder" if os.path.isdir(path) else "record" if ".record" in path else "bytes"
+
+    def watch(name: str, verb: str) -> None:
+        real = getattr(os, name)
+
+        def call(fd: int, *args: object) -> object:
+            found.append(f"{verb} {kind(fd)}")
+            return real(fd, *args)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name, verb in [("pwrite", "write"), ("pwritev", "write"), ("fsync", "sync"), ("fdatasync", "sync")]:
+        watch(name, verb)
+    return found
+
+
+async def test_bytes_are_on_the_disk_before_the_record_says_so(boot: Booted, calls: list[str]) -> None:
+    store = boot("first", Durability.ACK)
+    upload = an_upload()
+    await store.create(upload)
+    calls.clear()
+    written = await store.write(upload, Chunks(b"hello"), unheard)
+    await store.commit(replace(upload, offset=written))
+    assert calls == ["write bytes", "sync bytes", "write record", "sync record"]
+
+
+async def test_a_new_record_and_its_name_are_on_the_disk_before_anybody_is_told(boot: Booted, calls: list[str]) -> None:
+    store = boot("first", Durability.ACK)
+    await store.create(an_upload(OTHER))  # makes the folder
+    calls.clear()
+    await store.create(an_upload())
+    assert calls == ["write record", "sync record", "sync folder"]
+
+
+async def test_a_changed_record_is_on_the_disk_before_it_takes_its_place(boot: Booted, calls: list[str]) -> None:
+    store = boot("first", Durability.ACK)
+    upload = an_upload(length=None)
+    await store.create(upload)
+    calls.clear()
+    await store.amend(replace(upload, length=10))
+    assert calls == ["write record", "sync record", "sync folder"]
+
+
+@pytest.mark.parametrize(
+    ("durability", "syncs"),
+    [(Durability.FINISH, ["sync bytes", "sync record", "sync folder", "sync folder"]), (Durability.NONE, [])],
+)
+async def test_the_weaker_modes_sync_no_more_than_they_say(
+    boot: Booted, calls: list[str], durability: Durability, syncs: list[str]
+) -> None:
+    store = boot("first", durability)
+    calls.clear()
+    upload = await begin(store)
+    assert [call for call in calls if call.startswith("sync")] == []
+    await put(store, upload, b"world")
+    assert [call for call in calls if call.startswith("sync")] == syncs
+
+
+async def test_a_finished_upload_has_its_readable_name_on_the_disk_before_it_loses_the_other(
+    boot: Booted, root: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot("first", Durability.FINISH)
+    store = FileStore(root, durability=Durability.FINISH, finished_folder=root.parent / "finished")
+    upload = await begin(store, b"hello", 5)
+    real = os.unlink
+
+    def unlink(path: str) -> None:
+        calls.append("unlink")
+        real(path)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    calls.clear()
+    await store.finish(upload)
+    assert calls == ["sync folder", "write record", "sync record", "sync folder", "unlink"]
