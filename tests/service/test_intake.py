@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.service.world import IDLE, Feed, elapse
+from tusserver.locks.base import Manner
+from tusserver.protocol.checksum import Checksum, Digest
+from tusserver.protocol.errors import (
+    BodySilent,
+    ChecksumMismatch,
+    ClientGone,
+    ShuttingDown,
+    SizeExceeded,
+    StoreUnavailable,
+    UploadInterrupted,
+)
+from tusserver.service.intake import Intake
+
+LARGE = 1 << 20
+
+
+def sha1(data: bytes) -> Checksum:
+    return Checksum("sha1", hashlib.sha1(data).digest())
+
+
+def make(
+    feed: Feed, *, room: int | None = 100, expected: int | None = None, checksum: Checksum | None = None
+) -> Intake:
+    return Intake(feed, room=room, expected=expected, idle=IDLE, checksum=checksum)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# batches -------------------------------------------------------------------------------------------------------------
+
+
+async def test_chunks_come_in_batches_of_about_the_size_asked_for() -> None:
+    intake = make(Feed(b"12345", b"67890", b"abcde", b"fg", ends=True))
+    assert await intake.read(8) == [b"12345", b"67890"]
+    assert await intake.read(8) == [b"abcde", b"fg"]
+    assert await intake.read(8) == []
+    assert (intake.received, intake.cut) == (17, None)
+
+
+async def test_a_batch_waits_a_second_for_more_and_not_longer() -> None:
+    feed = Feed(b"hel")
+    intake, began = make(feed), now()
+    reading = asyncio.create_task(intake.read(100))
+    await elapse(0.9)
+    feed.send(b"lo")
+    assert await reading == [b"hel", b"lo"]
+    assert now() - began == pytest.approx(1.0)
+    feed.send(b"!")
+    feed.end()
+    assert await intake.read(100) == [b"!"]
+    assert (await intake.read(100), intake.cut) == ([], None)
+
+
+async def test_the_announced_end_is_not_waited_for() -> None:
+    """The bytes that were announced are all there is, whether the server says so at once or not."""
+    feed = Feed(b"hel", b"lo")
+    intake, began = make(feed, expected=5), now()
+    assert await intake.read(100) == [b"hel", b"lo"]
+    assert (await intake.read(100), intake.cut, now()) == ([], None, began)
+
+
+async def test_a_body_announced_as_empty_is_not_even_asked_for() -> None:
+    intake = make(Feed(), expected=0)
+    assert (await intake.read(100), intake.cut) == ([], None)
+
+
+# cut short -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_body_that_runs_over_its_room_ends_before_the_chunk_that_is_too_much() -> None:
+    intake = make(Feed(b"hello", b"!", ends=True), room=5)
+    assert await intake.read(100) == [b"hello"]
+    assert await intake.read(100) == []
+    with pytest.raises(SizeExceeded):
+        intake.verify()
+
+
+async def test_a_client_that_goes_away_ends_its_body_behind_what_came() -> None:
+    feed = Feed(b"hello")
+    feed.vanish()
+    intake = make(feed)
+    assert await intake.read(100) == [b"hello"]
+    assert await intake.read(100) == []
+    assert isinstance(intake.cut, ClientGone)
+
+
+async def test_silence_ends_a_body_after_the_time_allowed_and_no_sooner() -> None:
+    intake, began = make(Feed(b"hello")), now()
+    assert await intake.read(5) == [b"hello"]
+    assert await intake.read(5) == []
+    assert isinstance(intake.cut, BodySilent)
+    assert now() - began == pytest.approx(IDLE)
+
+
+async def test_a_body_that_is_told_to_stop_ends_behind_the_bytes_in_hand() -> None:
+    feed = Feed(b"hello")
+    intake = make(feed)
+    reading = asyncio.create_task(intake.read(100))
+    await feed.taken()
+    intake.stop(ShuttingDown())
+    feed.send(b"too late")
+    assert await reading == [b"hello"]
+    assert await intake.read(100) == []
+    assert isinstance(intake.cut, ShuttingDown)
+
+
+async def test_the_first_reason_to_stop_is_the_one_that_is_told() -> None:
+    intake = make(Feed(b"hello"))
+    intake.stop(ShuttingDown())
+    intake.stop(UploadInterrupted())
+    assert isinstance(intake.cut, ShuttingDown)
+
+
+@pytest.mark.parametrize("expected", [5, None])
+async def test_a_body_that_came_whole_was_not_cut_whoever_wanted_it_to_end_meanwhile(expected: int | None) -> None:
+    """The last bytes and the wish for its end came in the same moment."""
+    feed = Feed(b"hel")
+    intake = make(feed, expected=expected, checksum=sha1(b"hello"))
+    reading = asyncio.create_task(intake.read(100))
+    await feed.taken()
+    feed.send(b"lo")
+    if expected is None:
+        feed.end()
+    intake.stop(UploadInterrupted())
+    assert await reading == [b"hel", b"lo"]
+    assert await intake.read(100) == []
+    assert intake.cut is None
+    intake.verify()
+
+
+async def test_a_body_that_has_ended_does_not_stop_any_more() -> None:
+    intake = make(Feed(b"hello", ends=True))
+    assert await intake.read(100) == [b"hello"]
+    intake.stop(ShuttingDown())
+    assert not intake.leave(Manner.INSIST)
+    assert intake.cut is None
+
+
+async def test_a_request_that_is_cancelled_is_not_taken_for_a_silent_client() -> None:
+    feed = Feed(b"hello")
+    intake = make(feed)
+    reading = asyncio.create_task(intake.read(100))
+    await feed.taken()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert intake.cut is None
+
+
+# who may interrupt it ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("silence", "manner", "leaves"),
+    [(0.2, Manner.RESUME, False), (0.3, Manner.RESUME, True), (0.0, Manner.INSIST, True), (0.3, Manner.INSIST, True)],
+)
+async def test_a_client_that_was_silent_for_a_quarter_of_a_second_may_be_interrupted(
+    silence: float, manner: Manner, leaves: bool
+) -> None:
+    feed = Feed(b"hello")
+    intake = make(feed)
+    reading = asyncio.create_task(intake.read(100))
+    await feed.taken()
+    await elapse(silence)
+    assert intake.leave(manner) is leaves
+    assert isinstance(intake.cut, UploadInterrupted) is leaves
+    feed.end()
+    assert await reading == [b"hello"]
+
+
+async def test_a_client_whose_bytes_are_just_being_written_is_not_silent() -> None:
+    """The disk is slow, not the client: nobody is asked for more meanwhile."""
+    intake = make(Feed(b"hello"))
+    assert await intake.read(5) == [b"hello"]
+    await elapse(3)
+    assert not intake.leave(Manner.RESUME)
+
+
+async def test_a_body_that_leaves_says_so_whoever_asks_next() -> None:
+    intake = make(Feed(b"hello"))
+    assert intake.leave(Manner.INSIST)
+    assert intake.leave(Manner.RESUME)
+
+
+# checksums -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_checksum_is_of_all_chunks_together() -> None:
+    for checksum, right in ((sha1(b"hello"), True), (sha1(b"hullo"), False)):
+        intake = make(Feed(b"hel", b"lo", ends=True), checksum=checksum)
+        assert intake.verifying
+        while await intake.read(2):
+            pass
+        if right:
+            intake.verify()
+        else:
+            with pytest.raises(ChecksumMismatch):
+                intake.verify()
+
+
+async def test_a_body_that_is_to_be_verified_and_was_cut_is_no_mismatch() -> None:
+    """It is told what cut it: the same bytes may be right the next time."""
+    feed = Feed(b"hel")
+    feed.vanish()
+    intake = make(feed, checksum=sha1(b"hello"))
+    while await intake.read(100):
+        pass
+    intake.verify()
+    assert isinstance(intake.cut, ClientGone)
+
+
+# drained past the parser ---------------------------------------------------------------------------------------------
+
+
+class Pipe(Feed):
+    """A body with a wire: its bytes go to the file by another way."""
+
+    def __init__(self, *chunks: bytes, ends: bool = False) -> None:
+        super().__init__(*chunks, ends=ends)
+        self.drainable = True
+        self.trailers: Mapping[str, str] | None = None
+
+    @property
+    def wire(self) -> Pipe:  # type: ignore[override]  # what has no wire elsewhere has one here
+        return self
+
+    async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
+        while chunk := await self.receive():
+            at += os.pwrite(fd, chunk, at)
+            if digest is not None:
+                digest.update(chunk)
+            moved(len(chunk))
+
+    async def inform(self, status: int, headers: Mapping[str, str]) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path / "bytes", os.O_RDWR | os.O_CREAT)
+    yield fd
+    os.close(fd)
+
+
+class Kept:
+    """Notes what a store is told; may fail."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.told: list[tuple[float, int]] = []
+        self._error = error
+
+    async def __call__(self, added: int) -> None:
+        self.told.append((now(), added))
+        if self._error is not None:
+            raise self._error
+
+
+async def test_a_drained_body_goes_to_its_place_and_through_the_digest(file: int) -> None:
+    intake = make(Pipe(b"hello", b" you", ends=True), expected=LARGE, room=LARGE, checksum=sha1(b"hello you"))
+    assert intake.drainable
+    assert await intake.drain_to(file, 3, Kept()) == 9
+    assert os.pread(file, 100, 0) == bytes(3) + b"hello you"
+    intake.verify()
+    assert (intake.cut, intake.received, intake.drainable) == (None, 9, False)
+
+
+async def test_small_bodies_are_not_worth_a_drain() -> None:
+    assert not make(Pipe(), expected=1000, room=LARGE).drainable
+    assert make(Pipe(), expected=LARGE, room=LARGE).drainable
+    assert not make(Feed(), expected=LARGE, room=LARGE).drainable
+
+
+async def test_progress_of_a_drain_is_told_within_a_second_and_not_at_every_chunk(file: int) -> None:
+    feed, kept, began = Pipe(), Kept(), now()
+    draining = asyncio.create_task(make(feed, expected=LARGE, room=LARGE).drain_to(file, 0, kept))
+    for _ in range(25):
+        feed.send(b"x" * 10)
+        await elapse(0.1)
+    feed.end()
+    assert await draining == 250
+    assert [round(at - began) for at, _ in kept.told] == [1, 2]
+    assert [added for _, added in kept.told] == pytest.approx([100, 200], abs=11)
+
+
+async def test_a_drain_of_a_silent_client_ends_after_the_time_allowed(file: int) -> None:
+    feed, began = Pipe(b"hello"), now()
+    intake = make(feed, expected=LARGE, room=LARGE)
+    draining = asyncio.create_task(intake.drain_to(file, 0, Kept()))
+    await elapse(IDLE - 5)
+    feed.send(b"!")
+    assert await draining == 6
+    assert isinstance(intake.cut, BodySilent)
+    assert now() - began == pytest.approx(2 * IDLE - 5)
+
+
+async def test_a_drain_of_a_stalled_client_can_be_interrupted_and_keeps_its_bytes(file: int) -> None:
+    feed = Pipe(b"hello")
+    intake = make(feed, expected=LARGE, room=LARGE)
+    draining = asyncio.create_task(intake.drain_to(file, 0, Kept()))
+    await feed.taken()
+    assert not intake.leave(Manner.RESUME)
+    await elapse(0.3)
+    assert intake.leave(Manner.RESUME)
+    assert await draining == 5
+    assert isinstance(intake.cut, UploadInterrupted)
+
+
+async def test_a_drain_of_a_client_that_goes_away_keeps_its_bytes(file: int) -> None:
+    feed = Pipe(b"hello")
+    feed.vanish()
+    intake = make(feed, expected=LARGE, room=LARGE)
+    assert await intake.drain_to(file, 0, Kept()) == 5
+    assert isinstance(intake.cut, ClientGone)
+
+
+async def test_a_drain_ends_when_its_progress_cannot_be_committed(file: int) -> None:
+    feed = Pipe(b"hello")
+    draining = asyncio.create_task(make(feed, expected=LARGE, room=LARGE).drain_to(file, 0, Kept(StoreUnavailable())))
+    with pytest.raises(StoreUnavailable):
+        await draining
+
+
+async def test_a_body_that_was_stopped_before_its_drain_is_not_drained(file: int) -> None:
+    intake = make(Pipe(b"hello", ends=True), expected=LARGE, room=LARGE)
+    intake.stop(ShuttingDown())
+    assert await intake.drain_to(file, 0, Kept()) == 0
