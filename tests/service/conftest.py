@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -22,12 +23,20 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"jumping": JumpingLoop}
 
 
-@pytest.fixture(autouse=True)
-def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let bodies be timed by the loop."""
+@contextmanager
+def timed_by_the_loop() -> Iterator[None]:
+    """Let the loop's clock time what is timed by the machine's."""
     clock = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
-    for module in (intake, uploads):
-        monkeypatch.setattr(module, "time", clock, raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (intake, uploads):
+            patch.setattr(module, "time", clock)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _one_clock() -> Iterator[None]:
+    with timed_by_the_loop():
+        yield
 
 
 class MakeWorld(Protocol):

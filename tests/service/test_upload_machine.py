@@ -1,0 +1,375 @@
+"""The service against a small model of it: whatever is asked in whatever order, both say the same.
+
+The model keeps what a client may rely on, an upload's bytes, length and deadline, and answers each request by the words
+of the protocol. After every step HEAD and the bytes are compared; after a sweep also what is left on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.service.conftest import timed_by_the_loop
+from tests.service.loop import JumpingLoop
+from tests.service.world import DAY, Feed, World, elapse
+from tusserver.events import Expired, Finished
+from tusserver.protocol.checksum import Checksum
+from tusserver.protocol.errors import (
+    ChecksumMismatch,
+    ClientGone,
+    FinalIsReadOnly,
+    InconsistentLength,
+    InvalidConcat,
+    MaxSizeExceeded,
+    OffsetMismatch,
+    SizeExceeded,
+    UploadExpired,
+    UploadNotFound,
+)
+from tusserver.protocol.rules import Expiry, Limits
+from tusserver.protocol.upload import Role, UploadId
+from tusserver.stores.base import Store
+from tusserver.stores.file import FileStore
+from tusserver.stores.memory import MemoryStore
+
+T = TypeVar("T")
+
+MAX = 24
+SWEEP = timedelta(seconds=181)
+"""Between a deadline and the sweep: longer than a calendar may be late, and no divisor of the hours that pass."""
+
+bodies = st.binary(max_size=12)
+lengths = st.none() | st.integers(0, MAX)
+sums = st.sampled_from(["none", "none", "right", "wrong"])
+ends = st.sampled_from(["whole", "whole", "chunked", "breaks off", "crash"])
+
+
+@dataclass
+class Modelled:
+    """What is known of one upload."""
+
+    length: int | None
+    deadline: datetime | None
+    role: Role = Role.REGULAR
+    parts: tuple[UploadId, ...] = ()
+    data: bytes = b""
+    joined: bool = field(default=False)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.data) == self.length and (self.role is not Role.FINAL or self.joined)
+
+
+class Uploads(RuleBasedStateMachine):
+    """`open_store` is set by the subclasses."""
+
+    ids = Bundle("ids")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="uploads-"))
+        self.stack = contextlib.ExitStack()
+        self.stack.callback(shutil.rmtree, self.folder)
+        self.runner = self.stack.enter_context(asyncio.Runner(loop_factory=JumpingLoop))
+        self.stack.enter_context(timed_by_the_loop())
+        self.model: dict[UploadId, Modelled] = {}
+        self.finished: set[UploadId] = set()
+        self.expired: set[UploadId] = set()
+
+    def open_store(self) -> Store:
+        raise NotImplementedError
+
+    def teardown(self) -> None:
+        self.stack.close()
+
+    @initialize(sliding=st.booleans(), delete_parts=st.booleans())
+    def begin(self, sliding: bool, delete_parts: bool) -> None:
+        self.sliding = sliding
+        self.delete_parts = delete_parts
+        self.world = World(
+            self.open_store,
+            limits=Limits(max_size=MAX),
+            expiry=Expiry(sliding=sliding),
+            delete_parts=delete_parts,
+        )
+
+    # asking ----------------------------------------------------------------------------------------------------------
+
+    def run(self, asked: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(asked)
+
+    def refused(self, asked: Coroutine[Any, Any, object], *by: type[Exception]) -> None:
+        with pytest.raises(by):
+            self.run(asked)
+
+    # the model's own steps -------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> datetime:
+        return self.world.clock.now
+
+    def is_over(self, upload: Modelled) -> bool:
+        return upload.deadline is not None and upload.deadline <= self.now
+
+    def grow(self, upload_id: UploadId, data: bytes) -> None:
+        upload = self.model[upload_id]
+        upload.data += data
+        if self.sliding:
+            upload.deadline = self.now + DAY
+        self.settle(upload_id)
+
+    def settle(self, upload_id: UploadId) -> None:
+        upload = self.model[upload_id]
+        if not upload.complete:
+            return
+        upload.deadline = None
+        if upload.role is not Role.PARTIAL:
+            self.finished.add(upload_id)
+        for final_id, final in list(self.model.items()):
+            if upload_id in final.parts and not final.joined and not self.is_over(final):
+                self.join_if_ready(final_id)
+
+    def join_if_ready(self, final_id: UploadId) -> None:
+        final = self.model[final_id]
+        parts = [self.model.get(part) for part in final.parts]
+        if not all(part is not None and part.complete for part in parts):
+            return
+        data = b"".join(part.data for part in parts if part is not None)
+        if len(data) > MAX:
+            return
+        final.joined, final.length, final.data = True, len(data), data
+        self.settle(final_id)
+        if self.delete_parts:
+            for part_id in final.parts:
+                self.model.pop(part_id, None)
+
+    # requests --------------------------------------------------------------------------------------------------------
+
+    @rule(target=ids, length=lengths, role=st.sampled_from([Role.REGULAR, Role.PARTIAL, Role.PARTIAL]), body=bodies)
+    def create(self, length: int | None, role: Role, body: bytes) -> UploadId:
+        room = MAX if length is None else length
+        if len(body) > room:
+            self.refused(self.world.create(length, body, role=role), SizeExceeded, MaxSizeExceeded)
+            return UploadId("never-made")
+        upload_id = self.run(self.world.create(length, body, role=role)).upload.id
+        self.model[upload_id] = Modelled(length=length, deadline=self.now + DAY, role=role)
+        self.grow(upload_id, body)
+        return upload_id
+
+    @rule(
+        upload_id=ids,
+        body=bodies,
+        shift=st.sampled_from([0] * 8 + [-1, 1]),
+        checksum=sums,
+        end=ends,
+        declared=st.none() | st.none() | st.integers(0, MAX + 2),
+        split=st.integers(0, 12),
+    )
+    def append(
+        self, upload_id: UploadId, body: bytes, shift: int, checksum: str, end: str, declared: int | None, split: int
+    ) -> None:
+        if end in ("breaks off", "crash"):
+            checksum = checksum.replace("wrong", "right")
+        upload = self.model.get(upload_id)
+        offset = max(0, (len(upload.data) if upload else 0) + shift)
+        asked = self.ask(upload_id, offset, body, checksum, end, declared, split)
+        if upload is None:
+            return self.refused(asked, UploadNotFound)
+        if self.is_over(upload):
+            return self.refused(asked, UploadExpired)
+        if upload.role is Role.FINAL:
+            return self.refused(asked, FinalIsReadOnly)
+        if offset != len(upload.data):
+            return self.refused(asked, OffsetMismatch)
+        if declared is not None:
+            if upload.length is None and declared > MAX:
+                return self.refused(asked, MaxSizeExceeded)
+            if declared < offset or upload.length not in (None, declared):
+                return self.refused(asked, InconsistentLength)
+        length = upload.length if declared is None else declared
+        room = (MAX if length is None else length) - offset
+        if end != "chunked" and len(body) > room:
+            return self.refused(asked, SizeExceeded, MaxSizeExceeded)
+        upload.length = length  # it stands, whatever becomes of the body
+        if end == "chunked" and len(body) > room:
+            return self.refused(asked, SizeExceeded)
+        if checksum == "wrong":
+            return self.refused(asked, ChecksumMismatch)
+        broken = end in ("breaks off", "crash") and body != b""
+        if not broken:
+            self.run(asked)
+            if body or checksum != "none" or end == "chunked":
+                self.grow(upload_id, body)
+            else:
+                self.settle(upload_id)
+            return None
+        kept = body[: split % len(body)] if checksum == "none" else b""
+        if end == "crash":
+            self.run(asked)
+            self.restart()
+            if kept:
+                self.grow(upload_id, kept)
+            return None
+        self.refused(asked, ClientGone)
+        if checksum == "none":
+            self.grow(upload_id, kept)
+        return None
+
+    async def ask(
+        self,
+        upload_id: UploadId,
+        offset: int,
+        body: bytes,
+        checksum: str,
+        end: str,
+        declared: int | None,
+        split: int,
+    ) -> None:
+        """Send a PATCH as told; a crash leaves it where it is after its progress was committed."""
+        said = None
+        if checksum != "none":
+            said = Checksum("sha1", hashlib.sha1(body if checksum == "right" else body + b"?").digest())
+        broken = end in ("breaks off", "crash") and body != b""
+        cut = split % len(body) if body else 0
+        feed = Feed(body[:cut], body[cut:], ends=True)
+        if broken:
+            feed = Feed(body[:cut])
+        announced = None if end == "chunked" else len(body)
+        asked = self.world.append(upload_id, offset, feed, announced=announced, length=declared, checksum=said)
+        if not broken:
+            await asked
+            return
+        task = asyncio.ensure_future(asked)
+        fed = asyncio.ensure_future(feed.taken())
+        await asyncio.wait([task, fed], return_when=asyncio.FIRST_COMPLETED)
+        fed.cancel()
+        if task.done():
+            task.result()
+        elif end == "breaks off":
+            feed.vanish()
+            await task
+        else:
+            await elapse(1.5)
+            task.cancel()
+            await asyncio.wait([task])
+
+    @rule(target=ids, parts=st.lists(ids, min_size=1, max_size=3))
+    def join(self, parts: Sequence[UploadId]) -> UploadId:
+        known = [self.model.get(part) for part in parts]
+        asked = self.world.join(*parts)
+        if any(part is None or part.role is not Role.PARTIAL or self.is_over(part) for part in known):
+            self.refused(asked, InvalidConcat)
+            return UploadId("never-made")
+        there = [part for part in known if part is not None]
+        if sum(part.length or len(part.data) for part in there) > MAX:
+            self.refused(asked, MaxSizeExceeded)
+            return UploadId("never-made")
+        final_id = self.run(asked).id
+        lengths = [part.length for part in there]
+        length = None if None in lengths else sum(length for length in lengths if length is not None)
+        self.model[final_id] = Modelled(length=length, deadline=self.now + DAY, role=Role.FINAL, parts=tuple(parts))
+        self.join_if_ready(final_id)
+        return final_id
+
+    @rule(upload_id=ids)
+    def delete(self, upload_id: UploadId) -> None:
+        if self.model.pop(upload_id, None) is None:
+            self.refused(self.world.delete(upload_id), UploadNotFound)
+        else:
+            self.run(self.world.delete(upload_id))
+
+    # time and trouble ------------------------------------------------------------------------------------------------
+
+    @rule(hours=st.sampled_from([1, 6, 12, 25]))
+    def wait(self, hours: int) -> None:
+        self.world.clock.advance(timedelta(hours=hours))
+
+    @rule()
+    def restart(self) -> None:
+        self.world.restart()
+
+    @rule()
+    def sweep(self) -> None:
+        self.world.clock.advance(SWEEP)
+        over = {upload_id for upload_id, upload in self.model.items() if self.is_over(upload)}
+        assert self.run(self.world.sweeper.sweep()) == len(over)
+        for upload_id in over:
+            del self.model[upload_id]
+        self.expired |= over
+        assert self.run(self.world.stored()) == sorted(self.model)
+        self.check_the_disk()
+
+    def check_the_disk(self) -> None:
+        owners = {path.name.partition(".")[0] for path in (self.folder / "uploads").rglob("*") if path.is_file()}
+        assert owners <= set(self.model)
+
+    # always ----------------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def both_say_the_same(self) -> None:
+        for upload_id, upload in self.model.items():
+            if self.is_over(upload):
+                self.refused(self.world.head(upload_id), UploadExpired)
+                continue
+            told = self.run(self.world.head(upload_id))
+            assert (told.offset, told.length, told.expires_at) == (len(upload.data), upload.length, upload.deadline)
+            assert (told.complete, told.finished, told.pending) == (
+                upload.complete,
+                upload.complete,
+                upload.role is Role.FINAL and not upload.joined,
+            )
+            assert self.run(self.world.content(upload_id)) == upload.data
+
+    @invariant()
+    def ends_are_told_once(self) -> None:
+        heard = [event.upload.id for event in self.world.told if type(event) is Finished]
+        assert sorted(heard) == sorted(self.finished)
+        assert {event.upload.id for event in self.world.told if type(event) is Expired} == self.expired
+
+
+class InMemory(Uploads):
+    """Over the memory store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = MemoryStore()
+
+    def open_store(self) -> Store:
+        return self.store
+
+
+class InFiles(Uploads):
+    """Over the file store, opened anew at each restart."""
+
+    def open_store(self) -> Store:
+        return FileStore(self.folder)
+
+
+def thoroughly(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=30,
+        deadline=None,
+        derandomize="CI" in os.environ,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+TestInMemory = InMemory.TestCase
+TestInMemory.settings = thoroughly(100)
+TestInFiles = InFiles.TestCase
+TestInFiles.settings = thoroughly(50)
