@@ -359,6 +359,34 @@ def test_a_disk_that_fails_is_told_and_ends_the_connection(
     assert seen.total == 0
 
 
+@pytest.mark.parametrize("engine", ["threads"], indirect=True)
+def test_nothing_of_a_body_that_the_disk_refused_gets_into_the_next(tmp_path: Path, stage: Stage, engine: str) -> None:
+    for round_ in range(2 * drain.THREADS):
+        for flags in (os.O_RDONLY | os.O_CREAT, os.O_RDWR | os.O_CREAT):
+            keep = Keep(tmp_path, flags=flags)
+            stage.play(keep)
+            body = noise(60_000, round_)
+            with stage.connect() as client:
+                client.send(head("a", len(body)))
+                assert keep.begun.wait(PATIENCE)
+                client.send(body)
+                how = keep.next().how
+        assert how == "whole"
+        assert keep.stored("a") == body
+
+
+@pytest.mark.parametrize("engine", ["threads"], indirect=True)
+def test_a_file_that_takes_no_splice_is_written_all_the_same(
+    tmp_path: Path, stage: Stage, client: Connection, engine: str
+) -> None:
+    keep = Keep(tmp_path, flags=os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    stage.play(keep)
+    body = noise(2 * MIB)
+    client.send(head("a", len(body)) + body)
+    assert client.answer().status == 200
+    assert keep.stored("a") == body
+
+
 @engines
 def test_a_report_that_raises_ends_the_drain(keep: Keep, client: Connection, engine: str) -> None:
     def full(count: int) -> None:
