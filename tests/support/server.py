@@ -49,7 +49,7 @@ class TusServer:
         for line in process.stdout:
             self.output.append(line)
             found = LISTENING.search(line)
-            if found and "istening" in line and not self._ready.is_set():
+            if found and "Listening" in line and not self._ready.is_set():
                 self.url = found.group(1).rstrip("/")
                 self._port = int(self.url.split("/")[2].rsplit(":", 1)[1])
                 self._ready.set()
@@ -100,5 +100,7 @@ class TusServer:
     def __enter__(self) -> TusServer:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
