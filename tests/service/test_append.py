@@ -85,6 +85,18 @@ async def test_an_empty_body_at_the_end_repeats_a_lost_answer_and_tells_nothing_
     assert world.heard(Finished) == 1
 
 
+async def test_an_empty_body_moves_no_deadline_and_gives_none_to_a_finished_upload(world: World) -> None:
+    """One that got a deadline at the repeated end would be removed at it."""
+    finished, unfinished = await world.upload(5, b"hello"), await world.upload(11, b"hello")
+    deadline = world.clock.now + DAY
+    world.clock.advance(timedelta(hours=1))
+    for upload_id, expires_at in ((finished, None), (unfinished, deadline)):
+        await world.append(upload_id, 5)
+        await world.append(upload_id, 5, Feed(ends=True))
+        await world.append(upload_id, 5, checksum=sha1(b""))
+        assert (await world.head(upload_id)).expires_at == expires_at
+
+
 async def test_a_finished_upload_takes_no_more_bytes(world: World) -> None:
     upload_id = await world.upload(5, b"hello")
     for body in (b"!", Feed(b"!", ends=True)):

@@ -210,7 +210,7 @@ class UploadService:
         try:
             added = await self._store.write(upload, intake, self._checkpoints(upload, intake))
             intake.verify()  # raises before anything is committed
-            if intake.cut is None or not intake.verifying:
+            if added and (intake.cut is None or not intake.verifying):
                 with anyio.CancelScope(shield=True):  # what is written shall be told
                     upload = await self._lifecycle.keep(rules.advance(upload, added, self._expiry, self._now()))
             return upload, intake.cut
