@@ -36,6 +36,9 @@ class Wire(Protocol):
             OSError: the disk failed; what was reported is written.
         """
 
+    def catch_up(self) -> None:
+        """Take now what has arrived of a body that is being drained: a slow client's bytes may wait to be gathered."""
+
     async def inform(self, status: int, headers: Mapping[str, str]) -> None:
         """Send a 1xx response, if the client can take one."""
 

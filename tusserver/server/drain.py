@@ -475,6 +475,11 @@ class Drain(asyncio.BufferedProtocol):
             self._looked_after = False
         return self._looked_after
 
+    def catch_up(self) -> None:
+        """Take what the kernel gathers now, not when it is enough."""
+        if self._attached and self._lowat > 1 and not self._transport.is_closing():
+            self._sweep()
+
     def _sweep(self) -> bool:
         """Take what the kernel has, without waiting; return whether there was something.
 

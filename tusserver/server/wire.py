@@ -95,7 +95,7 @@ class UvicornWire:
     It holds the cycle and the protocol weakly: they hold it, and a ring would wait for the garbage collector.
     """
 
-    __slots__ = ("_cycle", "_draining", "_ended", "_left", "_length", "_protocol", "_spoilt", "_taken", "trailers")
+    __slots__ = ("_cycle", "_drain", "_ended", "_left", "_length", "_protocol", "_spoilt", "_taken", "trailers")
 
     def __init__(self, protocol: WireProtocol, cycle: RequestResponseCycle, length: int | None) -> None:
         self.trailers: dict[str, str] = {}
@@ -107,7 +107,8 @@ class UvicornWire:
         """Bytes of a half-drained body that may still come, to be thrown away."""
         self._taken = False
         """Whether the app asked for bytes of the body."""
-        self._draining = False
+        self._drain: Drain | None = None
+        """What is under way past the parser."""
         self._spoilt = False
         """Whether the parser has lost its place in the stream: then the connection is good for one answer only."""
         self._ended = False
@@ -145,7 +146,8 @@ class UvicornWire:
             moved=moved,
         )
         if rest.left:  # else the parser has seen the end of the body, and may be far behind it
-            self._draining = self._spoilt = True
+            self._drain = rest
+            self._spoilt = True
             protocol.flow.pause_reading()
         try:
             if body:
@@ -162,9 +164,14 @@ class UvicornWire:
             cycle.transport.close()
             raise
         finally:
-            if self._draining:
-                self._draining = False
+            if self._drain is not None:
+                self._drain = None
                 self._resume(protocol, cycle, rest.left)
+
+    def catch_up(self) -> None:
+        """See `Wire.catch_up`."""
+        if self._drain is not None:
+            self._drain.catch_up()
 
     def _resume(self, protocol: WireProtocol, cycle: RequestResponseCycle, left: int) -> None:
         """Make the connection fit for what comes next."""
@@ -208,7 +215,7 @@ class UvicornWire:
         cycle = self._cycle()
         if cycle is None:  # the app has ended, and one of its tasks has not
             return {"type": "http.disconnect"}
-        if self._draining:
+        if self._drain is not None:
             raise RuntimeError("the body is being drained")
         self._taken = True
         event = await type(cycle).receive(cycle)

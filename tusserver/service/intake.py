@@ -79,6 +79,8 @@ class Intake:
     def leave(self, manner: Manner) -> bool:
         """Answer somebody who wants the upload: go if we must or if our client has fallen silent."""
         waiting = self._scope is not None
+        if waiting and self._body.wire is not None:
+            self._body.wire.catch_up()
         if manner is Manner.INSIST or (waiting and time.monotonic() - self._last > ALIVE):
             self.stop(UploadInterrupted())
         return isinstance(self._cut, UploadInterrupted)
