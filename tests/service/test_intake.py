@@ -244,6 +244,9 @@ class Pipe(Feed):
                 digest.update(chunk)
             moved(len(chunk))
 
+    def catch_up(self) -> None:
+        """Nothing is gathered here."""
+
     async def inform(self, status: int, headers: Mapping[str, str]) -> None:
         raise NotImplementedError
 
