@@ -12,7 +12,7 @@ ARGS ?=
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format bench-memory lock clean
+.PHONY: help install serve test check format bench bench-memory lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -36,6 +36,9 @@ check: $(STAMP)  ## format, lint, types, floors of the house, spelling: what .ci
 format: $(STAMP)  ## put the code into the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## measure tusserver beside its peers (half an hour; ARGS='--quick --rounds 3': four minutes)
+	@$(BIN)/python -m bench $(ARGS)
 
 bench-memory: $(STAMP)  ## measure the server's peak memory under load (takes minutes and some GiB of disk)
 	@$(BIN)/python bench/memory.py $(ARGS)
