@@ -146,6 +146,44 @@ def test_bodies_of_an_app_without_interest_in_the_wire_arrive(stage: Stage, clie
         assert client.answer().body == b"x" * size
 
 
+def test_what_follows_a_head_waits_in_the_kernel_until_the_app_says_where_it_goes(
+    stage: Stage, client: Connection, tmp_path: Path
+) -> None:
+    gate, moved = Gate(), queue.Queue[int]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await gate.passed()
+        fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
+        await wire_of(scope).drain(fd, 0, None, moved.put)
+        os.close(fd)
+        await answer(send)
+
+    stage.play(app)
+    client.ask("PATCH", "/", [HOST, ("Content-Length", "1010")], b"x" * 10)
+    assert gate.reached.wait(PATIENCE)
+    client.send(b"x" * 1000)
+    gate.open()
+    assert client.answer().status == 200
+    assert [moved.get(timeout=PATIENCE) for _ in range(2)] == [10, 1000]
+
+
+@pytest.mark.usefixtures("keep")
+@pytest.mark.parametrize(
+    "framing",
+    [
+        [("Content-Length", "3"), ("Content-Length", "4")],
+        [("Content-Length", "3"), ("Transfer-Encoding", "chunked")],
+        [("Content-Length", "+3")],
+        [("Content-Length", "18446744073709551616")],
+    ],
+    ids=["two lengths", "length and chunks", "signed", "endless"],
+)
+def test_a_body_of_doubtful_length_is_refused(client: Connection, framing: list[tuple[str, str]]) -> None:
+    client.ask("PATCH", "/a", [HOST, *framing], b"3\r\nabc\r\n0\r\n\r\n")
+    assert client.answer().status == 400
+    assert client.closes()
+
+
 def test_a_request_over_http_1_0_is_drained(keep: Keep, client: Connection) -> None:
     client.ask("PATCH", "/a", [HOST, ("Content-Length", "3")], b"abc", "HTTP/1.0")
     assert client.answer().body == b"3"
@@ -185,9 +223,9 @@ def test_over_tls_nothing_is_drained_and_everything_arrives(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        drainable = wire_of(scope).drainable
         body, _ = await read_body(receive)
-        trailers = wire_of(scope).trailers
-        await answer(send, 200, f"{wire_of(scope).drainable} {len(body)} {trailers}".encode())
+        await answer(send, 200, f"{drainable} {len(body)} {wire_of(scope).trailers}".encode())
 
     with Stage(loop, ssl_certfile=tmp_path / "server.pem") as stage:
         stage.play(app)

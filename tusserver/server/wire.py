@@ -183,8 +183,7 @@ class UvicornWire:
         cycle.more_body = False
         cycle.message_event.set()
         if not cycle.transport.is_closing():
-            protocol.begin_anew()
-            protocol.flow.resume_reading()
+            protocol.begin_anew()  # once uvicorn resumes reading, after the answer at the latest
 
     def swallow(self, count: int) -> bool:
         """Throw away `count` bytes that came on a spoilt connection; return whether it is one."""
@@ -236,9 +235,8 @@ class UvicornWire:
             await self._send_file(cycle, message)
             return
         if self._spoilt and message["type"] == "http.response.start":
-            cycle.keep_alive = False
             headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"connection"]
-            message = {**message, "headers": [*headers, (b"connection", b"close")]}  # uvicorn adds it from 0.53 on
+            message = {**message, "headers": [*headers, (b"connection", b"close")]}  # uvicorn does as this says
         await type(cycle).send(cycle, message)
 
     async def _send_file(self, cycle: RequestResponseCycle, message: Mapping[str, Any]) -> None:
@@ -382,18 +380,13 @@ class WireProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _drainable_length(self) -> int | None:
-        """Bytes of a body that can be drained: on plain TCP, announced, and not chunked."""
+        """Bytes of a body that can be drained: on plain TCP, and announced."""
         if self.scheme != "http" or self.parser.should_upgrade():
             return None
-        length = None
         for name, value in self.headers:
-            if name == b"transfer-encoding":
-                return None
-            if name == b"content-length":
-                if length is not None or not value.isdigit():
-                    return None
-                length = int(value)
-        return length or None
+            if name == b"content-length":  # the only one, and nothing is chunked beside it: the parser sees to that
+                return int(value) or None
+        return None
 
     def _count(self, count: int) -> None:
         self._head += count
