@@ -638,6 +638,27 @@ async def test_a_line_torn_by_a_power_cut_is_stepped_over(store: FileStore, root
     assert await named(store, NOW + HOUR + LATE) == [ID]
 
 
+async def test_a_name_that_only_half_fits_on_the_disk_is_told_and_spoils_no_other(
+    store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.create(an_upload(OTHER, expires_at=NOW + HOUR))
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, content: real(fd, content[: len(content) // 2]))
+    with pytest.raises(OutOfSpace):
+        await store.create(an_upload(expires_at=NOW + HOUR))
+    monkeypatch.undo()
+    await store.create(an_upload(expires_at=NOW + HOUR))
+    assert {ID, OTHER} <= set(await named(store, NOW + HOUR + LATE))
+
+
+async def test_notes_of_final_uploads_survive_one_that_was_torn(store: FileStore, root: Path) -> None:
+    await store.create(an_upload(role=Role.PARTIAL))
+    path = bytes_path(root).with_name(f"{ID}.awaited")
+    path.write_bytes(b"\xff\0\0\0../x\nabc")
+    await store.note_awaiting(OTHER, ID)
+    assert await store.awaiting(ID) == ("abc", OTHER)
+
+
 async def test_a_removal_that_was_cut_off_gets_another_look(
     store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

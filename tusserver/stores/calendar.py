@@ -52,7 +52,7 @@ class Calendar:
                 self._close()
                 self._fd = self._open(f"{self._folder}/{moment}")
                 self._moment = moment
-            os.write(self._fd, name.encode() + b"\n")
+            disk.write_line(self._fd, name)
 
     def _close(self) -> None:
         if self._moment:

@@ -240,9 +240,20 @@ def append_line(path: str, line: str, mode: int) -> None:
     """Add a line to a file that other processes append to as well."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
-        os.write(fd, line.encode() + b"\n")
+        write_line(fd, line)
     finally:
         os.close(fd)
+
+
+def write_line(fd: int, line: str) -> None:
+    """Add a line to an open file. It begins with a line break too, as the one before may have been cut off.
+
+    Raises:
+        OSError: also if only a part of it found room.
+    """
+    content = f"\n{line}\n".encode()
+    if os.write(fd, content) < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def written_at(path: str) -> int | None:

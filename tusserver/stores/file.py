@@ -368,10 +368,14 @@ class FileStore:
         path = self._path(part) + _AWAITED
         with disk.translated("reading which final uploads wait"):
             try:
-                text = (await self._swift(disk.read_file, path)).decode("ascii")
+                text = (await self._swift(disk.read_file, path)).decode("ascii", "replace")
             except FileNotFoundError:
                 return ()
-        return tuple(dict.fromkeys(as_upload_id(line) for line in text.split()))
+        finals: dict[UploadId, None] = {}
+        for line in text.split():
+            with contextlib.suppress(UploadNotFound):  # torn by a power cut
+                finals[as_upload_id(line)] = None
+        return tuple(finals)
 
     # the end of an upload --------------------------------------------------------------------------------------------
 
