@@ -211,6 +211,18 @@ async def test_a_body_longer_than_the_length_it_declares_is_refused(world: World
     assert (await world.head(upload_id)).offset == 5
 
 
+async def test_a_length_whose_body_is_refused_completes_nothing(world: World) -> None:
+    """ "Never both 413 and a finish event"; and complete without one it would never be finished."""
+    upload_id = await world.upload(None, b"hello")
+    with pytest.raises(SizeExceeded):
+        await world.append(upload_id, 5, Feed(b"!", ends=True), length=5)
+    with pytest.raises(ChecksumMismatch):
+        await world.append(upload_id, 5, b"", length=5, checksum=sha1(b"?"))
+    assert ((await world.store.load(upload_id)).complete, world.heard(Finished)) == (False, 0)
+    assert (await world.append(upload_id, 5, Feed(ends=True), length=5)).finished
+    assert (await world.store.load(upload_id)).length == 5
+
+
 # checksums -----------------------------------------------------------------------------------------------------------
 
 

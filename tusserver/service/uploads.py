@@ -171,13 +171,16 @@ class UploadService:
     async def _append(self, append: Append, upload: Upload, body: Body, lease: Lease) -> tuple[Upload, Cut | None]:
         """Return the upload as it is now, and what cut the body short."""
         plan = self._plan(append, upload)
-        if plan.upload is not upload:
+        declares = plan.upload is not upload
+        if declares and not plan.upload.complete:
             await self._store.amend(plan.upload)  # the length stands even if the body does not arrive
         try:
             upload, cut = await self._receive(plan, append, body, lease)
         except TusError as error:
             _note_expiry(error, plan.upload)
             raise
+        if declares and plan.upload.complete:
+            await self._store.amend(upload)  # not sooner: a body that is refused completes nothing
         if isinstance(cut, TusError):
             _note_expiry(cut, upload)
         # Also after a cut: a client that sent the last byte, and not the end of its chunked body, has no more to send.
