@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 
 import tests.support.properties  # noqa: F401 - loads the settings of property tests
+from tusserver.stores import disk
 
 Mount = Callable[[str, int], Path]
 """`mount(kind, size)`: a new file system of so many bytes, ext4 or tmpfs."""
+
+
+@pytest.fixture
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sync nothing: no power is cut in these tests, and disks take their time."""
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, os.fstat)  # which knows a wrong descriptor too
+    monkeypatch.setattr(disk, "sync_file_system", os.stat)
 
 
 @pytest.fixture

@@ -93,6 +93,7 @@ class Run:
 
     def watch(self) -> None:
         """Let the calls count and, one day, kill."""
+        os.fsync = os.fdatasync = lambda fd: None  # they count, but this death is none of the machine
         for name in CHANGING:
             setattr(os, name, self._mortal(name, getattr(os, name)))
         real_open, mortal_open = os.open, self._mortal("open", os.open)

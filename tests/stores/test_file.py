@@ -42,6 +42,8 @@ from tusserver.stores import disk, file, record
 from tusserver.stores.base import Store
 from tusserver.stores.file import Durability, FileStore
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 MIB = 1 << 20
 
 

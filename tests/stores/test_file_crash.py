@@ -21,6 +21,8 @@ from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores import disk
 from tusserver.stores.file import FileStore
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 WHOLE = {ID: DATA, PARTS[0]: DATA[:STEP], PARTS[1]: DATA[STEP:]}
 """What each upload holds in the end."""
 

@@ -15,6 +15,8 @@ from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.file import FileStore
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 A_TXT = Metadata(f"filename {base64.b64encode(b'a.txt').decode()}")
 
 
