@@ -143,8 +143,6 @@ class Intake:
 
     async def drain_to(self, fd: int, at: int, kept: Kept) -> int:
         """See `Source.drain_to`. The length is known here, so the body cannot run over its room."""
-        wire = self._body.wire
-        assert wire is not None
         if self._ended or self._cut is not None:
             return 0
         watch = _Watch(lambda: self.received, kept, self._idle, self._fall_silent)
@@ -156,8 +154,9 @@ class Intake:
         try:
             with anyio.CancelScope() as scope:
                 self._scope = watch.scope = scope
-                await wire.drain(fd, at, self._digest, moved)
+                await self._body.drain(fd, at, self._digest, moved)
                 self._ended = True
+                await self._body.receive()  # the end itself: now everybody knows that nothing is left to be read
         except ClientGone as gone:
             self._cut = gone
         finally:
