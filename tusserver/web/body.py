@@ -19,7 +19,7 @@ def wire_of(scope: Scope) -> Wire | None:
 class RequestBody:
     """The body of one request."""
 
-    __slots__ = ("_dialect", "_receive", "ended", "started", "wire")
+    __slots__ = ("_dialect", "_receive", "ended", "received", "started", "wire")
 
     def __init__(self, scope: Scope, receive: Receive, dialect: Dialect) -> None:
         self._receive = receive
@@ -27,8 +27,10 @@ class RequestBody:
         self.wire = wire_of(scope)
         self.started = False
         """Whether something asked for bytes: then a client that expects a 100 Continue got it."""
+        self.received = 0
+        """Bytes that were received here; those that were drained are not counted."""
         self.ended = False
-        """Whether everything was received."""
+        """Whether the end was received."""
 
     async def receive(self) -> bytes:
         """See `Body.receive`."""
@@ -40,6 +42,7 @@ class RequestBody:
             self.ended = not message.get("more_body", False)
             chunk: bytes = message.get("body", b"")
             if chunk:
+                self.received += len(chunk)
                 return chunk
         return b""
 

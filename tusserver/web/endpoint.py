@@ -18,6 +18,9 @@ from tusserver.web.replies import Responder
 
 logger = logging.getLogger("tusserver.web")
 
+_WITH_BODY = ("POST", "PATCH")
+"""Methods whose body counts."""
+
 
 class InternalError(TusError):
     """Something of ours is broken; the log has the story, the client does not."""
@@ -58,7 +61,8 @@ class UploadEndpoint:
             reply = self._refuse(error, head)
         except ClientGone:
             logger.info("client went away", extra={"method": head.method, "upload_id": head.name or None})
-            return
+            # Nobody reads it, but middleware around us would take silence for a broken app.
+            reply = Reply(499, closes=True)
         except Exception:
             logger.exception("a request failed", extra={"method": head.method, "upload_id": head.name or None})
             reply = self._dialect.refuse(InternalError(), head)
@@ -88,6 +92,12 @@ class UploadEndpoint:
             if len(raw_value) > longest:
                 longest = len(raw_value)
             headers[name] = raw_value.decode("latin-1").strip(" \t")
+        if (
+            "content-length" not in headers
+            and scope["method"] in _WITH_BODY
+            and scope.get("http_version", "1.1") >= "2"
+        ):
+            headers["transfer-encoding"] = "chunked"  # so to speak: HTTP/2 and 3 tell the end of a body by themselves
         base_url, base_paths = self._origin.locate(scope, headers)
         path: str = scope["path"]
         head = RequestHead(

@@ -17,6 +17,8 @@ _PAUSE = 0.5
 """Seconds without bytes after which a client is no longer sending."""
 _LINGER_AT_THE_END = 0.25
 """The same, while the server stops."""
+_HAS_CONNECTION = ("1.0", "1.1")
+"""Versions of HTTP with a Connection header; the newer ones forbid it."""
 
 
 class Responder:
@@ -38,7 +40,7 @@ class Responder:
         A client that is in the middle of a large body gets its answer at once; then its bytes are thrown away for a
         while before the connection closes. Closed at once, the kernel would reset it, and the answer were never read.
         """
-        unread = head.has_body and not body.ended
+        unread = head.has_body and not body.ended and body.received != head.body_length
         waits_for_100 = unread and not body.started and "100-continue" in head.headers.get("expect", "").lower()
         large = unread and (head.body_length is None or head.body_length > _SMALL)
         closes = reply.closes or waits_for_100 or large
@@ -47,7 +49,7 @@ class Responder:
         headers.append((b"x-content-type-options", b"nosniff"))
         if reply.status != 204 and scope["method"] != "HEAD":
             headers.append((b"content-length", str(len(reply.body)).encode()))
-        if closes:
+        if closes and scope.get("http_version", "1.1") in _HAS_CONNECTION:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body, "more_body": lingers})
