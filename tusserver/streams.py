@@ -57,6 +57,9 @@ class Body(Protocol):
             ClientGone: the client went away before its body was whole.
         """
 
+    async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
+        """See `Wire.drain`; only where there is a wire."""
+
     def checksum(self) -> Checksum | None:
         """Return the checksum that came as a trailer, once the body has ended.
 

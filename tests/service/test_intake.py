@@ -232,12 +232,6 @@ class Pipe(Feed):
         super().__init__(*chunks, ends=ends)
         self.drainable = True
         self.trailers: Mapping[str, str] | None = None
-        self.ends_told = 0
-
-    async def receive(self) -> bytes:
-        chunk = await super().receive()
-        self.ends_told += not chunk
-        return chunk
 
     @property
     def wire(self) -> Pipe:  # type: ignore[override]  # what has no wire elsewhere has one here
@@ -284,13 +278,6 @@ async def test_a_drained_body_goes_to_its_place_and_through_the_digest(file: int
     assert os.pread(file, 100, 0) == bytes(3) + b"hello you"
     intake.verify()
     assert (intake.cut, intake.received, intake.drainable) == (None, 9, False)
-
-
-async def test_a_drained_body_is_asked_for_its_end_too(file: int) -> None:
-    """Whoever answers the request has to know that nothing of it is left on the connection."""
-    feed = Pipe(b"hello", ends=True)
-    await make(feed, expected=LARGE, room=LARGE).drain_to(file, 0, Kept())
-    assert feed.ends_told == 2
 
 
 async def test_small_bodies_are_not_worth_a_drain() -> None:

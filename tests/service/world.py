@@ -10,7 +10,7 @@ from itertools import count
 from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol import messages
-from tusserver.protocol.checksum import Checksum
+from tusserver.protocol.checksum import Checksum, Digest
 from tusserver.protocol.errors import ClientGone
 from tusserver.protocol.messages import Append, Create, Inspect, Terminate
 from tusserver.protocol.metadata import Metadata
@@ -56,6 +56,10 @@ class Feed:
         self._hungry = asyncio.Event()
         if ends:
             self.end()
+
+    async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
+        """There is no wire."""
+        raise NotImplementedError
 
     def send(self, *chunks: bytes) -> None:
         """Send bytes."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.types import Receive, Scope
 
-from tusserver.protocol.checksum import Checksum
+from tusserver.protocol.checksum import Checksum, Digest
 from tusserver.protocol.dialect import Dialect
 from tusserver.protocol.errors import ClientGone
 from tusserver.streams import WIRE, Wire
@@ -45,6 +47,13 @@ class RequestBody:
                 self.received += len(chunk)
                 return chunk
         return b""
+
+    async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
+        """See `Body.drain`."""
+        assert self.wire is not None
+        self.started = True
+        await self.wire.drain(fd, at, digest, moved)
+        self.ended = True
 
     def checksum(self) -> Checksum | None:
         """See `Body.checksum`."""
