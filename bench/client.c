@@ -21,6 +21,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -156,7 +157,7 @@ static double quantile(double q) {
 }
 
 static void result(double seconds, long bytes) {
-    qsort(latencies, latencies_length, sizeof *latencies, ascending);
+    if (latencies_length) qsort(latencies, latencies_length, sizeof *latencies, ascending);
     printf(
         "result {\"seconds\": %.6f, \"bytes\": %ld, \"requests\": %zu, \"p50\": %.6f, \"p99\": %.6f, \"max\": %.6f}\n",
         seconds, bytes, latencies_length, quantile(0.5), quantile(0.99), quantile(1));
@@ -220,7 +221,8 @@ __attribute__((format(printf, 5, 6))) static void request(
     va_start(given, format);
     int length = vsnprintf(c->out, sizeof c->out, format, given);
     va_end(given);
-    length += snprintf(c->out + length, sizeof c->out - length, "Host: 127.0.0.1:%d\r\nTus-Resumable: 1.0.0\r\n\r\n", port);
+    length += snprintf(
+        c->out + length, sizeof c->out - length, "Host: 127.0.0.1:%d\r\nTus-Resumable: 1.0.0\r\n\r\n", port);
     if (length + (body_length > 1024 ? 0 : body_length) > (long)sizeof c->out) die("a request of %d bytes", length);
     if (body_length && body_length <= 1024) {  // one packet, as a client that has it at hand would send it
         for (long i = 0; i < body_length; i++) c->out[length + i] = mapped[(body_at + i) % period];
@@ -279,7 +281,8 @@ static bool answered(Connection *c) {
             end[2] = '\r';
             continue;
         }
-        if (c->out_sent < c->out_length || c->body_left) die("an answer before the end of %.60s: %.300s", c->out, c->in);
+        if (c->out_sent < c->out_length || c->body_left)
+            die("an answer before the end of %.60s: %.300s", c->out, c->in);
         c->busy = false;
         const char *connection = field(c->in, "\r\nconnection:");
         if (connection && !strncasecmp(connection, "close", 5)) close_connection(c);
@@ -326,7 +329,9 @@ static void read_location(Connection *c, Upload *upload) {
 #define METADATA "Upload-Metadata: filename YmVuY2guYmlu,filetype YXBwbGljYXRpb24vb2N0ZXQtc3RyZWFt\r\n"
 
 static void post(Connection *c, long length, const char *fields) {
-    request(c, 201, 0, 0, "POST %s HTTP/1.1\r\nUpload-Length: %ld\r\nContent-Length: 0\r\n" METADATA "%s", base, length, fields);
+    request(
+        c, 201, 0, 0, "POST %s HTTP/1.1\r\nUpload-Length: %ld\r\nContent-Length: 0\r\n" METADATA "%s", base, length,
+        fields);
 }
 
 static void patch(Connection *c, long offset, long length, long now_length) {
@@ -554,7 +559,8 @@ static void run_concat(void) {
         snprintf(urls + length, sizeof urls - length, "%s%s", i ? " " : "", parts[i].url);
     }
     be_ready();
-    request(c, 201, 0, 0, "POST %s HTTP/1.1\r\nContent-Length: 0\r\n" METADATA "Upload-Concat: final;%s\r\n", base, urls);
+    request(
+        c, 201, 0, 0, "POST %s HTTP/1.1\r\nContent-Length: 0\r\n" METADATA "Upload-Concat: final;%s\r\n", base, urls);
     await(c);
     note(now() - c->began);
     read_location(c, uploads);
@@ -642,6 +648,13 @@ static void run_verify(void) {
     printf("verified %ld\n", files);
 }
 
+static void give_up(int number_of_signal) {
+    static const char said[] = "no end after ten minutes\n";
+    (void)number_of_signal;
+    (void)!write(STDERR_FILENO, said, sizeof said - 1);
+    _exit(1);
+}
+
 int main(int count, char **given) {
     static const struct {
         const char *name;
@@ -649,6 +662,7 @@ int main(int count, char **given) {
     } modes[] = {{"patch", run_patch}, {"small", run_small},   {"head", run_head}, {"slow", run_slow},
                  {"get", run_get},     {"concat", run_concat}, {"verify", run_verify}};
     arguments_count = count, arguments = given;
+    signal(SIGALRM, give_up);
     alarm(WATCHDOG);
     source = open(text("source", NULL), O_RDONLY | O_CLOEXEC);
     struct stat is;

@@ -12,6 +12,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,9 +58,13 @@ static int open_upload(long upload, int flags) {
     return file;
 }
 
-static void answer(Connection *c, const char *text) {
-    size_t length = strlen(text);
-    if (send(c->fd, text, length, MSG_NOSIGNAL) != (ssize_t)length) die("send");
+__attribute__((format(printf, 2, 3))) static void answer(Connection *c, const char *format, ...) {
+    char text[512];
+    va_list given;
+    va_start(given, format);
+    int length = vsnprintf(text, sizeof text, format, given);
+    va_end(given);
+    if (send(c->fd, text, length, MSG_NOSIGNAL) != length) die("send");
 }
 
 static long field(const char *head, const char *name) {
@@ -118,9 +123,7 @@ static void end_body(Connection *c) {
     close(c->file);
     c->file = -1;
     uploads[c->upload].offset = c->place;
-    char text[256];
-    snprintf(text, sizeof text, "HTTP/1.1 204 No Content\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: %ld\r\n\r\n", (long)c->place);
-    answer(c, text);
+    answer(c, "HTTP/1.1 204 No Content\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: %ld\r\n\r\n", (long)c->place);
 }
 
 static void watch(Connection *c, uint32_t events) {
@@ -143,14 +146,13 @@ static void send_file(Connection *c) {
 }
 
 static void handle(Connection *c, char *body) {
-    char text[512];
     const char *path = strchr(c->head, ' ') + 1;
     switch (c->head[0] == 'P' ? c->head[1] : c->head[0]) {
     case 'O': {  // POST
         const char *final = strcasestr(c->head, "\r\nUpload-Concat: final;");
         long upload = final ? concatenate(final + 23) : new_upload(field(c->head, "\r\nUpload-Length:"));
-        snprintf(text, sizeof text, "HTTP/1.1 201 Created\r\nTus-Resumable: 1.0.0\r\nLocation: /files/%ld\r\nContent-Length: 0\r\n\r\n", upload);
-        answer(c, text);
+        answer(
+            c, "HTTP/1.1 201 Created\r\nTus-Resumable: 1.0.0\r\nLocation: /files/%ld\r\nContent-Length: 0\r\n\r\n", upload);
         break;
     }
     case 'A': {  // PATCH
@@ -164,15 +166,17 @@ static void handle(Connection *c, char *body) {
         break;
     }
     case 'H':  // HEAD
-        snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nTus-Resumable: 1.0.0\r\nUpload-Length: %ld\r\nUpload-Offset: %ld\r\nCache-Control: no-store\r\nContent-Length: 0\r\n\r\n", uploads[id_in(path)].length, uploads[id_in(path)].offset);
-        answer(c, text);
+        answer(
+            c,
+            "HTTP/1.1 200 OK\r\nTus-Resumable: 1.0.0\r\nUpload-Length: %ld\r\nUpload-Offset: %ld\r\n"
+            "Cache-Control: no-store\r\nContent-Length: 0\r\n\r\n",
+            uploads[id_in(path)].length, uploads[id_in(path)].offset);
         break;
     case 'G':  // GET
         c->upload = id_in(path);
         c->file = open_upload(c->upload, O_RDONLY);
         c->place = 0, c->sending = uploads[c->upload].length;
-        snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %ld\r\n\r\n", c->sending);
-        answer(c, text);
+        answer(c, "HTTP/1.1 200 OK\r\nContent-Length: %ld\r\n\r\n", c->sending);
         send_file(c);
         break;
     }
