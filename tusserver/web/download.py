@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 from email.utils import format_datetime
 from urllib.parse import quote
 
 import anyio
+import anyio.to_thread
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import FileResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import FileResponse, MalformedRangeHeader, Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
+from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.messages import Content
 from tusserver.stores.naming import safe_name
 
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}", re.ASCII)
 _INLINE = re.compile(r"(image/(?!svg)|audio/|video/)[a-z0-9.+-]+|text/plain|application/pdf", re.ASCII)
 """Types a browser shows without running anything; all others are saved to disk."""
+_ON_EVERY_ANSWER = (b"tus-resumable", b"x-content-type-options")
 
 
 def respond(content: Content, scope: Scope, headers: dict[str, str]) -> Response:
@@ -41,7 +45,11 @@ def respond(content: Content, scope: Scope, headers: dict[str, str]) -> Response
 
 
 class KernelFileResponse(FileResponse):
-    """A FileResponse that leaves the bytes to the kernel where the server can (ASGI, "Zero Copy Send" extension)."""
+    """A FileResponse that leaves the bytes to the kernel where the server can (ASGI, "Zero Copy Send" extension).
+
+    Raises:
+        UploadNotFound: the file went away in the last moment; nothing was sent.
+    """
 
     chunk_size = 256 * 1024
     """Bytes read at once where it cannot."""
@@ -49,7 +57,32 @@ class KernelFileResponse(FileResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._zero_copy = "http.response.zerocopysend" in (scope.get("extensions") or {})
-        await super().__call__(scope, receive, send)
+        try:
+            self.stat_result = await anyio.to_thread.run_sync(os.stat, self.path)
+        except FileNotFoundError:
+            raise UploadNotFound from None
+        self.set_stat_headers(self.stat_result)
+
+        async def send_as_ours(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 416:
+                # starlette makes this one anew, without what all our answers have.
+                ours = [pair for pair in self.raw_headers if pair[0] in _ON_EVERY_ANSWER]
+                message = {**message, "headers": [*message["headers"], *ours]}
+            await send(message)
+
+        await super().__call__(scope, receive, send_as_ours)
+
+    @classmethod
+    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
+        """See FileResponse; but ignore what is no range of bytes.
+
+        RFC 9110 §14.2: an origin server "MUST ignore a Range header field that contains a range unit it does not
+        understand", and may ignore one that is not valid.
+        """
+        try:
+            return super()._parse_range_header(http_range, file_size)
+        except MalformedRangeHeader:
+            return []
 
     async def _handle_simple(self, send: Send, send_header_only: bool, send_pathsend: bool) -> None:
         if not self._zero_copy or send_header_only:

@@ -8,7 +8,7 @@ import time
 from starlette.types import Receive, Scope, Send
 
 from tusserver.protocol.dialect import Dialect, Reply, RequestHead
-from tusserver.protocol.errors import ClientGone, HeaderTooLarge, TusError
+from tusserver.protocol.errors import ClientGone, HeaderTooLarge, TusError, UploadNotFound
 from tusserver.protocol.messages import Content
 from tusserver.service.uploads import UploadService
 from tusserver.web import download
@@ -68,7 +68,10 @@ class UploadEndpoint:
             reply = self._dialect.refuse(InternalError(), head)
         if isinstance(outcome, Content):
             headers = {**reply.headers, "X-Content-Type-Options": "nosniff"}
-            await download.respond(outcome, scope, headers)(scope, receive, send)
+            try:
+                await download.respond(outcome, scope, headers)(scope, receive, send)
+            except UploadNotFound as error:  # removed since we looked
+                await self._responder.respond(self._refuse(error, head), head, body, scope, send)
         else:
             await self._responder.respond(reply, head, body, scope, send)
         if logger.isEnabledFor(logging.DEBUG):
