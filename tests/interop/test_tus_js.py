@@ -253,7 +253,9 @@ def test_parallel_parts_cut_again_and_again_become_one(
     server: TusServer, node: Node, source: Path, open_proxy: OpenProxy
 ) -> None:
     proxy = open_proxy(server)
-    proxy.fail(Fault.CLOSE, after=500_009, times=5)
+    # Resets, since a cut may fall into an answer here: the client (4.3.1 on Node.js) waits for ever for the rest of an
+    # answer that ends early but orderly.
+    proxy.fail(Fault.RESET, after=500_009, times=5)
     options = {"endpoint": proxy.through(server.url), "parallelUploads": 4, "retryDelays": PATIENT}
     client = node.run(source, options=options)
     assert "HEAD" in client.methods

@@ -30,6 +30,7 @@ async function run(job, commands) {
   }
   const done = new Promise((resolve) => {
     let aborted = false
+    let created = 0
 
     async function abort(terminate) {
       if (aborted) return
@@ -51,13 +52,15 @@ async function run(job, commands) {
       },
       onAfterResponse(request, response) {
         say('response', { method: request.getMethod(), status: response.getStatus() })
+        if (response.getStatus() === 201) created += 1
       },
       onUploadUrlAvailable() {
         say('url', { url: upload.url })
       },
       onChunkComplete(_size, accepted) {
         say('chunk', { accepted })
-        if (accepted >= job.abortAt) abort(job.abortTerminates ?? false)
+        // Not before every part has its URL: what a part that is still being created leaves behind is nobody's to resume.
+        if (accepted >= job.abortAt && created >= (job.options.parallelUploads ?? 1)) abort(job.abortTerminates ?? false)
       },
       onSuccess() {
         say('success', { url: upload.url })
