@@ -21,8 +21,8 @@ ID = UploadId("abcdef0123456789")
 OTHER = UploadId("abzzzz0123456789")
 NOW = datetime.now(UTC).replace(microsecond=0)
 HOUR = timedelta(hours=1)
-LATE = timedelta(minutes=2)
-"""More than a store may be late with naming what is due."""
+LATE = timedelta(minutes=25)
+"""More than a store may be late with naming what is due, and a test be later than `NOW`, the time of its import."""
 
 
 def an_upload(upload_id: UploadId = ID, **values: Any) -> Upload:
