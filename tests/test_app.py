@@ -1,0 +1,279 @@
+"""Tus, the app: what it is made of, what it offers, and its own lifespan in plain ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from starlette.routing import Match, NoMatchFound
+from starlette.types import Message
+
+import tusserver
+from tusserver import Expiry, Extension, MemoryStore, Tus, TusError
+from tusserver.app import enabled
+from tusserver.protocol.messages import NEEDS
+
+ALL = frozenset(Extension)
+
+
+# extensions ----------------------------------------------------------------------------------------------------------
+
+
+def test_all_that_a_store_can_do_is_on_by_default() -> None:
+    assert set(Tus(MemoryStore()).extensions) == ALL
+
+
+def test_extensions_are_told_in_the_order_of_the_protocol() -> None:
+    assert Tus(MemoryStore()).extensions == tuple(Extension)
+
+
+@pytest.mark.parametrize(
+    ("disable", "off"),
+    [
+        (["termination"], {"termination"}),
+        (["checksum"], {"checksum", "checksum-trailer"}),
+        (["concatenation"], {"concatenation", "concatenation-unfinished"}),
+        (
+            ["creation"],
+            {
+                "creation",
+                "creation-with-upload",
+                "creation-defer-length",
+                "concatenation",
+                "concatenation-unfinished",
+            },
+        ),
+        (["creation-with-upload", "expiration"], {"creation-with-upload", "expiration"}),
+        (list(Extension), set(Extension)),
+    ],
+)
+def test_what_is_disabled_takes_with_it_what_makes_no_sense_without(disable: Sequence[str], off: set[str]) -> None:
+    assert enabled(ALL, disable, expires=True) == {extension for extension in ALL if extension not in off}
+
+
+def test_what_a_store_cannot_do_is_off() -> None:
+    assert enabled(ALL - {Extension.CONCATENATION}, [], expires=True) == ALL - {
+        Extension.CONCATENATION,
+        Extension.CONCATENATION_UNFINISHED,
+    }
+
+
+def test_expiration_is_off_where_nothing_expires() -> None:
+    assert Extension.EXPIRATION not in Tus(MemoryStore(), expiry=Expiry(after=None)).extensions
+
+
+def test_what_is_needed_by_others_is_looked_at_before_them() -> None:
+    """One pass over the table is enough, however long the chains are."""
+    seen: set[Extension] = set()
+    for extension, needed in NEEDS.items():
+        assert extension not in seen
+        assert needed not in NEEDS or needed in seen
+        seen.add(extension)
+
+
+def test_a_name_that_is_no_extension_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ValueError, match=r"'checksums' is no extension; there are creation, creation-with-upload"):
+        Tus(MemoryStore(), disable=["checksums"])
+
+
+def test_a_proxy_that_is_no_address_is_refused() -> None:
+    with pytest.raises(ValueError, match="not-an-address"):
+        Tus(MemoryStore(), trusted_proxies=["not-an-address"])
+
+
+# the face ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_face_has_what_it_says() -> None:
+    assert sorted(tusserver.__all__) == list(tusserver.__all__)
+    assert all(hasattr(tusserver, name) for name in tusserver.__all__)
+
+
+def test_every_refusal_that_an_app_may_meet_is_one_of_ours() -> None:
+    assert issubclass(tusserver.CreationRejected, TusError)
+
+
+# the route -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "matches"),
+    [("/files", True), ("/files/", True), ("/files/abc", True), ("/filesx", False), ("/", False), ("/x/files", False)],
+)
+@pytest.mark.parametrize("written", ["/files", "/files/"])
+def test_a_route_takes_its_path_and_all_below(written: str, path: str, matches: bool) -> None:
+    route = Tus(MemoryStore()).route(written)
+    scope = {"type": "http", "method": "GET", "path": path, "root_path": ""}
+    match, child = route.matches(scope)
+    assert match is (Match.FULL if matches else Match.NONE)
+    assert not matches or child["root_path"] == "/files"
+
+
+def test_a_route_takes_no_websocket_and_has_no_name() -> None:
+    route = Tus(MemoryStore()).route("/files")
+    assert route.matches({"type": "websocket", "path": "/files", "root_path": ""})[0] is Match.NONE
+    with pytest.raises(NoMatchFound):
+        route.url_path_for("files")
+
+
+# its own lifespan ----------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """As much of an ASGI server as a lifespan needs."""
+
+    def __init__(self, app: Tus) -> None:
+        self._app = app
+        self._messages: asyncio.Queue[Message] = asyncio.Queue()
+        self.sent: asyncio.Queue[Message] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+
+    async def _send(self, message: Message) -> None:
+        await self.sent.put(message)
+
+    async def start(self) -> str:
+        """Start the app; return what it answers."""
+        scope = {"type": "lifespan", "asgi": {"version": "3.0"}}
+        self._task = asyncio.create_task(self._app(scope, self._messages.get, self._send))
+        return await self.tell("lifespan.startup")
+
+    async def tell(self, kind: str) -> str:
+        await self._messages.put({"type": kind})
+        return str((await self.sent.get())["type"])
+
+    async def stop(self) -> str:
+        """Stop the app; return what it answers."""
+        assert self._task is not None
+        told = await self.tell("lifespan.shutdown")
+        await self._task
+        return told
+
+
+class Watched(MemoryStore):
+    """Tells when it was asked what is due, and how often it was tidied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.swept = asyncio.Event()
+        self.tidied = 0
+
+    async def tidy(self) -> None:
+        self.tidied += 1
+        self.swept.set()
+
+
+async def test_served_at_the_root_it_runs_its_own_lifespan() -> None:
+    store = Watched()
+    server = Server(Tus(store))
+    assert await server.start() == "lifespan.startup.complete"
+    await store.swept.wait()
+    assert await server.stop() == "lifespan.shutdown.complete"
+    assert store.tidied == 2
+
+
+async def test_the_sweeper_ends_with_the_lifespan() -> None:
+    tus = Tus(Watched())
+    async with tus.lifespan():
+        names = [task.get_name() for task in asyncio.all_tasks()]
+        assert names.count("tusserver sweeper") == 1
+    assert "tusserver sweeper" not in [task.get_name() for task in asyncio.all_tasks()]
+
+
+async def test_a_websocket_is_turned_away() -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await Tus(MemoryStore())({"type": "websocket", "path": "/", "headers": []}, receive, send)
+    assert sent == [{"type": "websocket.close"}]
+
+
+async def ask(app: Tus, method: str, path: str, headers: dict[str, str]) -> tuple[int, dict[str, str]]:
+    """Send a request without a body in plain ASGI."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+    }
+    await app(scope, receive, send)
+    return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+
+
+TUS = {"Tus-Resumable": "1.0.0"}
+
+
+async def test_a_request_without_a_host_gets_a_url_without_one() -> None:
+    status, headers = await ask(Tus(MemoryStore()), "POST", "/", {**TUS, "Upload-Length": "5"})
+    assert (status, headers["location"].count("/")) == (201, 1)
+
+
+async def test_locations_can_be_relative_and_then_any_host_names_a_part() -> None:
+    tus = Tus(MemoryStore(), relative_location=True)
+    partial = {**TUS, "Host": "inside", "Upload-Length": "0", "Upload-Concat": "partial"}
+    _, headers = await ask(tus, "POST", "/", partial)
+    assert headers["location"].startswith("/")
+    final = {**TUS, "Host": "inside", "Upload-Concat": f"final;https://outside{headers['location']}"}
+    assert (await ask(tus, "POST", "/", final))[0] == 201
+
+
+@pytest.mark.parametrize(
+    ("options", "header", "value"),
+    [
+        ({"limits": tusserver.Limits(max_size=7)}, "tus-max-size", "7"),
+        ({"disable": [*Extension]}, "tus-extension", None),
+        ({"disable": ["checksum"]}, "tus-checksum-algorithm", None),
+        ({}, "tus-max-size", None),
+    ],
+)
+async def test_options_tells_what_is_on(options: dict[str, Any], header: str, value: str | None) -> None:
+    status, headers = await ask(Tus(MemoryStore(), **options), "OPTIONS", "/", {})
+    assert (status, headers.get(header)) == (204, value)
+
+
+async def test_what_has_expired_can_be_removed_by_hand() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    tus = Tus(MemoryStore(), now=lambda: now)
+    for _ in range(3):
+        await ask(tus, "POST", "/", {**TUS, "Upload-Length": "5"})
+    assert await tus.sweep() == 0
+    now += timedelta(hours=24)
+    assert await tus.sweep() == 3
+
+
+async def test_a_closed_app_takes_no_uploads_but_tells_how_far_they_are() -> None:
+    tus = Tus(MemoryStore(), new_id=lambda: "one")
+    await ask(tus, "POST", "/", {**TUS, "Upload-Length": "5"})
+    tus.close()
+    assert (await ask(tus, "POST", "/", {**TUS, "Upload-Length": "5"}))[0] == 503
+    assert (await ask(tus, "HEAD", "/one", TUS))[0] == 200
+
+
+@pytest.mark.parametrize("callback", ["before_create", "on_created", "on_finished"])
+async def test_each_callback_is_called_for_its_own_event_and_once(callback: str) -> None:
+    called: list[str] = []
+
+    def note(name: str) -> Callable[[tusserver.Upload], Any]:
+        async def call(upload: tusserver.Upload) -> None:
+            called.append(name)
+
+        return call
+
+    tus = Tus(MemoryStore(), **{callback: note(callback)})  # type: ignore[arg-type]  # names of callbacks
+    await ask(tus, "POST", "/", {**TUS, "Upload-Length": "0"})
+    assert called == [callback]
