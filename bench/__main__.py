@@ -35,9 +35,8 @@ NAMES = [FLOOR, TUSSERVER, *peers.PEERS]
 DURABLE_CASES = ("patch", "pieces")
 """Where the variants that write through to the disk are measured, too."""
 
-LONG, FEWER = 8.0, 2
-"""A peer other than tusd whose measurement takes longer than so many seconds is measured in so many rounds at most."""
-QUICK_LONG, QUICK_FEWER = 0.5, 1
+PATIENCE = 16.0
+"""Seconds of work, over all rounds of a case, after which a peer other than tusd is not measured again. Quick: 1 s."""
 
 
 def tell(text: str) -> None:
@@ -90,7 +89,7 @@ def hash_alone(bench: Bench) -> Measurement:
 
 def one_round(bench: Bench, run: Run, cases: list[Case], servers: list[Server], number: int) -> None:
     """Measure every case on every server once; who comes first changes from round to round."""
-    long, fewer = (QUICK_LONG, QUICK_FEWER) if bench.sizes == QUICK else (LONG, FEWER)
+    patience = 1.0 if bench.sizes == QUICK else PATIENCE
     for case in cases:
         if number >= case.rounds:
             continue
@@ -98,7 +97,7 @@ def one_round(bench: Bench, run: Run, cases: list[Case], servers: list[Server], 
         for server in servers[turn:] + servers[:turn]:
             measured, failures = run.of(case.name, server.name), run.failed(case.name, server.name)
             peer = server.name in peers.PEERS and server.name != TUSD
-            enough = peer and len(measured) >= fewer and measured[-1].seconds > long
+            enough = peer and sum(one.seconds for one in measured) > patience
             if not runs(case, server) or enough or len(failures) > 1:
                 continue
             try:
@@ -192,15 +191,15 @@ def main() -> int:
         commit = machine.commit(HERE.parent)
         if commit and TUSSERVER in run.versions:
             run.versions[TUSSERVER] += f", commit {commit}"
-        began, longest = time.monotonic(), 0.0
+        began, last = time.monotonic(), 0.0
         try:
             for number in range(given.rounds):
                 at = time.monotonic()
-                if number and at - began + longest > minutes * 60:
+                if number and at - began + last > minutes * 60:
                     tell(f"Only {number} rounds: the next one would end after {minutes:g} minutes.")
                     break
                 one_round(bench, run, cases, servers, number)
-                longest = max(longest, time.monotonic() - at)
+                last = time.monotonic() - at
         except KeyboardInterrupt:
             tell("Interrupted; this is what was measured until then.")
         tell(f"Took {(time.monotonic() - began) / 60:.1f} minutes.")
