@@ -153,6 +153,7 @@ class Tus:
             self._app = CorsMiddleware(self._endpoint, cors, options)
         self._sweeper = Sweeper(store, locker, lifecycle, interval=sweep_interval, now=now)
         self._sweeping: asyncio.Task[None] | None = None
+        self._closed = False
         self._store = store
         self._locker = locker
         self.extensions = tuple(extension for extension in Extension if extension in on)
@@ -161,7 +162,7 @@ class Tus:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Served at the root, it runs its own lifespan."""
         if scope["type"] == "http":
-            if self._sweeping is None:
+            if self._sweeping is None or (self._sweeping.done() and not self._closed):
                 self._start_sweeping()
             await self._app(scope, receive, send)
         elif scope["type"] == "lifespan":
@@ -184,22 +185,27 @@ class Tus:
 
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
-        self._start_sweeping()
+        self._closed = False
+        self._endpoint.open()
+        sweeping = self._start_sweeping()
         try:
             yield
         finally:
             self.close()
-            if self._sweeping is not None:
-                self._sweeping.cancel()
-                await asyncio.wait([self._sweeping])
+            sweeping.cancel()
+            await asyncio.wait([sweeping])
             with anyio.CancelScope(shield=True):
                 await self._store.tidy()
             self._locker.close()
 
-    def _start_sweeping(self) -> None:
-        """Also without a lifespan, from the first request on: a mounted app's lifespan is easily forgotten."""
-        if self._sweeping is None:
+    def _start_sweeping(self) -> asyncio.Task[None]:
+        """Also without a lifespan, from the first request on: a mounted app's lifespan is easily forgotten.
+
+        And anew on another event loop: the task has ended with the one it was started on.
+        """
+        if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.get_running_loop().create_task(self._sweeper.run(), name="tusserver sweeper")
+        return self._sweeping
 
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -210,6 +216,7 @@ class Tus:
 
     def close(self) -> None:
         """Stop what is under way: bytes are kept, and clients are told to come again (503)."""
+        self._closed = True
         self._endpoint.close()
 
     async def sweep(self) -> int:

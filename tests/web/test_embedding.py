@@ -344,7 +344,6 @@ async def test_the_end_of_the_lifespan_keeps_the_bytes_of_running_requests(store
         assert (await client.head(url)).headers["Upload-Offset"] == "5"
 
 
-@pytest.mark.xfail(reason="closed once, it stays closed, and its sweeper with its first event loop", strict=True)
 def test_an_app_may_be_started_again(tmp_path: Path) -> None:
     """As tests do it with one app, and an event loop and a lifespan for each of them."""
     tus = Tus(FileStore(tmp_path))
@@ -356,7 +355,6 @@ def test_an_app_may_be_started_again(tmp_path: Path) -> None:
     assert len({asyncio.run(use()) for _ in range(3)}) == 3
 
 
-@pytest.mark.xfail(reason="closed once, it stays closed, and its sweeper with its first event loop", strict=True)
 def test_an_app_may_be_asked_from_one_event_loop_after_another(tmp_path: Path) -> None:
     """As test clients without a lifespan do it; each loop sweeps while it lasts."""
     clock = Clock()

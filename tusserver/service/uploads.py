@@ -90,6 +90,10 @@ class UploadService:
         for intake in self._intakes:
             intake.stop(ShuttingDown())
 
+    def open(self) -> None:
+        """Take bodies, again if need be: an app may be started more than once."""
+        self._closing = False
+
     async def run(self, command: Command, body: Body) -> Outcome:
         """Do what a command says.
 

@@ -40,6 +40,11 @@ class UploadEndpoint:
         self._header_size = header_size
         self._responder = Responder()
 
+    def open(self) -> None:
+        """Take requests, again if need be: an app may be started more than once."""
+        self._service.open()
+        self._responder.open()
+
     def close(self) -> None:
         """End what is under way: bodies are cut off with their bytes kept, nobody lingers."""
         self._service.close()

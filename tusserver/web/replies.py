@@ -34,6 +34,10 @@ class Responder:
         for scope in self._lingering:
             scope.deadline = min(scope.deadline, anyio.current_time() + self._linger)
 
+    def open(self) -> None:
+        """Have patience, again if need be."""
+        self._linger = _LINGER
+
     async def respond(self, reply: Reply, head: RequestHead, body: RequestBody, scope: Scope, send: Send) -> None:
         """Send an answer.
 
