@@ -27,34 +27,34 @@ class TusServer:
         self._options = options
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._port = port
-        self._ready = threading.Event()
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> TusServer:
         """Start and wait until it says where it listens. A second start after `kill` takes the same port."""
         command = [sys.executable, "-m", "tusserver", "serve"]
         command += ["--port", str(self._port), "--storage", str(self.storage), *self._options]
-        self._ready.clear()
+        # One for each process: the reader of one that was killed may be late.
+        ready = threading.Event()
         self.process = subprocess.Popen(
             command, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
-        if not self._ready.wait(30) or not self.url:
+        threading.Thread(target=self._read, args=(self.process, ready), daemon=True).start()
+        if not ready.wait(30) or not self.url or self.process.poll() is not None:
             self.stop()
             raise RuntimeError("the server did not start:\n" + "".join(self.output))
         return self
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             self.output.append(line)
             found = LISTENING.search(line)
-            if found and "Listening" in line and not self._ready.is_set():
+            if found and "Listening" in line and not ready.is_set():
                 self.url = found.group(1).rstrip("/")
                 self._port = int(self.url.split("/")[2].rsplit(":", 1)[1])
-                self._ready.set()
+                ready.set()
         process.stdout.close()
-        self._ready.set()
+        ready.set()
 
     @property
     def host(self) -> str:

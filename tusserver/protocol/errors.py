@@ -145,7 +145,7 @@ class ExtensionDisabled(BadRequest):
 
 
 class CreationRejected(BadRequest):
-    """The application refuses an upload. Raise it in an `on_create` callback; `status` is yours to choose."""
+    """The application refuses an upload. Raise it in a `before_create` callback; `status` is yours to choose."""
 
     code = "ERR_UPLOAD_REJECTED"
     message = "upload creation has been rejected by server"
