@@ -8,6 +8,7 @@ import os
 import queue
 import socket
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Literal
@@ -492,3 +493,74 @@ def test_what_is_no_http_is_refused_as_uvicorn_does(client: Connection) -> None:
     client.send(b"hello\r\n\r\n")
     assert client.answer().status == 400
     assert client.closes()
+
+
+# answers -------------------------------------------------------------------------------------------------------------
+
+
+class Written:
+    """Stands before a transport and notes each write."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.writes: list[bytes] = []
+        self._transport = transport
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_head_and_what_follows_it_leave_in_one_piece(stage: Stage, client: Connection, closes: bool) -> None:
+    """Where a connection dies between the two, tus-js-client in Node.js waits for ever."""
+    seen: queue.Queue[list[bytes]] = queue.Queue()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        cycle = wire_of(scope)._cycle()  # type: ignore[attr-defined]  # to stand before its transport
+        cycle.transport = written = Written(cycle.transport)
+        headers = [(b"content-length", b"5"), *([(b"connection", b"close")] if closes else [])]
+        await send({"type": "http.response.start", "status": 409, "headers": headers})
+        await asyncio.sleep(0)
+        before = list(written.writes)
+        await send({"type": "http.response.body", "body": b"words"})
+        seen.put(before)
+        seen.put([data for data in written.writes if data])
+
+    stage.play(app)
+    client.send(render("GET", "/", [HOST]))
+    assert client.answer().body == b"words"
+    assert seen.get(timeout=PATIENCE) == []
+    (written,) = seen.get(timeout=PATIENCE)
+    assert written.startswith(b"HTTP/1.1 409")
+    assert written.endswith(b"\r\n\r\nwords")
+    assert client.closes() if closes else not client.readable()
+
+
+def test_an_app_that_fails_behind_its_head_is_answered_for(stage: Stage, client: Connection) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        raise ZeroDivisionError
+
+    stage.play(app)
+    client.send(render("GET", "/", [HOST]))
+    assert client.answer().status == 500
+
+
+def test_a_body_that_comes_in_pieces_is_sent_as_it_comes(stage: Stage, client: Connection) -> None:
+    gate = Gate()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
+        await send({"type": "http.response.body", "body": b"abc", "more_body": True})
+        await gate.passed()
+        await send({"type": "http.response.body", "body": b"def"})
+
+    stage.play(app)
+    client.send(render("GET", "/", [HOST]))
+    assert gate.reached.wait(PATIENCE)
+    assert client._read_until(b"abc", PATIENCE + time.monotonic()).endswith(b"\r\n\r\nabc")
+    gate.open()
+    assert client._read_until(b"def", PATIENCE + time.monotonic()) == b"def"

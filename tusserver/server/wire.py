@@ -19,7 +19,7 @@ import re
 import socket
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 from uvicorn.protocols.http import flow_control, httptools_impl
@@ -46,7 +46,7 @@ LEANED_ON: Final[Mapping[str, tuple[str, ...]]] = {
         *("transport", "flow", "parser", "loop", "scheme", "scope", "headers", "cycle", "server_state"),
     ),
     "RequestResponseCycle": (
-        *("receive", "send", "scope", "body", "more_body", "message_event", "disconnected", "keep_alive"),
+        *("receive", "send", "scope", "transport", "body", "more_body", "message_event", "disconnected", "keep_alive"),
         *("waiting_for_100_continue", "response_started", "response_complete"),
         *("expected_content_length", "chunked_encoding"),
     ),
@@ -95,7 +95,18 @@ class UvicornWire:
     It holds the cycle and the protocol weakly: they hold it, and a ring would wait for the garbage collector.
     """
 
-    __slots__ = ("_cycle", "_drain", "_ended", "_left", "_length", "_protocol", "_spoilt", "_taken", "trailers")
+    __slots__ = (
+        "_cycle",
+        "_drain",
+        "_ended",
+        "_head",
+        "_left",
+        "_length",
+        "_protocol",
+        "_spoilt",
+        "_taken",
+        "trailers",
+    )
 
     def __init__(self, protocol: WireProtocol, cycle: RequestResponseCycle, length: int | None) -> None:
         self.trailers: dict[str, str] = {}
@@ -113,6 +124,8 @@ class UvicornWire:
         """Whether the parser has lost its place in the stream: then the connection is good for one answer only."""
         self._ended = False
         """Whether the app was told that the body is whole."""
+        self._head: Any = None
+        """The start of the answer, until something follows it."""
         cycle.receive = self.receive  # type: ignore[method-assign]  # the cycle hands it to the app
         cycle.send = self.send  # type: ignore[method-assign]  # likewise
 
@@ -227,17 +240,41 @@ class UvicornWire:
         return event
 
     async def send(self, message: Any) -> None:
-        """Send as uvicorn does; on a spoilt connection nothing comes after this answer."""
+        """Send as uvicorn does, but the head of an answer together with what comes first behind it.
+
+        ASGI has it so: a server "should not actually start sending the response" before its first body event. Where a
+        connection dies between the two, tus-js-client in Node.js waits for the rest for ever. On a spoilt connection
+        nothing comes after this answer.
+        """
         cycle = self._cycle()
         if cycle is None:
             return
-        if message["type"] == "http.response.zerocopysend":
-            await self._send_file(cycle, message)
+        if message["type"] == "http.response.start" and not cycle.response_started:
+            if self._spoilt:
+                headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"connection"]
+                message = {**message, "headers": [*headers, (b"connection", b"close")]}  # uvicorn does as this says
+            self._head = message
             return
-        if self._spoilt and message["type"] == "http.response.start":
-            headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"connection"]
-            message = {**message, "headers": [*headers, (b"connection", b"close")]}  # uvicorn does as this says
-        await type(cycle).send(cycle, message)
+        head, self._head = self._head, None
+        if message["type"] == "http.response.zerocopysend":
+            if head is not None:
+                await type(cycle).send(cycle, head)
+            await self._send_file(cycle, message)
+        elif head is None:
+            await type(cycle).send(cycle, message)
+        else:
+            await self._send_together(cycle, head, message)
+
+    async def _send_together(self, cycle: RequestResponseCycle, head: Any, message: Any) -> None:
+        transport = cycle.transport
+        pieces = _Pieces(transport)
+        cycle.transport = cast(asyncio.Transport, pieces)
+        try:
+            await type(cycle).send(cycle, head)
+            await type(cycle).send(cycle, message)
+        finally:
+            cycle.transport = transport
+            pieces.flush()
 
     async def _send_file(self, cycle: RequestResponseCycle, message: Mapping[str, Any]) -> None:
         """Send a range of a file by the kernel (ASGI, "Zero Copy Send" extension)."""
@@ -265,6 +302,31 @@ class UvicornWire:
         await type(cycle).send(
             cycle, {"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)}
         )
+
+
+class _Pieces:
+    """Stands for a transport while an answer begins, and sends what it was given in one piece."""
+
+    __slots__ = ("_pieces", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._pieces: list[bytes] = []
+        self._transport = transport
+
+    def write(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def flush(self) -> None:
+        if self._pieces:
+            self._transport.write(b"".join(self._pieces))
+            self._pieces.clear()
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 def _interim(status: int, headers: Mapping[str, str]) -> bytes:
