@@ -57,7 +57,7 @@ def test_s4_nonsense_of_a_proxy_is_no_mistake_of_the_client(tus: Tus, proto: str
 
 @pytest.mark.parametrize(
     ("proto", "scheme"),
-    [("ftp", "http"), ("https,http", "https"), ("https, http", "https"), ("", "http"), (",", "http")],
+    [("ftp", "http"), ("https,http", "http"), ("http, https", "https"), ("", "http"), (",", "http")],
 )
 def test_s4_nonsense_of_a_trusted_proxy_is_ignored(configured: Configured, proto: str, scheme: str) -> None:
     tus, _ = configured(PROXIED)
@@ -66,7 +66,11 @@ def test_s4_nonsense_of_a_trusted_proxy_is_ignored(configured: Configured, proto
 
 @pytest.mark.parametrize(
     "value",
-    ['proto=https;host="upload.example"', 'for="[2001:db8::1]:4711";Proto=HTTPS;Host=upload.example, for=10.0.0.1'],
+    [
+        'proto=https;host="upload.example"',
+        'for="[2001:db8::1]:4711";Proto=HTTPS;Host=upload.example, for=127.0.0.1',
+        "for=1.2.3.4;proto=http;host=evil.example, for=1.2.3.4;proto=https;host=upload.example",
+    ],
 )
 def test_s5_the_standard_header_of_a_trusted_proxy_is_believed(configured: Configured, value: str) -> None:
     """RFC 7239."""

@@ -130,9 +130,10 @@ def test_without_trusted_proxies_nobody_is_believed() -> None:
         ("*", None),
         ("10.0.0.0/8", PROXY),
         ("10.0.0.1/8", PROXY),  # not the network's own address, as people write it
-        ("::1", "::1"),
         ("2001:db8::/32", "2001:db8::7"),
         ("unix", None),
+        ("10.0.0.0/8", "::ffff:10.0.0.1"),  # as a socket for both families hears it
+        ("::1", "::1"),
     ],
 )
 def test_proxies_are_trusted_by_address_network_socket_or_all(trusted: str, client: str | None) -> None:
@@ -145,13 +146,41 @@ def test_an_address_that_is_none_is_refused_at_the_start() -> None:
 
 
 def test_forwarded_says_the_same_in_one_header() -> None:
-    headers = {"forwarded": 'for=1.2.3.4;Proto=HTTPS;host="example.org:8443", for=5.6.7.8;proto=http;host=evil.example'}
-    assert url(headers) == "https://example.org:8443/files"
+    assert url({"forwarded": 'for=1.2.3.4;Proto=HTTPS;host="example.org:8443"'}) == "https://example.org:8443/files"
 
 
-def test_the_outermost_of_several_proxies_counts() -> None:
-    headers = {"x-forwarded-proto": "https, http", "x-forwarded-host": "example.org, inner"}
-    assert url(headers) == "https://example.org/files"
+SEVERAL = [
+    {
+        "x-forwarded-for": "5.6.7.8, 1.2.3.4, 10.0.0.2",
+        "x-forwarded-proto": "ftp, https, http",
+        "x-forwarded-host": "evil.example, example.org, inner",
+    },
+    {
+        "forwarded": "for=5.6.7.8;proto=http;host=evil.example, for=1.2.3.4;proto=https;host=example.org, "
+        "for=10.0.0.2;proto=http;host=inner"
+    },
+]
+"""What a client made up, then the word of the outer proxy and of the inner one."""
+
+
+@pytest.mark.parametrize("headers", SEVERAL)
+def test_the_outermost_of_several_trusted_proxies_counts(headers: dict[str, str]) -> None:
+    assert url(headers, trusted="10.0.0.0/8") == "https://example.org/files"
+
+
+@pytest.mark.parametrize("headers", SEVERAL)
+def test_what_stands_before_the_word_of_a_trusted_proxy_is_not_believed(headers: dict[str, str]) -> None:
+    assert url(headers, trusted=PROXY) == "http://inner/files"
+
+
+@pytest.mark.parametrize("headers", SEVERAL)
+def test_where_all_are_trusted_the_first_one_counts(headers: dict[str, str]) -> None:
+    assert "evil.example" in url(headers, trusted="*")
+
+
+def test_one_value_stands_for_all_proxies_on_the_way() -> None:
+    headers = {"x-forwarded-for": "1.2.3.4, 10.0.0.2, 10.0.0.3", "x-forwarded-proto": "https"}
+    assert url(headers, trusted="10.0.0.0/8") == "https://inner:8080/files"
 
 
 @pytest.mark.parametrize(("proto", "port"), [("http", "80"), ("https", "443")])
@@ -190,6 +219,62 @@ def test_a_value_that_is_not_valid_is_as_if_it_were_not_there(headers: dict[str,
 def test_the_collection_is_known_by_its_path_outside_and_inside() -> None:
     paths = Origin([PROXY]).locate(a_scope(), {"host": "inner", "x-forwarded-prefix": "/up"})[1]
     assert paths == ("/up/files", "/files")
+
+
+# who asks ------------------------------------------------------------------------------------------------------------
+
+
+def party(headers: dict[str, str], *trusted: str, client: str | None = PROXY) -> str:
+    return Origin(trusted).party(a_scope(client=client), headers)
+
+
+@pytest.mark.parametrize(
+    ("client", "name"),
+    [
+        ("1.2.3.4", "1.2.3.4"),
+        ("::ffff:1.2.3.4", "1.2.3.4"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        (None, ""),
+        ("not an address", ""),
+    ],
+)
+def test_a_client_is_its_address_or_the_network_that_it_has_for_itself(client: str | None, name: str) -> None:
+    assert party({}, client=client) == name
+
+
+def test_nobody_talks_himself_into_another_client() -> None:
+    assert party({"x-forwarded-for": "1.2.3.4", "forwarded": "for=1.2.3.4"}, client="5.6.7.8") == "5.6.7.8"
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ({"x-forwarded-for": "1.2.3.4"}, "1.2.3.4"),
+        ({"x-forwarded-for": "9.9.9.9, 1.2.3.4"}, "1.2.3.4"),
+        ({"x-forwarded-for": "9.9.9.9, 1.2.3.4, 10.0.0.7"}, "1.2.3.4"),
+        ({"x-forwarded-for": "9.9.9.9, 1.2.3.4:567, ::ffff:10.0.0.7"}, "1.2.3.4"),
+        ({"x-forwarded-for": "[2001:db8::1]:567"}, "2001:db8::/64"),
+        ({"x-forwarded-for": "2001:db8::1"}, "2001:db8::/64"),
+        ({"forwarded": 'for=9.9.9.9, for="[2001:db8::1]:99";proto=https, for=10.0.0.7'}, "2001:db8::/64"),
+        ({"forwarded": "For=1.2.3.4"}, "1.2.3.4"),
+        ({"x-forwarded-for": "10.0.0.8, 10.0.0.7"}, "10.0.0.8"),  # a client inside
+        ({"forwarded": "for=unknown"}, PROXY),
+        ({"x-forwarded-for": "1.2.3.4, unix:"}, PROXY),
+        ({"x-forwarded-for": ""}, PROXY),
+        ({}, PROXY),
+    ],
+)
+def test_behind_trusted_proxies_the_client_is_whom_the_outermost_of_them_saw(
+    headers: dict[str, str], name: str
+) -> None:
+    assert party(headers, "10.0.0.0/8") == name
+
+
+@given(st.lists(st.sampled_from(["1.2.3.4", "10.0.0.7", "unknown", "", "[::1]:9", "a=b", '"'])).map(", ".join))
+def test_what_a_client_sends_along_does_not_change_who_it_is(made_up: str) -> None:
+    before = f"{made_up}, " if made_up else ""
+    assert party({"x-forwarded-for": f"{before}1.2.3.4, 10.0.0.7"}, "10.0.0.0/8") == "1.2.3.4"
+    assert party({"forwarded": f"{before}for=1.2.3.4, for=10.0.0.7"}, "10.0.0.0/8") == "1.2.3.4"
 
 
 texts = st.text(st.characters(max_codepoint=255), max_size=40)

@@ -1,10 +1,10 @@
-"""Where clients see the server: scheme, host and path, from the connection and from proxies that are trusted."""
+"""Where clients see the server, and who they are: from the connection, and from proxies that are trusted."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from starlette.types import Scope
 
@@ -13,27 +13,78 @@ _HOST = re.compile(
 )
 _PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
 _SCHEMES = ("http", "https")
+_NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::\d{1,5})?", re.ASCII)
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-class Origin:
-    """Knows how to name the collection to clients.
+def address_of(text: str) -> Address | None:
+    """Read an address; one that is IPv4 inside IPv6 (a socket for both hears it so) is the IPv4 one."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
-    `trusted`: addresses and networks of proxies whose X-Forwarded-* and Forwarded are believed, `*` for all;
-    `relative`: name it by its path alone.
+
+def party_of(address: Address) -> str:
+    """Name whom an address stands for: itself, or its /64 in IPv6, of which everybody gets at least one."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+class Trusted:
+    """Proxies that are believed: addresses and networks, `unix` for sockets without an address, `*` for all.
+
+    Raises:
+        ValueError: one of them is no address.
+    """
+
+    def __init__(self, entries: Iterable[str] = ()) -> None:
+        entries = tuple(entries)
+        self.all = "*" in entries
+        self._unix = "unix" in entries
+        self._networks: list[Network] = [
+            ipaddress.ip_network(entry, strict=False) for entry in entries if entry not in ("*", "unix")
+        ]
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return self.all or self._unix or bool(self._networks)
+
+    def has(self, address: Address | None) -> bool:
+        """Whether the peer with this address is one of them; a Unix socket has none."""
+        if address is None:
+            return self.all or self._unix
+        return self.all or any(address in network for network in self._networks)
+
+    def before(self, hops: Sequence[Address | None]) -> int:
+        """Count the proxies behind the outermost one that is trusted, in a list that each of them appends its peer to.
+
+        From the right, since what stands left of the word of a trusted proxy may be made up by its client.
+        """
+        if self.all:
+            return max(0, len(hops) - 1)
+        count = 0
+        while count < len(hops) - 1 and (hop := hops[-count - 1]) is not None and self.has(hop):
+            count += 1
+        return count
+
+
+class Origin:
+    """Knows how to name the collection to clients, and clients to limits.
+
+    `trusted`: proxies whose X-Forwarded-* and Forwarded are believed; `relative`: name it by its path alone.
 
     Raises:
         ValueError: one of `trusted` is no address.
     """
 
     def __init__(self, trusted: Iterable[str] = (), *, relative: bool = False) -> None:
-        trusted = tuple(trusted)
-        self._anyone = "*" in trusted
-        self._networks: list[Network] = [
-            ipaddress.ip_network(entry, strict=False) for entry in trusted if entry not in ("*", "unix")
-        ]
-        self._unix = "unix" in trusted
+        self._trusted = Trusted(trusted)
         self.relative = relative
 
     def locate(self, scope: Scope, headers: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
@@ -44,45 +95,53 @@ class Origin:
         inside: str = scope.get("root_path", "").rstrip("/")
         outside = inside
         scheme, host = str(scope.get("scheme", "http")), headers.get("host", "")
-        if (self._anyone or self._networks or self._unix) and self._trusts(scope):
-            scheme, host, prefix = _forwarded(headers, scheme, host)
+        if self._trusted and self._trusted.has(_peer(scope)):
+            scheme, host, prefix = self._forwarded(headers, scheme, host)
             outside = prefix + inside
         paths = (inside,) if inside == outside else (outside, inside)
         if self.relative or not _is_host(host):
             return outside, paths
         return f"{scheme}://{host}{outside}", paths
 
-    def _trusts(self, scope: Scope) -> bool:
-        if self._anyone:
-            return True
-        client = scope.get("client")
-        try:
-            address = ipaddress.ip_address(client[0] if client else "")
-        except ValueError:
-            return self._unix  # a Unix socket has no address
-        return any(address in network for network in self._networks)
+    def party(self, scope: Scope, headers: Mapping[str, str]) -> str:
+        """Name whom a request comes from (see `party_of`), past proxies that are trusted; "" where nobody can tell."""
+        address = _peer(scope)
+        if self._trusted and self._trusted.has(address):
+            hops = [_hop(element.get("for", "")) for element in _parse_forwarded(headers.get("forwarded", ""))]
+            hops = hops or _hops(headers)
+            if hops:
+                address = hops[-self._trusted.before(hops) - 1] or address
+        return "" if address is None else party_of(address)
 
+    def _forwarded(self, headers: Mapping[str, str], scheme: str, host: str) -> tuple[str, str, str]:
+        """Return scheme, host and path prefix as clients of the outermost trusted proxy used them.
 
-def _forwarded(headers: Mapping[str, str], scheme: str, host: str) -> tuple[str, str, str]:
-    """Return scheme, host and path prefix as the nearest client of the outermost proxy used them.
+        A value that is not valid is as if it were not there.
+        """
+        elements = _parse_forwarded(headers.get("forwarded", ""))
+        before = self._trusted.before([_hop(element.get("for", "")) for element in elements])
+        named = elements[-before - 1] if elements else {}
+        before = self._trusted.before(_hops(headers))
 
-    A value that is not valid is as if it were not there.
-    """
-    elements = _parse_forwarded(headers.get("forwarded", ""))
-    proto = elements.get("proto") or _first(headers.get("x-forwarded-proto", ""))
-    if proto.lower() in _SCHEMES:
-        scheme = proto.lower()
-    outer = elements.get("host") or _first(headers.get("x-forwarded-host", ""))
-    if _is_host(outer):
-        host = outer
-    port = _first(headers.get("x-forwarded-port", ""))
-    has_port = re.search(r":\d+$", host) is not None
-    if re.fullmatch("[0-9]{1,5}", port) and not has_port and port != {"http": "80", "https": "443"}[scheme]:
-        host = f"{host}:{port}"
-    prefix = _first(headers.get("x-forwarded-prefix", "")).rstrip("/")
-    if _PREFIX.fullmatch(prefix) is None:
-        prefix = ""
-    return scheme, host, prefix
+        def outermost(name: str) -> str:
+            # A proxy that finds the field may leave it as it is, so the list can be shorter than the way.
+            values = _list(headers.get(name, ""))
+            return values[0 if self._trusted.all else max(0, len(values) - 1 - before)] if values else ""
+
+        proto = named.get("proto") or outermost("x-forwarded-proto")
+        if proto.lower() in _SCHEMES:
+            scheme = proto.lower()
+        outer = named.get("host") or outermost("x-forwarded-host")
+        if _is_host(outer):
+            host = outer
+        port = outermost("x-forwarded-port")
+        has_port = re.search(r":\d+$", host) is not None
+        if re.fullmatch("[0-9]{1,5}", port) and not has_port and port != {"http": "80", "https": "443"}[scheme]:
+            host = f"{host}:{port}"
+        prefix = outermost("x-forwarded-prefix").rstrip("/")
+        if _PREFIX.fullmatch(prefix) is None:
+            prefix = ""
+        return scheme, host, prefix
 
 
 def _is_host(text: str) -> bool:
@@ -90,14 +149,32 @@ def _is_host(text: str) -> bool:
     return found is not None and int(found[1] or 0) < 65536
 
 
-def _first(value: str) -> str:
-    return value.partition(",")[0].strip()
+def _peer(scope: Scope) -> Address | None:
+    client = scope.get("client")
+    return address_of(client[0]) if client else None
 
 
-def _parse_forwarded(value: str) -> dict[str, str]:
-    """Read the first element of Forwarded (RFC 7239): `for=1.2.3.4;proto=https;host="example.org"`."""
-    found: dict[str, str] = {}
-    for pair in value.partition(",")[0].split(";"):
-        name, _, text = pair.strip().partition("=")
-        found[name.lower()] = text.strip('"')
-    return found
+def _list(value: str) -> list[str]:
+    return [item.strip() for item in value.split(",")] if value else []
+
+
+def _hops(headers: Mapping[str, str]) -> list[Address | None]:
+    return [_hop(text) for text in _list(headers.get("x-forwarded-for", ""))]
+
+
+def _hop(text: str) -> Address | None:
+    """Read an address with or without its port: `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]:567`."""
+    found = _NODE.fullmatch(text)
+    return address_of(found[1] or found[2]) if found else address_of(text)
+
+
+def _parse_forwarded(value: str) -> list[dict[str, str]]:
+    """Read the elements of Forwarded (RFC 7239): `for=1.2.3.4;proto=https;host="example.org"`."""
+    elements: list[dict[str, str]] = []
+    for element in _list(value):
+        found: dict[str, str] = {}
+        for pair in element.split(";"):
+            name, _, text = pair.strip().partition("=")
+            found[name.lower()] = text.strip('"')
+        elements.append(found)
+    return elements
