@@ -71,6 +71,7 @@ class Tus:
         expiry: when uploads end.
         sweep_interval: seconds between looks for what has expired.
         idle_timeout: seconds a client may be silent within a body.
+        min_speed: bytes a second that a body must bring, averaged over `idle_timeout`; 0 for any speed.
         lock_patience: seconds a request waits for another one that writes the same upload.
         header_size: bytes of one header value; more is answered with 431.
         disable: names of extensions that are not offered.
@@ -98,6 +99,7 @@ class Tus:
         expiry: Expiry | None = None,
         sweep_interval: float = 60.0,
         idle_timeout: float = 30.0,
+        min_speed: float = 100.0,
         lock_patience: float = 5.0,
         header_size: int = 17 * 1024,
         disable: Iterable[str] = (),
@@ -139,6 +141,7 @@ class Tus:
             limits=limits,
             expiry=expiry,
             idle=idle_timeout,
+            speed=min_speed,
             patience=lock_patience,
             new_id=_checked(new_id or _RandomIds()),
             before_create=before_create,

@@ -53,10 +53,16 @@ def assemble(configured: Effective) -> Site:
     app = Tus(
         store,
         locker=locker,
-        limits=Limits(max_size=limits.max_size, metadata_size=limits.metadata_size, parts=limits.parts),
+        limits=Limits(
+            max_size=limits.max_size,
+            body_size=limits.body_size,
+            metadata_size=limits.metadata_size,
+            parts=limits.parts,
+        ),
         expiry=Expiry(after=expiry.after, sliding=expiry.sliding, keep_finished=expiry.keep_finished),
         sweep_interval=expiry.sweep_interval.total_seconds(),
         idle_timeout=limits.idle_timeout.total_seconds(),
+        min_speed=limits.min_speed or 0,
         lock_patience=limits.lock_patience.total_seconds(),
         header_size=limits.header_size,
         disable=frozenset(tus.disable),

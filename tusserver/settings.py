@@ -229,6 +229,9 @@ Size = Annotated[int, BeforeValidator(read_size), PlainSerializer(show_size), Me
 SizeOrUnlimited = Annotated[
     int | None, _unless("unlimited", "off", read=read_size), _shown(show_size, "unlimited"), Metavar("SIZE|unlimited")
 ]
+SizeOrOff = Annotated[
+    int | None, _unless("off", "unlimited", read=read_size), _shown(show_size, "off"), Metavar("SIZE|off")
+]
 Duration = Annotated[timedelta, BeforeValidator(read_duration), PlainSerializer(show_duration), Metavar("TIME")]
 Interval = Annotated[Duration, AfterValidator(_positive)]
 DurationOrOff = Annotated[
@@ -294,6 +297,8 @@ class Limits(Group):
 
     max_size: SizeOrUnlimited = None
     """Largest upload."""
+    body_size: SizeOrUnlimited = None
+    """Longest body of one request; a client with more to send must send it in pieces."""
     metadata_size: Size = 16 * 1024
     """Longest Upload-Metadata."""
     header_size: Size = 17 * 1024
@@ -302,6 +307,8 @@ class Limits(Group):
     """Most partial uploads in a final one."""
     idle_timeout: Interval = timedelta(seconds=30)
     """A client that is silent for so long is cut off, its bytes kept."""
+    min_speed: SizeOrOff = 100
+    """Bytes a second that a body must bring, averaged over limits.idle_timeout; else it is cut off, its bytes kept."""
     lock_patience: Duration = timedelta(seconds=5)
     """How long a PATCH waits for another one that is alive before it gets 423."""
 

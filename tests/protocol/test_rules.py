@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tusserver.protocol import rules
 from tusserver.protocol.errors import (
+    BodyTooLarge,
     FinalIsReadOnly,
     InconsistentLength,
     InvalidConcat,
@@ -106,6 +107,12 @@ def test_a_first_body_that_runs_over_the_maximum_is_refused() -> None:
         rules.check_creation(a_creation(None, first=a_body(body_length=11)), Limits(max_size=10))
 
 
+def test_a_first_body_larger_than_one_request_may_bring_is_refused() -> None:
+    with pytest.raises(BodyTooLarge, match="one request may bring 5 bytes"):
+        rules.check_creation(a_creation(10, first=a_body(body_length=6)), Limits(body_size=5))
+    rules.check_creation(a_creation(10, first=a_body(body_length=5)), Limits(body_size=5))
+
+
 def test_a_first_body_of_unknown_length_is_let_in() -> None:
     rules.check_creation(a_creation(10, first=a_body(body_length=None)), UNLIMITED)
 
@@ -116,6 +123,31 @@ def test_a_first_body_of_unknown_length_is_let_in() -> None:
 def test_a_body_at_the_offset_may_fill_what_is_left() -> None:
     upload = an_upload(offset=4)
     assert rules.plan_append(upload, a_body(4, 6), UNLIMITED, NOW) == rules.AppendPlan(upload, 6)
+
+
+def test_a_body_larger_than_one_request_may_bring_is_refused_and_a_smaller_one_is_not() -> None:
+    limits = Limits(body_size=5)
+    with pytest.raises(BodyTooLarge):
+        rules.plan_append(an_upload(offset=4), a_body(4, 6), limits, NOW)
+    assert rules.plan_append(an_upload(offset=4), a_body(4, 5), limits, NOW).room == 5
+
+
+@pytest.mark.parametrize(
+    ("limits", "length", "room", "beyond"),
+    [
+        (Limits(), 10, 6, SizeExceeded),
+        (Limits(), None, None, SizeExceeded),
+        (Limits(max_size=20), None, 16, MaxSizeExceeded),
+        (Limits(max_size=20, body_size=5), None, 5, BodyTooLarge),
+        (Limits(max_size=20, body_size=5), 10, 5, BodyTooLarge),
+        (Limits(max_size=20, body_size=50), 10, 6, SizeExceeded),
+    ],
+)
+def test_a_body_of_unknown_length_has_the_least_room_of_all_limits_and_meets_its_refusal(
+    limits: Limits, length: int | None, room: int | None, beyond: type[TusError]
+) -> None:
+    plan = rules.plan_append(an_upload(offset=4, length=length), a_body(4), limits, NOW)
+    assert (plan.room, plan.beyond) == (room, beyond)
 
 
 @pytest.mark.parametrize("offset", [0, 3, 5, 10, 2**62])

@@ -151,7 +151,7 @@ async def test_a_body_of_unknown_end_is_bounded_by_the_largest_size(make_world: 
     upload_id = await world.upload(None, b"hello")
     with pytest.raises(MaxSizeExceeded):
         await world.append(upload_id, 5, b"four")
-    with pytest.raises(SizeExceeded):
+    with pytest.raises(MaxSizeExceeded):
         await world.append(upload_id, 5, Feed(b"fo", b"ur", ends=True))
     assert (await world.append(upload_id, 5, Feed(b"you", ends=True))).offset == 8
 

@@ -179,7 +179,7 @@ async def test_a_chunked_body_that_runs_over_leaves_nothing_and_is_never_told_as
 
 async def test_a_chunked_body_of_unknown_end_is_bounded_by_the_largest_size(make_world: MakeWorld) -> None:
     world = make_world(limits=Limits(max_size=5))
-    with pytest.raises(SizeExceeded):
+    with pytest.raises(MaxSizeExceeded):
         await world.create(None, Feed(b"hello", b"!", ends=True))
     assert await world.stored() == []
 

@@ -124,6 +124,7 @@ class World:
         delete_parts: bool = False,
         before_create: Listener | None = None,
         new_id: Callable[[], UploadId] | None = None,
+        speed: float = 0.0,
     ) -> None:
         self.clock = clock or Clock()
         self.told: list[Event] = []
@@ -137,6 +138,7 @@ class World:
         self._delete_parts = delete_parts
         self._before_create = before_create
         self._new_id = new_id or _ids().__next__
+        self._speed = speed
         self.restart()
 
     def restart(self) -> None:
@@ -166,6 +168,7 @@ class World:
             limits=self._limits,
             expiry=self._expiry,
             idle=IDLE,
+            speed=self._speed,
             patience=PATIENCE,
             new_id=self._new_id,
             before_create=self._before_create,

@@ -14,13 +14,13 @@ Codes are those of tusd where it has one, so clients and dashboards carry over.
     ├── OffsetMismatch 409       IdTaken
     ├── UploadExpired 410
     ├── UnsupportedVersion 412
-    ├── SizeExceeded 413         MaxSizeExceeded
+    ├── SizeExceeded 413         MaxSizeExceeded  BodyTooLarge
     ├── InvalidContentType 415   ContentEncodingUnsupported
     ├── UploadLocked 423         UploadInterrupted
     ├── HeaderTooLarge 431
     ├── ChecksumMismatch 460
     ├── FinishFailed 500
-    ├── BodySilent 503           ShuttingDown  StoreUnavailable
+    ├── BodySilent 503           BodySlow  ShuttingDown  StoreUnavailable
     └── OutOfSpace 507
 
 Not errors of ours, but facts about a body that ended early: `ClientGone`.
@@ -253,6 +253,14 @@ class MaxSizeExceeded(TusError):
     message = "maximum size exceeded"
 
 
+class BodyTooLarge(TusError):
+    """One request brings more than this server takes in one; the same bytes may come in several."""
+
+    status = 413
+    code = "ERR_BODY_TOO_LARGE"
+    message = "request body too large"
+
+
 class InvalidContentType(TusError):
     """A body that is not application/offset+octet-stream."""
 
@@ -328,6 +336,19 @@ class BodySilent(TusError):
     status = 503
     code = "ERR_READ_TIMEOUT"
     message = "timeout while reading request body"
+    retry_after = 1
+    closes = True
+
+
+class BodySlow(TusError):
+    """The client sent too little for too long; the bytes that came before are kept.
+
+    503 and not 408: clients retry only 5xx, 409 and 423.
+    """
+
+    status = 503
+    code = "ERR_BODY_TOO_SLOW"
+    message = "request body came in too slowly"
     retry_after = 1
     closes = True
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tusserver.protocol.errors import (
+    BodyTooLarge,
     FinalIsReadOnly,
     InconsistentLength,
     InvalidConcat,
@@ -14,6 +15,7 @@ from tusserver.protocol.errors import (
     MaxSizeExceeded,
     OffsetMismatch,
     SizeExceeded,
+    TusError,
     UploadExpired,
     UploadUnfinished,
 )
@@ -27,6 +29,8 @@ class Limits:
 
     max_size: int | None = None
     """Bytes of one upload (Tus-Max-Size)."""
+    body_size: int | None = None
+    """Bytes of one request's body."""
     metadata_size: int = 16 * 1024
     """Bytes of Upload-Metadata."""
     parts: int = 1000
@@ -67,6 +71,8 @@ class AppendPlan:
     """With the length it declares, if it does."""
     room: int | None
     """Most bytes the body may have; None: no limit."""
+    beyond: type[TusError] = SizeExceeded
+    """What a body that has more of them meets."""
 
 
 def is_expired(upload: Upload, now: datetime) -> bool:
@@ -93,6 +99,7 @@ def check_creation(create: Create, limits: Limits) -> None:
         InvalidMetadata: too much of it.
         MaxSizeExceeded: the whole upload or its first body would be too large.
         SizeExceeded: the first body runs over the length declared beside it.
+        BodyTooLarge: the first body is more than one request may bring.
     """
     if len(create.metadata.text) > limits.metadata_size:
         raise InvalidMetadata(f"Upload-Metadata is longer than {limits.metadata_size} bytes")
@@ -100,7 +107,7 @@ def check_creation(create: Create, limits: Limits) -> None:
         raise InvalidConcat(f"Upload-Concat names more than {limits.parts} partial uploads")
     require_size(create.length, limits)
     if create.first is not None:
-        _check_body(create.first.body_length, 0, create.length, limits)
+        _room(create.first.body_length, 0, create.length, limits)
 
 
 def begin(create: Create, upload_id: UploadId, expiry: Expiry, now: datetime) -> Upload:
@@ -117,11 +124,16 @@ def begin(create: Create, upload_id: UploadId, expiry: Expiry, now: datetime) ->
     )
 
 
+def plan_first(upload: Upload, first: Append, limits: Limits) -> AppendPlan:
+    """Decide what the body of a creation may do, after `check_creation`."""
+    return AppendPlan(upload, *_room(first.body_length, 0, upload.length, limits))
+
+
 def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime) -> AppendPlan:
     """Decide what a body may do to an upload.
 
     Raises:
-        UploadExpired, FinalIsReadOnly, OffsetMismatch, InconsistentLength, MaxSizeExceeded, SizeExceeded
+        UploadExpired, FinalIsReadOnly, OffsetMismatch, InconsistentLength, MaxSizeExceeded, SizeExceeded, BodyTooLarge
     """
     require_unexpired(upload, now)
     if upload.role is Role.FINAL:
@@ -130,7 +142,7 @@ def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime) -
         raise OffsetMismatch(expected=upload.offset, provided=append.offset)
     if append.length is not None:
         upload = _declare(upload, append.length, limits)
-    return AppendPlan(upload, _check_body(append.body_length, upload.offset, upload.length, limits))
+    return AppendPlan(upload, *_room(append.body_length, upload.offset, upload.length, limits))
 
 
 def advance(upload: Upload, added: int, expiry: Expiry, now: datetime) -> Upload:
@@ -195,16 +207,22 @@ def _declare(upload: Upload, length: int, limits: Limits) -> Upload:
     return replace(upload, length=length)
 
 
-def _check_body(body_length: int | None, offset: int, length: int | None, limits: Limits) -> int | None:
-    """Return the room for a body at `offset`; refuse one that says it is larger."""
+def _room(
+    body_length: int | None, offset: int, length: int | None, limits: Limits
+) -> tuple[int | None, type[TusError]]:
+    """Return the room for a body at `offset`, and what one that is larger meets; refuse one that says that it is."""
+    room: int | None = None
+    beyond: type[TusError] = SizeExceeded
     if length is not None:
         room = length - offset
         if body_length is not None and body_length > room:
             raise SizeExceeded(f"the body has {body_length} bytes, room is for {room}")
-        return room
-    if limits.max_size is None:
-        return None
-    room = limits.max_size - offset
-    if body_length is not None and body_length > room:
-        raise MaxSizeExceeded(f"{offset + body_length} bytes are more than {limits.max_size}")
-    return room
+    elif limits.max_size is not None:
+        room, beyond = limits.max_size - offset, MaxSizeExceeded
+        if body_length is not None and body_length > room:
+            raise MaxSizeExceeded(f"{offset + body_length} bytes are more than {limits.max_size}")
+    if limits.body_size is not None and (room is None or room > limits.body_size):
+        room, beyond = limits.body_size, BodyTooLarge
+        if body_length is not None and body_length > room:
+            raise BodyTooLarge(f"one request may bring {room} bytes")
+    return room, beyond

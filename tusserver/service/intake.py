@@ -16,6 +16,7 @@ from tusserver.locks.base import Manner
 from tusserver.protocol.checksum import Checksum, Digest, EveryDigest
 from tusserver.protocol.errors import (
     BodySilent,
+    BodySlow,
     ChecksumMismatch,
     ClientGone,
     InvalidChecksum,
@@ -40,8 +41,9 @@ Cut = TusError | ClientGone
 class Intake:
     """The Source made of one request's body.
 
-    `room` bytes may come, `expected` have been announced (None: unknown); a client silent for `idle` seconds is cut
-    off; bytes run through the digest of `checksum`, or through all there are if the checksum `follows` the body.
+    `room` bytes may come, else it meets `beyond`; `expected` have been announced (None: unknown); a client silent for
+    `idle` seconds is cut off; bytes run through the digest of `checksum`, or through all there are if the checksum
+    `follows` the body.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Intake:
         room: int | None,
         expected: int | None,
         idle: float,
+        beyond: type[TusError] = SizeExceeded,
         checksum: Checksum | None = None,
         follows: bool = False,
     ) -> None:
@@ -59,11 +62,13 @@ class Intake:
         """Bytes taken so far."""
         self._body = body
         self._room = room
+        self._beyond = beyond
         self._idle = idle
         self._checksum = checksum
         self._digest: Digest | None = checksum.digest() if checksum is not None else EveryDigest() if follows else None
         self._scope: anyio.CancelScope | None = None
         self._last = time.monotonic()
+        self._looked_at: int | None = None
         self._ended = expected == 0
         self._cut: Cut | None = None
 
@@ -84,6 +89,13 @@ class Intake:
         if manner is Manner.INSIST or (waiting and time.monotonic() - self._last > ALIVE):
             self.stop(UploadInterrupted())
         return isinstance(self._cut, UploadInterrupted)
+
+    def look(self, least: float) -> None:
+        """Cut off a client that sent fewer than `least` bytes since the last look, unless it is we who are slow."""
+        waiting = self._scope is not None
+        if waiting and self._looked_at is not None and self.received - self._looked_at < least:
+            self.stop(BodySlow())
+        self._looked_at = self.received
 
     # the Source ------------------------------------------------------------------------------------------------------
 
@@ -129,7 +141,7 @@ class Intake:
             self._ended = True
             return b""
         if self._room is not None and self.received + len(chunk) > self._room:
-            self._cut = SizeExceeded()
+            self._cut = self._beyond()
             return b""
         self._take(len(chunk))
         self._ended = self.received == self.expected
@@ -185,11 +197,11 @@ class Intake:
         tus 1.0.0, Checksum: "Once the entire request has been received, the Server MUST verify the uploaded chunk".
 
         Raises:
-            SizeExceeded: more bytes came than there is room for, so none of them counts.
+            SizeExceeded, MaxSizeExceeded, BodyTooLarge: more bytes came than may, so none of them counts.
             InvalidChecksum: all came, but not the checksum that was announced as a trailer.
             ChecksumMismatch: all came, and they are not what the client says.
         """
-        if isinstance(self.cut, SizeExceeded):
+        if isinstance(self.cut, self._beyond):
             raise self.cut
         if self.cut is not None or self._digest is None:
             return

@@ -41,6 +41,7 @@ from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.concat import Joiner
 from tusserver.service.intake import FLUSH, Cut, Intake
 from tusserver.service.lifecycle import Lifecycle
+from tusserver.service.pace import Pace
 from tusserver.stores.base import Store
 from tusserver.streams import Body, Kept
 
@@ -53,7 +54,11 @@ BeforeCreate = Callable[[Upload], Awaitable[None]]
 
 
 class UploadService:
-    """Runs commands. `idle`: seconds a client may be silent; `patience`: seconds to wait for a writer that is alive."""
+    """Runs commands.
+
+    `idle`: seconds a client may be silent; `speed`: bytes a second that a body brings on the average of that time;
+    `patience`: seconds to wait for a writer that is alive.
+    """
 
     def __init__(
         self,
@@ -65,6 +70,7 @@ class UploadService:
         limits: Limits,
         expiry: Expiry,
         idle: float,
+        speed: float,
         patience: float,
         new_id: Callable[[], UploadId],
         before_create: BeforeCreate | None,
@@ -82,6 +88,7 @@ class UploadService:
         self._before_create = before_create
         self._now = now
         self._intakes: set[Intake] = set()
+        self._pace = Pace(self._intakes, speed * idle, idle)
         self._closing = False
 
     def close(self) -> None:
@@ -139,9 +146,9 @@ class UploadService:
 
     async def _receive_first(self, upload: Upload, first: Append, body: Body, lease: Lease) -> Created:
         """Take the bytes that came with the creation. The upload exists, so a body cut short still makes a Created."""
-        room = upload.length if upload.length is not None else self._limits.max_size
         try:
-            upload, cut = await self._receive(AppendPlan(upload, room), first, body, lease)
+            plan = rules.plan_first(upload, first, self._limits)
+            upload, cut = await self._receive(plan, first, body, lease)
             if isinstance(cut, ClientGone):
                 raise cut
             return Created(upload=await self._settle(upload), closes=cut is not None)
@@ -207,11 +214,13 @@ class UploadService:
             room=plan.room,
             expected=append.body_length,
             idle=self._idle,
+            beyond=plan.beyond,
             checksum=append.checksum,
             follows=append.checksum_follows,
         )
         lease.on_wanted(intake.leave)
         self._intakes.add(intake)
+        self._pace.watch()
         if self._closing:  # it was waiting for something when the others were stopped
             intake.stop(ShuttingDown())
         try:
