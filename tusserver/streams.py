@@ -22,6 +22,10 @@ class Wire(Protocol):
         """Whether the body can go from the socket to a file: plain TCP, a known length, nothing received yet."""
 
     @property
+    def whole(self) -> bool:
+        """Whether all of the body has arrived."""
+
+    @property
     def trailers(self) -> Mapping[str, str] | None:
         """Trailers by lower-case name, complete once the body has ended; None if this server cannot deliver any."""
 
@@ -68,8 +72,8 @@ class Body(Protocol):
         """
 
 
-Kept = Callable[[int], Awaitable[None]]
-"""Told by the store how many bytes of this body are written so far; may commit them."""
+Kept = Callable[[int], Awaitable[None] | None]
+"""Told by the store how many bytes of this body are written so far; may commit them. None: nothing is to be awaited."""
 
 
 class Source(Protocol):

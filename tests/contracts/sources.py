@@ -43,7 +43,8 @@ class Draining:
         for start in range(0, len(self._data), self._step):
             piece = self._data[start : start + self._step]
             os.pwrite(fd, piece, at + start)
-            await kept(start + len(piece))
+            if (telling := kept(start + len(piece))) is not None:
+                await telling
         if self._fails is not None:
             raise self._fails
         return len(self._data)

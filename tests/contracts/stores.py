@@ -181,11 +181,14 @@ class StoreContract:
         seen = []
 
         async def kept(count: int) -> None:
-            await store.commit(replace(upload, offset=count))
+            if (recording := store.checkpoint(replace(upload, offset=count))) is not None:
+                await recording
             seen.append((await store.load(ID)).offset)
 
-        await store.write(upload, Chunks(b"abc", b"def"), kept)
-        assert seen == [3, 6]
+        await store.write(upload, Chunks(b"abc", b"def", b"g"), kept)
+        assert seen == [3, 6, 7]
+        await store.commit(replace(upload, offset=7))
+        assert (await store.load(ID)).offset == 7
 
     async def test_a_body_without_bytes_changes_nothing(self, store: Store) -> None:
         upload, told = an_upload(), list[int]()

@@ -80,6 +80,26 @@ def test_an_announced_body_is_drainable_until_it_is_asked_for(client: Connection
     assert [drainable.get(timeout=PATIENCE) for _ in range(2)] == [True, False]
 
 
+def test_a_body_is_whole_once_all_of_it_has_arrived(stage: Stage, client: Connection) -> None:
+    said: queue.Queue[bool] = queue.Queue()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        said.put(wire_of(scope).whole)
+        body, _ = await read_body(receive)
+        said.put(wire_of(scope).whole)
+        await answer(send, 200, body)
+
+    stage.play(app)
+    client.send(render("PATCH", "/", [HOST, ("Content-Length", "6")]) + b"abc")
+    assert said.get(timeout=PATIENCE) is False
+    client.send(b"def")
+    assert client.answer().body == b"abcdef"
+    assert said.get(timeout=PATIENCE) is True
+    client.ask("PATCH", "/", [HOST, ("Content-Length", "3")], b"abc")
+    assert client.answer().body == b"abc"
+    assert [said.get(timeout=PATIENCE) for _ in range(2)] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("fields", "body"),
     [

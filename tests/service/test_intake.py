@@ -228,9 +228,10 @@ async def test_a_body_that_is_to_be_verified_and_was_cut_is_no_mismatch() -> Non
 class Pipe(Feed):
     """A body with a wire: its bytes go to the file by another way."""
 
-    def __init__(self, *chunks: bytes, ends: bool = False) -> None:
+    def __init__(self, *chunks: bytes, ends: bool = False, whole: bool = False) -> None:
         super().__init__(*chunks, ends=ends)
         self.drainable = True
+        self.whole = whole
         self.trailers: Mapping[str, str] | None = None
 
     @property
@@ -280,8 +281,10 @@ async def test_a_drained_body_goes_to_its_place_and_through_the_digest(file: int
     assert (intake.cut, intake.received, intake.drainable) == (None, 9, False)
 
 
-async def test_small_bodies_are_not_worth_a_drain() -> None:
-    assert not make(Pipe(), expected=1000, room=LARGE).drainable
+async def test_a_small_body_that_is_here_already_is_not_worth_a_drain() -> None:
+    assert not make(Pipe(whole=True), expected=1000, room=LARGE).drainable
+    assert make(Pipe(), expected=1000, room=LARGE).drainable
+    assert make(Pipe(whole=True), expected=LARGE, room=LARGE).drainable
     assert make(Pipe(), expected=LARGE, room=LARGE).drainable
     assert not make(Feed(), expected=LARGE, room=LARGE).drainable
 

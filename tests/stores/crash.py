@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from tests.contracts.sources import Chunks, unheard
+from tests.contracts.sources import Chunks
 from tusserver.app import Tus
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -142,7 +142,11 @@ class Run:
 
     async def append(self, upload: Upload, data: bytes) -> Upload:
         self._tell({f"{upload.id}:sent": upload.offset + len(data)})
-        written = await self.store.write(upload, Chunks([data[:5], data[5:]]), unheard)
+
+        def kept(count: int) -> Awaitable[None] | None:
+            return self.store.checkpoint(replace(upload, offset=upload.offset + count))
+
+        written = await self.store.write(upload, Chunks([data[:5], data[5:]]), kept)
         upload = replace(upload, offset=upload.offset + written)
         await self.store.commit(upload)
         self._tell({upload.id: upload.offset})

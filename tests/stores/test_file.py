@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -255,6 +256,30 @@ def put_elsewhere(path: Path, outside: Path) -> bytes:
     path.rename(outside)
     path.symlink_to(outside)
     return outside.read_bytes()
+
+
+async def test_checkpoints_on_a_disk_that_becomes_slow_and_quick_again_are_all_recorded(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, durability="none")
+    upload = an_upload()
+    await store.create(upload)
+    seen = []
+
+    async def kept(count: int) -> None:
+        store._slow_until = math.inf if count in (2, 4) else 0.0
+        if (recording := store.checkpoint(replace(upload, offset=count))) is not None:
+            await recording
+        seen.append((await store.load(ID)).offset)
+
+    await store.write(upload, Chunks(b"a", b"b", b"c", b"d", b"e"), kept)
+    assert seen == [1, 2, 3, 4, 5]
+
+
+async def test_a_checkpoint_of_a_removed_upload_is_refused(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, durability="none")
+    recording = store.checkpoint(an_upload(offset=3))
+    assert recording is not None
+    with pytest.raises(UploadNotFound):
+        await recording
 
 
 # lengths that are not known ------------------------------------------------------------------------------------------

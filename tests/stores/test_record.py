@@ -146,6 +146,25 @@ def test_commits_go_to_the_slots_in_turn(tmp_path: Path) -> None:
     assert record.unpack(path.read_bytes()) == (replace(UPLOAD, offset=5, expires_at=NOW), a_slot(5, 5))
 
 
+def test_progress_goes_on_from_the_slot_that_counts(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    path.write_bytes(record.pack(UPLOAD, replace(a_slot(6, 1), synced=1)))
+    progress = record.Progress(str(path), "that boot")
+    for offset in (2, 3):
+        progress.move(replace(UPLOAD, offset=offset, expires_at=None), 7.5)
+    progress.close()
+    expected = Slot(number=8, offset=3, synced=1, expires_at=None, finished=False, written_at=7.5, boot="that boot")
+    assert record.unpack(path.read_bytes()) == (replace(UPLOAD, offset=3, expires_at=None), expected)
+
+
+def test_progress_of_a_record_without_a_valid_slot_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    path.write_bytes(bytes(JSON_AT))
+    with pytest.raises(ValueError, match="neither slot is valid"):
+        record.Progress(str(path), "that boot")
+    assert path.read_bytes() == bytes(JSON_AT)
+
+
 # the whole record ----------------------------------------------------------------------------------------------------
 
 

@@ -65,7 +65,7 @@ SMALL_READS = 3
 GATHERED = 8 << 10
 """Bytes that the kernel gathers at most; they are held in its memory, three times their size."""
 GATHERING = 1.0
-"""Seconds that bytes may wait to be gathered (twice that in the worst case), so that no trickle looks like silence."""
+"""Seconds that bytes may wait to be gathered, half as long again in the worst case: no trickle shall look silent."""
 ROUNDS = 10
 """Parts in which the gathering connections are looked after, each part in its own turn of the loop."""
 
@@ -257,6 +257,7 @@ class Drain(asyncio.BufferedProtocol):
         "_loop",
         "_lowat",
         "_moved",
+        "_number",
         "_owner",
         "_pump",
         "_small",
@@ -300,6 +301,7 @@ class Drain(asyncio.BufferedProtocol):
         self._small = 0
         self._lowat = 1
         self._looked_after = False
+        self._number = -1
 
     @property
     def left(self) -> int:
@@ -447,7 +449,10 @@ class Drain(asyncio.BufferedProtocol):
     # slow clients ----------------------------------------------------------------------------------------------------
 
     def _gather(self) -> None:
-        self._wait_for(min(GATHERED, self._left))
+        if self._lowat == 1:
+            self._wait_for(min(GATHERED, self._left))
+        elif self._lowat > self._left:  # half: the end is near, and each setting of it costs as much as a read
+            self._wait_for(max(1, self._left // 2))
         if not self._looked_after and self._lowat > 1:
             self._looked_after = True
             self._pump.gather(self)
@@ -468,7 +473,10 @@ class Drain(asyncio.BufferedProtocol):
     def look(self, now: float) -> bool:
         """Take what the kernel has gathered for long enough; return whether to look again."""
         self._looked_after = self._attached and self._lowat > 1 and not self._transport.is_closing()
-        if self._looked_after and now - self._updated >= GATHERING and not self._sweep():
+        # Half: what came in good time for the last look is not to wait for the one after this.
+        if self._looked_after and now - self._updated >= GATHERING / 2 and not self._sweep():
+            if now - self._updated < 2.5 * GATHERING:
+                return True  # a client that sends once a second just missed it
             # Silence. Whatever comes next is news, and not to be kept waiting.
             self._small = 0
             self._wait_for(1)
@@ -485,8 +493,10 @@ class Drain(asyncio.BufferedProtocol):
 
         On the loop and while the transport is open, so that the number of its socket is still its own.
         """
+        if self._number < 0:
+            self._number = self._socket.fileno()
         try:
-            count = os.readv(self._socket.fileno(), (self.get_buffer(-1),))
+            count = os.readv(self._number, (self.get_buffer(-1),))
         except OSError:  # nothing there, or an error that the transport is about to see
             return False
         if count:

@@ -136,6 +136,12 @@ class UvicornWire:
         """See `Wire.drainable`."""
         return self._length is not None and not self._taken
 
+    @property
+    def whole(self) -> bool:
+        """See `Wire.whole`."""
+        cycle = self._cycle()
+        return cycle is None or not cycle.more_body
+
     async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
         """See `Wire.drain`."""
         protocol, cycle = self._protocol(), self._cycle()

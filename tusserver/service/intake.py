@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable
 
 import anyio
 
@@ -29,9 +29,11 @@ from tusserver.streams import Body, Kept
 ALIVE = 0.25
 """Seconds without bytes after which a client counts as stalled."""
 SMALL = 32 * 1024
-"""Bytes of a body that is not worth a drain."""
+"""Bytes of a body that is not worth a drain if it is here already."""
 FLUSH = 1.0
 """Seconds that bytes may wait to be written and committed."""
+PACE = 0.9 * FLUSH
+"""Seconds after which bytes that come are told at once, and need no timer."""
 
 
 Cut = TusError | ClientGone
@@ -105,7 +107,8 @@ class Intake:
         wire = self._body.wire
         if wire is None or not wire.drainable or self._ended:
             return False
-        return self.expected is None or self.expected > SMALL
+        # Also a small one that is still to come: its client may be one of thousands that are slow.
+        return self.expected is None or self.expected > SMALL or not wire.whole
 
     async def read(self, most: int) -> list[bytes]:
         """See `Source.read`."""
@@ -149,23 +152,22 @@ class Intake:
             self._digest.update(chunk)
         return chunk
 
-    def _take(self, count: int) -> None:
+    def _take(self, count: int) -> float:
         self.received += count
         self._last = time.monotonic()
+        return self._last
 
     async def drain_to(self, fd: int, at: int, kept: Kept) -> int:
         """See `Source.drain_to`. The length is known here, so the body cannot run over its room."""
         if self._ended or self._cut is not None:
             return 0
-        watch = _Watch(lambda: self.received, kept, self._idle, self._fall_silent)
+        watch = _Watch(self, kept)
 
         def moved(count: int) -> None:
-            self._take(count)
-            watch.moved()
+            watch.moved(self._take(count))
 
         try:
-            with anyio.CancelScope() as scope:
-                self._scope = watch.scope = scope
+            with anyio.CancelScope() as self._scope:
                 await self._body.drain(fd, at, self._digest, moved)
                 self._ended = True
                 await self._body.receive()  # the end itself: now everybody knows that nothing is left to be read
@@ -176,8 +178,17 @@ class Intake:
             await watch.end()
         return self.received
 
-    def _fall_silent(self) -> None:
-        self.stop(BodySilent())
+    def listen(self) -> float:
+        """Stop the body if its client has been silent for too long; return the seconds until it may have been."""
+        left = self._last + self._idle - time.monotonic()
+        if left <= 0:
+            self.stop(BodySilent())
+        return left
+
+    def give_up(self) -> None:
+        """End a drain whose progress cannot be recorded."""
+        if self._scope is not None:
+            self._scope.cancel()
 
     # after it --------------------------------------------------------------------------------------------------------
 
@@ -213,45 +224,66 @@ class Intake:
 
 
 class _Watch:
-    """Timers beside a drain: bytes are told to `kept` within `FLUSH` seconds, and silence is noticed."""
+    """Beside a drain: its bytes are told to `kept` within `FLUSH` seconds, and silence is noticed.
 
-    def __init__(self, count: Callable[[], int], kept: Kept, idle: float, silent: Callable[[], None]) -> None:
-        self.scope: anyio.CancelScope | None = None
-        self._count = count
+    Who sends about once a second is told of in passing, without a timer or a task: there may be thousands.
+    """
+
+    __slots__ = ("_error", "_flush", "_intake", "_kept", "_loop", "_silence", "_telling", "_told", "_told_at")
+
+    def __init__(self, intake: Intake, kept: Kept) -> None:
+        self._intake = intake
         self._kept = kept
-        self._idle = idle
-        self._silent = silent
         self._loop = asyncio.get_running_loop()
-        self._last = self._loop.time()
+        self._told = 0
+        self._told_at = time.monotonic()
         self._telling: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
         self._flush: asyncio.TimerHandle | None = None
-        self._silence = self._loop.call_later(idle, self._look)
+        self._silence = self._loop.call_later(intake.listen(), self._look)
 
-    def moved(self) -> None:
-        self._last = self._loop.time()
-        if self._flush is None:
-            self._flush = self._loop.call_later(FLUSH, self._tell)
+    def moved(self, now: float) -> None:
+        if self._telling is None and now - self._told_at >= PACE:
+            self._tell(now)
+        elif self._flush is None:
+            self._flush = self._loop.call_later(self._told_at + FLUSH - now, self._tell_late)
 
-    def _tell(self) -> None:
+    def _tell_late(self) -> None:
         self._flush = None
-        if self._telling is None or self._telling.done():
-            self._telling = self._loop.create_task(self._tell_kept())
-        else:  # the disk is slower than we are
-            self._flush = self._loop.call_later(FLUSH, self._tell)
+        if self._intake.received == self._told:
+            return
+        now = time.monotonic()
+        if self._telling is not None:  # the disk is slower than we are
+            self._flush = self._loop.call_later(FLUSH, self._tell_late)
+        elif now - self._told_at < PACE:  # it was told in passing since
+            self._flush = self._loop.call_later(self._told_at + FLUSH - now, self._tell_late)
+        else:
+            self._tell(now)
 
-    async def _tell_kept(self) -> None:
+    def _tell(self, now: float) -> None:
+        self._told, self._told_at = self._intake.received, now
         try:
-            await self._kept(self._count())
-        except BaseException:
-            if self.scope is not None:
-                self.scope.cancel()
-            raise
+            telling = self._kept(self._told)
+        except Exception as error:
+            self._fail(error)
+        else:
+            if telling is not None:
+                self._telling = self._loop.create_task(self._wait(telling))
+
+    async def _wait(self, telling: Awaitable[None]) -> None:
+        try:
+            await telling
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._telling = None
+
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        self._intake.give_up()
 
     def _look(self) -> None:
-        left = self._last + self._idle - self._loop.time()
-        if left <= 0:
-            self._silent()
-        else:
+        if (left := self._intake.listen()) > 0:
             self._silence = self._loop.call_later(left, self._look)
 
     async def end(self) -> None:
@@ -261,3 +293,5 @@ class _Watch:
             self._flush.cancel()
         if self._telling is not None:
             await self._telling
+        if self._error is not None:
+            raise self._error

@@ -242,14 +242,16 @@ class UploadService:
         """Commit progress now and then, while that says nothing about the end."""
         last = time.monotonic()
 
-        async def kept(added: int) -> None:
+        def kept(added: int) -> Awaitable[None] | None:
             nonlocal last
-            if intake.verifying or time.monotonic() - last < CHECKPOINT:
-                return
+            now = time.monotonic()
+            if intake.verifying or now - last < CHECKPOINT:
+                return None
             reached = rules.advance(upload, added, self._expiry, self._now())
-            if not reached.complete:  # completion is committed once it is certain that no byte too many follows
-                await self._store.commit(reached)
-                last = time.monotonic()
+            if reached.complete:  # that is committed once it is certain that no byte too many follows
+                return None
+            last = now
+            return self._store.checkpoint(reached)
 
         return kept
 

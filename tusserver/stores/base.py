@@ -6,7 +6,7 @@ create → write → commit → … → finish → remove. The service holds the
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -45,7 +45,7 @@ class Store(Protocol):
     async def write(self, upload: Upload, source: Source, kept: Kept) -> int:
         """Put bytes behind the upload's offset; return how many came. They exist only once committed.
 
-        Awaits `kept(n)` after each step with the bytes of this call so far.
+        Calls `kept(n)` after each step with the bytes of this call so far, and awaits what that returns.
 
         Raises:
             OutOfSpace: what `kept` was told is written.
@@ -53,6 +53,9 @@ class Store(Protocol):
 
     async def commit(self, upload: Upload) -> None:
         """Record offset, expiry and `finished`, in one step that a crash cannot tear."""
+
+    def checkpoint(self, upload: Upload) -> Awaitable[None] | None:
+        """Record progress within `write`, as `commit` would; None if that is done already."""
 
     async def amend(self, upload: Upload) -> None:
         """Record everything: the upload changed in kind (its length was declared)."""

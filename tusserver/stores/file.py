@@ -15,7 +15,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
@@ -114,6 +114,7 @@ class FileStore:
         self._settled = self._read_settled()
         self._unsettled = False
         self._slow_until = 0.0
+        self._progress: dict[UploadId, record.Progress] = {}
         self._run = Threads(_THREADS, "tusserver-store").run
 
     async def _swift(self, call: Callable[..., T], *args: object) -> T:
@@ -127,8 +128,11 @@ class FileStore:
         try:
             return call(*args)
         finally:
-            if time.monotonic() - began > _LONG:
-                self._slow_until = time.monotonic() + _SLOW_FOR
+            self._note_pace(began)
+
+    def _note_pace(self, began: float) -> None:
+        if time.monotonic() - began > _LONG:
+            self._slow_until = time.monotonic() + _SLOW_FOR
 
     # Plain text: a Path costs more to make than its file to open.
 
@@ -231,11 +235,13 @@ class FileStore:
                 run = self._swift if sum(map(len, batch)) <= SMALL else self._run
                 fd, added = await run(self._write, fd, upload, batch, written)
                 written += added
-                await kept(written)
+                if (telling := kept(written)) is not None:
+                    await telling
             return written
         finally:
             if fd >= 0:
                 os.close(fd)
+            self._end_progress(upload.id)
 
     def _open_bytes(self, upload: Upload, more: int) -> int:
         """Open the file with room for `more` bytes behind the offset."""
@@ -279,6 +285,30 @@ class FileStore:
     async def commit(self, upload: Upload) -> None:
         """See `Store.commit`."""
         await (self._run if self._syncs(upload) else self._swift)(self._commit, upload)
+
+    def checkpoint(self, upload: Upload) -> Awaitable[None] | None:
+        """See `Store.checkpoint`. A task for each, with thousands of slow clients, would cost more than their bytes."""
+        began = time.monotonic()
+        if self._sync or began < self._slow_until:
+            self._end_progress(upload.id)  # a commit numbers its slot by what it reads
+            return self.commit(upload)
+        self._unsettled = True
+        try:
+            progress = self._progress.get(upload.id)
+            if progress is None:
+                progress = record.Progress(self._path(upload.id) + _RECORD, self._boot)
+                self._progress[upload.id] = progress
+            progress.move(upload, time.time())
+        except (OSError, ValueError):
+            self._end_progress(upload.id)
+            return self.commit(upload)  # it finds the same, and says so
+        finally:
+            self._note_pace(began)
+        return None
+
+    def _end_progress(self, upload_id: UploadId) -> None:
+        if (progress := self._progress.pop(upload_id, None)) is not None:
+            progress.close()
 
     def _syncs(self, upload: Upload) -> bool:
         return self._sync or (self.durability is Durability.FINISH and upload.complete)

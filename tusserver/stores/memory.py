@@ -50,7 +50,8 @@ class MemoryStore:
             for chunk in batch:
                 content += chunk
                 written += len(chunk)
-            await kept(written)
+            if (telling := kept(written)) is not None:
+                await telling
         return written
 
     def _bytes_of(self, upload_id: UploadId) -> bytearray:
@@ -61,6 +62,10 @@ class MemoryStore:
 
     async def commit(self, upload: Upload) -> None:
         """See `Store.commit`."""
+        self.checkpoint(upload)
+
+    def checkpoint(self, upload: Upload) -> None:
+        """See `Store.checkpoint`."""
         if upload.id not in self._records:
             raise UploadNotFound
         self._records[upload.id] = upload

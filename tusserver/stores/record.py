@@ -55,11 +55,15 @@ class Slot:
 
     def pack(self) -> bytes:
         """Write a slot, much shorter than `SLOT_SPACE`."""
-        expires = 0 if self.expires_at is None else round(self.expires_at.timestamp() * 1000)
-        written = round(self.written_at * 1000)
-        flags = _FINISHED if self.finished else 0
-        fields = _FIELDS.pack(self.number, self.offset, self.synced, expires, written, flags, self.boot.encode())
-        return fields + _CRC.pack(zlib.crc32(fields))
+        return _pack(
+            self.number,
+            self.offset,
+            self.synced,
+            self.expires_at,
+            self.written_at,
+            _FINISHED if self.finished else 0,
+            self.boot.encode(),
+        )
 
     @classmethod
     def unpack(cls, space: bytes) -> Slot | None:
@@ -80,6 +84,47 @@ class Slot:
             )
         except (struct.error, ValueError, OverflowError, OSError):
             return None
+
+
+def _pack(
+    number: int, offset: int, synced: int, expires_at: datetime | None, written_at: float, flags: int, boot: bytes
+) -> bytes:
+    expires = 0 if expires_at is None else round(expires_at.timestamp() * 1000)
+    fields = _FIELDS.pack(number, offset, synced, expires, round(written_at * 1000), flags, boot)
+    return fields + _CRC.pack(zlib.crc32(fields))
+
+
+class Progress:
+    """A record that stays open while bytes come in, so that a checkpoint is one write.
+
+    For whoever holds the upload's lock: the number of the last slot is remembered and not read again.
+
+    Raises:
+        FileNotFoundError, OSError
+        ValueError: the record has no valid slot.
+    """
+
+    __slots__ = ("_boot", "_fd", "_number", "_synced")
+
+    def __init__(self, path: str, boot: str) -> None:
+        self._boot = boot.encode()
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        last = read_slot(self._fd)
+        if last is None:
+            self.close()
+            raise ValueError("neither slot is valid")
+        self._number = last.number
+        self._synced = last.synced
+
+    def move(self, upload: Upload, now: float) -> None:
+        """Record how far an unfinished upload is, without any sync."""
+        number = self._number + 1
+        line = _pack(number, upload.offset, self._synced, upload.expires_at, now, 0, self._boot)
+        os.pwrite(self._fd, line, SLOT_SPACE * (number % 2))
+        self._number = number
+
+    def close(self) -> None:
+        os.close(self._fd)
 
 
 def read_slot(fd: int) -> Slot | None:
