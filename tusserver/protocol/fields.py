@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import functools
 import re
-from datetime import UTC, datetime
-from email.utils import format_datetime
+from datetime import datetime
+from email.utils import formatdate
 
 from tusserver.protocol.errors import BadRequest
 
@@ -51,4 +52,10 @@ def http_date(moment: datetime) -> str:
     >>> http_date(datetime(2014, 6, 25, 16, tzinfo=UTC))
     'Wed, 25 Jun 2014 16:00:00 GMT'
     """
-    return format_datetime(moment.astimezone(UTC), usegmt=True)
+    return _http_date(int(moment.timestamp()))
+
+
+@functools.lru_cache(maxsize=256)
+def _http_date(seconds: int) -> str:
+    """Many answers of one second name the same moment, and writing it takes longer than reading most headers."""
+    return formatdate(seconds, usegmt=True)

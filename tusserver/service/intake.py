@@ -116,6 +116,10 @@ class Intake:
         size = 0
         if self._ended or self._cut is not None:
             return batch
+        if self._body.wire is not None and self._body.wire.whole:  # there is nothing to wait for
+            while not self._ended and (chunk := await self._next()):
+                batch.append(chunk)
+            return batch
         with anyio.CancelScope(deadline=anyio.current_time() + self._idle) as scope:
             self._scope = scope
             while size < most:

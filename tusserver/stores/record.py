@@ -30,6 +30,7 @@ _NUMBER = 8
 _KNOWN = 512
 """Texts of records that were read or written last."""
 _END = b"\n"
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps would make one for each record
 
 
 class NeverMade(ValueError):
@@ -151,7 +152,7 @@ def pack(upload: Upload, slot: Slot) -> bytes:
     line = slot.pack()
     start = SLOT_SPACE * (slot.number % 2)
     head[start : start + len(line)] = line
-    text = json.dumps(upload.to_json(), separators=(",", ":")).encode() + _END
+    text = _encode(upload.to_json()).encode() + _END
     _remember(text, upload)
     return bytes(head) + text
 
