@@ -229,6 +229,12 @@ Size = Annotated[int, BeforeValidator(read_size), PlainSerializer(show_size), Me
 SizeOrUnlimited = Annotated[
     int | None, _unless("unlimited", "off", read=read_size), _shown(show_size, "unlimited"), Metavar("SIZE|unlimited")
 ]
+CountOrOff = Annotated[
+    Annotated[int, Field(ge=1)] | None,
+    _unless("off", "unlimited", read=lambda value: value),
+    _shown(str, "off"),
+    Metavar("NUMBER|off"),
+]
 SizeOrOff = Annotated[
     int | None, _unless("off", "unlimited", read=read_size), _shown(show_size, "off"), Metavar("SIZE|off")
 ]
@@ -295,6 +301,12 @@ class Store(Group):
 class Limits(Group):
     """How much a client may ask for."""
 
+    connections: CountOrOff = 10_000
+    """Most connections in each process, and half its open files at most: an upload takes two. Further ones hear 503."""
+    connections_per_address: CountOrOff = None
+    """Most of them from one IPv4 address or IPv6 /64; proxies.trusted are not counted."""
+    head_timeout: DurationOrOff = timedelta(seconds=30)
+    """Longest time for a request head, from its first byte or the begin of the connection; then it is closed."""
     max_size: SizeOrUnlimited = None
     """Largest upload."""
     body_size: SizeOrUnlimited = None
@@ -306,7 +318,7 @@ class Limits(Group):
     parts: Annotated[int, Field(ge=1)] = 1000
     """Most partial uploads in a final one."""
     idle_timeout: Interval = timedelta(seconds=30)
-    """A client that is silent for so long is cut off, its bytes kept."""
+    """A client that is silent, or takes nothing of an answer, for so long is cut off, its bytes kept."""
     min_speed: SizeOrOff = 100
     """Bytes a second that a body must bring, averaged over limits.idle_timeout; else it is cut off, its bytes kept."""
     lock_patience: Duration = timedelta(seconds=5)

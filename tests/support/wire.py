@@ -85,12 +85,12 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 class Connection:
-    """One connection to the server of `url`. What passes is noted in `exchanges`."""
+    """One connection to the server of `url`, from the address `source`. What passes is noted in `exchanges`."""
 
-    def __init__(self, url: str, exchanges: list[str] | None = None) -> None:
+    def __init__(self, url: str, exchanges: list[str] | None = None, *, source: str = "") -> None:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._socket = socket.create_connection((parts.hostname or "", port), PATIENCE)
+        self._socket = socket.create_connection((parts.hostname or "", port), PATIENCE, (source, 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if parts.scheme == "https":
             self._socket = ssl.create_default_context().wrap_socket(self._socket, server_hostname=parts.hostname)

@@ -21,10 +21,12 @@ def serve(options: argparse.Namespace) -> int:
     """
     configured = effective(options)
     settings = configured.settings
+    limits = settings.limits
 
     # Only now: a wrong setting is told before the server is loaded.
     from tusserver.assembly import assemble
-    from tusserver.server import logs, run, wire
+    from tusserver.server import gate, logs, run, wire
+    from tusserver.web.origin import Trusted
 
     logs.configure(settings.log.level, settings.log.format)
     listeners = _listen(configured)
@@ -53,6 +55,13 @@ def serve(options: argparse.Namespace) -> int:
         shutdown_timeout=settings.server.shutdown_timeout.total_seconds(),
         keep_alive=settings.server.keep_alive.total_seconds(),
         backlog=settings.server.backlog,
+        idle_timeout=limits.idle_timeout.total_seconds(),
+        limits=gate.Limits(
+            connections=limits.connections,
+            per_address=limits.connections_per_address,
+            head_timeout=None if limits.head_timeout is None else limits.head_timeout.total_seconds(),
+        ),
+        trusted=Trusted(settings.proxies.trusted),
     )
     if not served:
         complain("the server could not start; the log above says why")

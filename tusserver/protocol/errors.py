@@ -20,7 +20,7 @@ Codes are those of tusd where it has one, so clients and dashboards carry over.
     ├── HeaderTooLarge 431
     ├── ChecksumMismatch 460
     ├── FinishFailed 500
-    ├── BodySilent 503           BodySlow  ShuttingDown  StoreUnavailable
+    ├── BodySilent 503           BodySlow  TooManyConnections  ShuttingDown  StoreUnavailable
     └── OutOfSpace 507
 
 Not errors of ours, but facts about a body that ended early: `ClientGone`.
@@ -350,6 +350,16 @@ class BodySlow(TusError):
     code = "ERR_BODY_TOO_SLOW"
     message = "request body came in too slowly"
     retry_after = 1
+    closes = True
+
+
+class TooManyConnections(TusError):
+    """There is no room for another connection, in all or from this address."""
+
+    status = 503
+    code = "ERR_TOO_MANY_CONNECTIONS"
+    message = "no further connection"
+    retry_after = 5
     closes = True
 
 

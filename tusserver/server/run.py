@@ -10,19 +10,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import resource
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from tusserver.server.wire import TusHttpProtocol
+from tusserver.server.gate import Gate, Limits
+from tusserver.server.wire import guarded
+from tusserver.web.origin import Trusted
+
+logger = logging.getLogger("tusserver.server")
 
 OPEN_FILES = 65_536
 """A slow upload holds a socket and a file; the usual 1,024 would be gone at five hundred of them."""
+
+FEW_FILES = 128
+"""Open files that are not of connections: listeners, logs, the store's own, those of threads."""
 
 PATIENCE = 0.5
 """Seconds that a stop takes in silence."""
@@ -132,13 +141,21 @@ def run(
     shutdown_timeout: float = 10.0,
     keep_alive: float = 75.0,
     backlog: int = 2048,
-    http: type[asyncio.Protocol] | str = TusHttpProtocol,
+    idle_timeout: float = 30.0,
+    limits: Limits | None = None,
+    trusted: Trusted | None = None,
 ) -> bool:
-    """Serve until SIGINT or SIGTERM; return whether it came to serving. Times are in seconds."""
-    _raise_file_limit()
+    """Serve until SIGINT or SIGTERM; return whether it came to serving. Times are in seconds.
+
+    A client that takes nothing of an answer for `idle_timeout` is cut off. Proxies that are `trusted` are counted in
+    all, not by address.
+    """
+    files = _raise_file_limit()
+    _cut_those_who_do_not_read(sockets, idle_timeout)
+    gate = Gate(within(limits or Limits(), files), trusted)
     config = uvicorn.Config(
         app,
-        http=http,
+        http=guarded(gate),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -165,9 +182,35 @@ def _spare_the_collector() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
-def _raise_file_limit() -> None:
+def _cut_those_who_do_not_read(listeners: list[socket.socket], timeout: float) -> None:
+    """Have the kernel end connections on which it waits so long to send, because the client reads nothing or is gone.
+
+    What a listener has set, the connections that it accepts inherit.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        for listener in listeners:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(timeout * 1000)))
+
+
+def within(limits: Limits, files: int) -> Limits:
+    """Lower the number of connections to what there are open files for: a slow upload takes two."""
+    most = max(1, (files - FEW_FILES) // 2)
+    if limits.connections is not None and limits.connections > most:
+        logger.warning(
+            "this process may have %d open files: it takes %d connections and not limits.connections = %d; "
+            "raise the limit for open files (ulimit -n), or lower that setting",
+            *(files, most, limits.connections),
+        )
+        return replace(limits, connections=most)
+    return limits
+
+
+def _raise_file_limit() -> int:
+    """Return how many files this process may have open, after it asked for more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):  # the system knows a lower bound than it says
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return OPEN_FILES if soft == resource.RLIM_INFINITY else soft

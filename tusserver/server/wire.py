@@ -4,8 +4,9 @@
 `uvicorn --http tusserver.server.wire:TusHttpProtocol app:app`. It leans on parts of uvicorn that are not promised to
 stay (`LEANED_ON`); where one is missing it is uvicorn's own protocol and nothing more, and the log says so.
 
-Beside the wire it mends three things: bytes that had arrived when a client vanished are delivered, trailers stay out of
-`scope["headers"]`, and a request head has a bound.
+Beside the wire it mends what a hostile client could use: bytes that had arrived when a client vanished are delivered,
+trailers stay out of `scope["headers"]`, heads and pipelines have a bound, no answer goes to another request than its
+own, and a `Gate` counts connections and times heads.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ import re
 import socket
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 import httptools
 from uvicorn.protocols.http import flow_control, httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tusserver.protocol.checksum import Digest
-from tusserver.protocol.errors import ClientGone
+from tusserver.protocol.errors import ClientGone, TooManyConnections
 from tusserver.server.drain import Drain, pump, write_all
+from tusserver.server.gate import Gate
 from tusserver.server.sendfile import send_file
 from tusserver.streams import WIRE
 
@@ -44,6 +46,7 @@ LEANED_ON: Final[Mapping[str, tuple[str, ...]]] = {
         *("data_received", "connection_lost", "send_400_response", "on_response_complete"),
         *("on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body", "on_message_complete"),
         *("transport", "flow", "parser", "loop", "scheme", "scope", "headers", "cycle", "server_state"),
+        *("client", "pipeline", "timeout_keep_alive_task"),
     ),
     "RequestResponseCycle": (
         *("receive", "send", "scope", "transport", "body", "more_body", "message_event", "disconnected", "keep_alive"),
@@ -62,6 +65,10 @@ TRAILER_BYTES: Final = 8 << 10
 
 HEAD_LIMIT: Final = 64 << 10
 """Bytes of a request line with its header fields; and of whatever else is no byte of a body."""
+FIELD_OVERHEAD: Final = 32
+"""Bytes that a header field counts beside its name and value, as in HTTP/2 (RFC 9113 §6.5.2): its tuple and strings."""
+PIPELINED: Final = 64
+"""Requests that may wait for the answer to the one before; all that stand in one read are taken at once."""
 LINGER: Final = 2.0
 """Seconds for a client to notice why it was refused."""
 
@@ -352,7 +359,9 @@ def _interim(status: int, headers: Mapping[str, str]) -> bytes:
 
 
 class WireProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with a Wire for each request."""
+    """uvicorn's protocol, with a Wire for each request. `guarded` makes one with limits."""
+
+    gate: ClassVar[Gate | None] = None
 
     def __init__(
         self,
@@ -373,12 +382,22 @@ class WireProtocol(HttpToolsProtocol):
         self._unheard = 0
         """Bytes fed to the parser without progress. It may hold on to all of them."""
         self._refused = False
+        self._timed = False
+        """Whether the gate times the head that comes."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Send small answers at once: asyncio sets this only on sockets that name their protocol, and ours may not."""
         super().connection_made(transport)
         with contextlib.suppress(OSError):  # a Unix socket
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.gate is not None:
+            self._timed = self.gate.enter(self, self.client[0] if self.client else None) and self.gate.times_heads
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let the gate know."""
+        if self.gate is not None:
+            self.gate.leave(self)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse; then leave the rest of a drainable body in the kernel until the app says where it goes."""
@@ -389,12 +408,24 @@ class WireProtocol(HttpToolsProtocol):
         self._unheard = 0 if self._progress else self._unheard + len(data)
         if self.transport.is_closing():
             return
+        if not self._timed and self.timeout_keep_alive_task is None:
+            self._time_the_next_head()
         if self._unheard > HEAD_LIMIT:
             self.send_400_response("Overhead without end received.")
             return
         wire = self._wire
         if wire is not None and wire.drainable and self.cycle.more_body and not self.cycle.response_complete:
             self.flow.pause_reading()
+
+    def _time_the_next_head(self) -> None:
+        """Time it from the first byte after an answer, be it an empty line or the rest of a body that nobody reads.
+
+        uvicorn's own timer for idle connections ended with that byte.
+        """
+        cycle = self.cycle
+        if self.gate is not None and self.gate.times_heads and (cycle is None or cycle.response_complete):
+            self._timed = True
+            self.gate.expect(self)
 
     def begin_anew(self) -> None:
         """Expect a new request: the parser has not seen the end of the last one."""
@@ -418,7 +449,7 @@ class WireProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field, or a trailer: uvicorn would put both among the headers."""
         if self._in_head:
-            self._count(len(name) + len(value))
+            self._count(len(name) + len(value) + FIELD_OVERHEAD)
             super().on_header(name, value)
         else:
             self._take_trailer(name.lower(), value)
@@ -427,9 +458,16 @@ class WireProtocol(HttpToolsProtocol):
         """Give the new request its wire, before the task of the app begins."""
         self._progress = True
         self._in_head = False
+        if self._timed and self.gate is not None:
+            self._timed = False
+            self.gate.welcome(self)
         self._trailer_fields = self._trailer_bytes = 0
         before = self.cycle
         super().on_headers_complete()
+        if len(self.pipeline) > PIPELINED:
+            raise ValueError(
+                "there are too many requests at once"
+            )  # the parser stops, and `send_400_response` is called
         if self.cycle is not before:  # else a WebSocket begins
             self._wire = UvicornWire(self, self.cycle, self._drainable_length())
             extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
@@ -459,7 +497,7 @@ class WireProtocol(HttpToolsProtocol):
     def _count(self, count: int) -> None:
         self._head += count
         if self._head > HEAD_LIMIT:
-            raise ValueError("the request head is too large")  # the parser stops, and `send_400_response` is called
+            raise ValueError("the request head is too large")  # likewise
 
     def _take_trailer(self, name: bytes, value: bytes) -> None:
         self._trailer_fields += 1
@@ -475,17 +513,61 @@ class WireProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, as uvicorn does; and a head without end by its own status."""
-        if not self._in_head or max(self._head, self._unheard) <= HEAD_LIMIT:
+        cycle = self.cycle
+        if self.pipeline:
+            self.transport.abort()  # an answer here would be taken for that to a request before
+        elif cycle is not None and not (cycle.response_complete or cycle.more_body):
+            self._refused = True  # likewise; that one is answered, and nothing comes after it
+            cycle.keep_alive = False
+        elif not self._in_head or max(self._head, self._unheard) <= HEAD_LIMIT:
             super().send_400_response(msg)
-            return
+        else:
+            self._dismiss(_REFUSAL)
+
+    def turn_away(self, refusal: TooManyConnections, *, politely: bool) -> None:
+        """See `Guest.turn_away`."""
         self._refused = True
-        self.transport.write(_REFUSAL)
+        if politely:
+            self._dismiss(_render(refusal))
+        else:
+            self.transport.abort()
+
+    def give_up_on_head(self) -> None:
+        """See `Guest.give_up_on_head`. No answer: 408 would be final to clients that try again after a cut."""
+        logger.debug("the head of a request did not come in time")
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # it does not read either
+        else:
+            self.transport.close()
+
+    def _dismiss(self, answer: bytes) -> None:
+        """Answer without having read all, and close."""
+        self._refused = True
+        self.transport.write(answer)
         if not self.transport.can_write_eof():
             self.transport.close()
             return
         # Closed with bytes unread, the connection would be reset, and the client never see the answer.
         self.transport.write_eof()
         self.loop.call_later(LINGER, self.transport.close)
+
+
+def _render(refusal: TooManyConnections) -> bytes:
+    body = f"{refusal.code}: {refusal}\n".encode()
+    head = (
+        f"HTTP/1.1 {refusal.status} {http.HTTPStatus(refusal.status).phrase}\r\n"
+        f"content-type: text/plain; charset=utf-8\r\ncontent-length: {len(body)}\r\n"
+        f"retry-after: {refusal.retry_after}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + body
+
+
+def guarded(gate: Gate) -> type[HttpToolsProtocol]:
+    """Return `TusHttpProtocol` with a gate before it; for one event loop."""
+    if not AT_WORK:
+        logger.warning("with this uvicorn nothing limits connections and the time of request heads")
+        return TusHttpProtocol
+    return type("GuardedProtocol", (WireProtocol,), {"gate": gate})
 
 
 def choose(lost: list[str]) -> type[HttpToolsProtocol]:

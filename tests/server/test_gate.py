@@ -1,0 +1,211 @@
+"""Connections in all and by address, and the time that a request head may take, at a server in its own process."""
+
+from __future__ import annotations
+
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartServer
+from tests.support.server import TusServer
+from tests.support.tus import Tus, eventually, patching
+from tests.support.wire import Answer, Connection
+from tusserver.server import gate, run
+from tusserver.server.gate import Limits
+
+OPTIONS = b"OPTIONS /files HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Closes what a test opens."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def asked(connection: Connection) -> Answer:
+    connection.send(OPTIONS)
+    return connection.answer()
+
+
+def whether_served(url: str) -> bool:
+    with Connection(url) as connection:
+        return asked(connection).status == 204
+
+
+# how many ------------------------------------------------------------------------------------------------------------
+
+
+def test_connections_beyond_the_limit_are_told_to_come_again_and_may_once_there_is_room(
+    start_server: StartServer, stack: ExitStack
+) -> None:
+    server = start_server("--limits.connections", "3")
+    inside = [stack.enter_context(Connection(server.url)) for _ in range(3)]
+    assert [asked(connection).status for connection in inside] == [204] * 3
+    with Connection(server.url) as late:
+        answer = asked(late)
+        assert (answer.status, answer["Retry-After"], answer["Connection"]) == (503, "5", "close")
+        assert answer.body.startswith(b"ERR_TOO_MANY_CONNECTIONS: ")
+        assert late.closes()
+    assert [asked(connection).status for connection in inside] == [204] * 3
+    inside[0].close()
+    assert eventually(lambda: whether_served(server.url))
+
+
+def test_the_log_names_the_limit_once_and_not_for_each_of_a_flood(start_server: StartServer, stack: ExitStack) -> None:
+    server = start_server("--limits.connections", "1")
+    asked(stack.enter_context(Connection(server.url)))
+    for _ in range(20):
+        with Connection(server.url) as late:
+            assert late.answer().status == 503
+    server.wait_for_output("limits.connections is reached")
+    server.stop()
+    assert sum("limits.connections" in line for line in server.output) == 1
+
+
+def test_more_than_can_be_told_why_are_cut_off(start_server: StartServer, stack: ExitStack) -> None:
+    server = start_server("--limits.connections", "1")
+    asked(stack.enter_context(Connection(server.url)))
+    late = [stack.enter_context(Connection(server.url)) for _ in range(gate.SPARE + 20)]
+    told = [connection.ends() for connection in late]
+    assert told.count(503) >= gate.SPARE
+    assert set(told) <= {503, None}
+
+
+def test_one_address_cannot_take_the_place_of_others(start_server: StartServer, stack: ExitStack) -> None:
+    server = start_server("--limits.connections_per_address", "2")
+    greedy = [stack.enter_context(Connection(server.url, source="127.0.0.2")) for _ in range(2)]
+    assert [asked(connection).status for connection in greedy] == [204] * 2
+    with Connection(server.url, source="127.0.0.2") as late:
+        assert asked(late).status == 503
+    with Connection(server.url, source="127.0.0.3") as other:
+        assert asked(other).status == 204
+    server.wait_for_output("127.0.0.2 has 2 connections")
+    greedy[0].close()
+    assert eventually(lambda: whether_served(server.url))
+
+
+def test_a_trusted_proxy_stands_for_many_and_is_not_counted(start_server: StartServer, stack: ExitStack) -> None:
+    server = start_server("--limits.connections_per_address", "1", "--proxies.trusted", "127.0.0.0/8")
+    several = [stack.enter_context(Connection(server.url)) for _ in range(4)]
+    assert [asked(connection).status for connection in several] == [204] * 4
+
+
+def test_no_more_connections_are_taken_than_there_are_open_files_for(caplog: pytest.LogCaptureFixture) -> None:
+    assert run.within(Limits(connections=10_000), 1024) == Limits(connections=(1024 - run.FEW_FILES) // 2)
+    assert "1024 open files" in caplog.text
+    assert "limits.connections = 10000" in caplog.text
+    caplog.clear()
+    assert run.within(Limits(connections=100), 1024) == Limits(connections=100)
+    assert run.within(Limits(), 1024) == Limits()
+    assert caplog.text == ""
+
+
+def test_the_server_asks_for_as_many_open_files_as_it_may_have(start_server: StartServer) -> None:
+    server = start_server()
+    soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    assert soft >= min(run.OPEN_FILES, hard)
+
+
+# how long ------------------------------------------------------------------------------------------------------------
+
+SHORT = ("--limits.head_timeout", "400ms")
+
+
+def test_a_connection_that_asks_nothing_is_closed(start_server: StartServer) -> None:
+    server = start_server(*SHORT)
+    with Connection(server.url) as silent:
+        assert silent.ends() is None
+
+
+@pytest.mark.parametrize(
+    ("before", "piece"),
+    [
+        (b"OPTIONS /files HTTP/1.1\r\nHost: here\r\nX: ", b"x"),
+        (b"OPTIONS /files", b"/x"),
+        (b"", b"\r\n"),
+        (OPTIONS + b"\r\n", b"\r\n"),
+        (OPTIONS + b"OPTIONS /files HTTP/1.1\r\nX: ", b"x"),
+        (b"DELETE /files/nothing HTTP/1.1\r\nHost: here\r\nContent-Length: 10000\r\n\r\n", b"x"),
+    ],
+    ids=["a field", "a target", "empty lines", "empty lines after", "a second head", "a body that nobody reads"],
+)
+def test_a_head_that_trickles_is_closed_however_lively_it_is(
+    start_server: StartServer, before: bytes, piece: bytes
+) -> None:
+    server = start_server(*SHORT)
+    with Connection(server.url) as slow:
+        slow.send(before)
+        assert eventually(lambda: not slow.send(piece), within=10)
+
+
+def test_an_idle_connection_and_a_slow_body_are_not_held_to_the_time_of_heads(start_server: StartServer) -> None:
+    server = start_server(*SHORT)
+    tus = Tus(server.url)
+    url = tus.upload(10)
+    with Connection(server.url) as idle, tus.begin_patch(url, 0, 10, b"hello") as slow:
+        assert asked(idle).status == 204
+        for _ in range(3):  # each takes as long as a head may
+            with Connection(server.url) as silent:
+                assert silent.ends() is None
+        assert asked(idle).status == 204
+        slow.send(b"world")
+        assert slow.answer().status == 204
+
+
+def test_a_head_in_many_pieces_is_answered_if_it_comes_in_time(start_server: StartServer) -> None:
+    server = start_server("--limits.head_timeout", "10s")
+    with Connection(server.url) as connection:
+        for _ in range(2):
+            for byte in OPTIONS:
+                connection.send(bytes([byte]))
+            assert connection.answer().status == 204
+
+
+def test_without_a_limit_nobody_is_hurried(start_server: StartServer, stack: ExitStack) -> None:
+    server = start_server("--limits.head_timeout", "off", "--limits.connections", "off")
+    several = [stack.enter_context(Connection(server.url)) for _ in range(20)]
+    assert [asked(connection).status for connection in several] == [204] * 20
+
+
+# who does not read ---------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_does_not_read_its_download_is_cut_off(start_server: StartServer) -> None:
+    if not hasattr(socket, "TCP_USER_TIMEOUT"):
+        pytest.skip("this kernel has no such time limit")
+    server = start_server("--limits.idle_timeout", "1s")
+    tus = Tus(server.url)
+    url = tus.complete(bytes(32 << 20))
+    with Connection(server.url) as deaf:
+        deaf.ask("GET", tus.target(url), [("Host", "here")])
+        assert eventually(lambda: sockets_of(server) == 1)
+        assert eventually(lambda: sockets_of(server) == 0, within=30)
+
+
+def sockets_of(server: TusServer) -> int:
+    """Count the connections of a server."""
+    port = int(server.host.split(":")[1])
+    lines = Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]
+    local = f":{port:04X}"
+    established = "01"
+    return sum(line.split()[1].endswith(local) and line.split()[3] == established for line in lines)
+
+
+def test_a_patch_on_a_connection_that_is_turned_away_leaves_nothing(
+    start_server: StartServer, stack: ExitStack
+) -> None:
+    server = start_server("--limits.connections", "1")
+    tus = Tus(server.url)
+    url = tus.upload(5)
+    assert eventually(lambda: asked(stack.enter_context(Connection(server.url))).status == 204)
+    with Connection(server.url) as late:
+        late.ask("PATCH", tus.target(url), tus.fields({**patching(0), "Content-Length": "5"}), b"hello")
+        assert late.ends() == 503
+    stack.close()
+    assert eventually(lambda: whether_served(server.url))
+    assert tus.offset(url) == 0

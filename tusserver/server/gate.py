@@ -1,0 +1,144 @@
+"""Who comes in and for how long: connections in all and for each address, and the time until a request is asked.
+
+A gate serves one event loop. It has one timer for all connections that wait, and none while nobody does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from tusserver.protocol.errors import TooManyConnections
+from tusserver.web.origin import Trusted, address_of, party_of
+
+logger = logging.getLogger("tusserver.gate")
+
+LOOKS: Final = 8
+"""Looks at those who wait within the time that they have, so that none of them gets much more."""
+SELDOM: Final = 60.0
+"""Seconds between two lines of the log that say the same."""
+SPARE: Final = 64
+"""Connections beyond the limit that are told why; who comes on top of them is cut off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many connections one process takes, and how long they may wait. None means no limit."""
+
+    connections: int | None = None
+    per_address: int | None = None
+    """From one IPv4 address, or one /64 of IPv6."""
+    head_timeout: float | None = None
+    """Seconds until a request head is complete: from the connection's begin, or from the head's first byte."""
+
+
+class Guest(Protocol):
+    """A connection, as the gate sees it."""
+
+    def turn_away(self, refusal: TooManyConnections, *, politely: bool) -> None:
+        """Tell why and close; or close at once."""
+
+    def give_up_on_head(self) -> None:
+        """Close: the head of its request did not come in time."""
+
+
+class Gate:
+    """Counts connections and times heads. Peers that are `trusted` as proxies stand for many clients: they are counted
+    in all, and not by address."""
+
+    def __init__(self, limits: Limits | None = None, trusted: Trusted | None = None) -> None:
+        self._limits = limits or Limits()
+        self._trusted = trusted or Trusted()
+        self._inside: dict[Guest, str] = {}
+        """Who was let in, and the party that it counts for, if it does."""
+        self._parties: Counter[str] = Counter()
+        self._outside: set[Guest] = set()
+        """Who was turned away and is not gone yet."""
+        self._waiting: dict[Guest, float] = {}
+        """Whose head is not complete, and since when: in this order, as all have the same time."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._told: dict[str, float] = {}
+        self.times_heads = self._limits.head_timeout is not None
+        """Whether `expect` does anything."""
+
+    @property
+    def connections(self) -> int:
+        """Those that were let in."""
+        return len(self._inside)
+
+    # coming and going ------------------------------------------------------------------------------------------------
+
+    def enter(self, guest: Guest, peer: str | None) -> bool:
+        """Let a new connection in, or turn it away; say which. `peer`: its address, None on a Unix socket."""
+        limits = self._limits
+        if limits.connections is not None and len(self._inside) >= limits.connections:
+            self._tell("limits.connections", f"there are {limits.connections} connections")
+            self._turn_away(guest, "there are too many")
+            return False
+        party = ""
+        if limits.per_address is not None and peer is not None:
+            address = address_of(peer)
+            if address is not None and not self._trusted.has(address):
+                party = party_of(address)
+                if self._parties[party] >= limits.per_address:
+                    remedy = "; if it is a proxy, name it in proxies.trusted"
+                    problem = f"{party} has {limits.per_address} connections"
+                    self._tell("limits.connections_per_address", problem, remedy)
+                    self._turn_away(guest, "there are too many from this address")
+                    return False
+                self._parties[party] += 1
+        self._inside[guest] = party
+        self.expect(guest)
+        return True
+
+    def leave(self, guest: Guest) -> None:
+        """Forget a connection that ended."""
+        self._outside.discard(guest)
+        self._waiting.pop(guest, None)
+        if party := self._inside.pop(guest, ""):
+            self._parties[party] -= 1
+            if not self._parties[party]:
+                del self._parties[party]
+
+    def _turn_away(self, guest: Guest, why: str) -> None:
+        self._outside.add(guest)
+        guest.turn_away(TooManyConnections(why), politely=len(self._outside) <= SPARE)
+
+    def _tell(self, limit: str, problem: str, remedy: str = "") -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._told.get(limit, -SELDOM) >= SELDOM:
+            self._told[limit] = now
+            logger.warning("%s, further ones are turned away: %s is reached%s", problem, limit, remedy)
+
+    # heads -----------------------------------------------------------------------------------------------------------
+
+    def expect(self, guest: Guest) -> None:
+        """Time the head of the next request from now on."""
+        timeout = self._limits.head_timeout
+        if timeout is not None:
+            loop = asyncio.get_running_loop()
+            self._waiting[guest] = loop.time()
+            if self._timer is None:
+                self._timer = loop.call_later(timeout / LOOKS, self._look)
+
+    def welcome(self, guest: Guest) -> None:
+        """Stop timing: the head is complete."""
+        self._waiting.pop(guest, None)
+
+    def _look(self) -> None:
+        timeout = self._limits.head_timeout
+        assert timeout is not None
+        loop = asyncio.get_running_loop()
+        late = loop.time() - timeout
+        overdue = []
+        for guest, since in self._waiting.items():
+            if since > late:
+                break
+            overdue.append(guest)
+        for guest in overdue:
+            del self._waiting[guest]
+            guest.give_up_on_head()
+        self._timer = loop.call_later(timeout / LOOKS, self._look) if self._waiting else None
