@@ -59,7 +59,12 @@ def assemble(configured: Effective) -> Site:
             metadata_size=limits.metadata_size,
             parts=limits.parts,
         ),
-        expiry=Expiry(after=expiry.after, sliding=expiry.sliding, keep_finished=expiry.keep_finished),
+        expiry=Expiry(
+            after=expiry.after,
+            sliding=expiry.sliding,
+            keep_finished=expiry.keep_finished,
+            keep_parts=expiry.keep_parts,
+        ),
         sweep_interval=expiry.sweep_interval.total_seconds(),
         idle_timeout=limits.idle_timeout.total_seconds(),
         min_speed=limits.min_speed or 0,

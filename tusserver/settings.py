@@ -334,6 +334,8 @@ class Expiry(Group):
     """Whether each PATCH starts that time anew; false counts from the creation."""
     keep_finished: DurationOrOff = None
     """Life of a finished upload; off keeps it for ever."""
+    keep_parts: DurationOrOff = timedelta(days=7)
+    """Life of a complete partial upload, joined or not; off keeps it for ever."""
     sweep_interval: Interval = timedelta(seconds=60)
     """How often the server looks for uploads that are due."""
 

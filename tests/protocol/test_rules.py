@@ -285,6 +285,12 @@ def test_a_finished_upload_stays_for_its_retention() -> None:
     assert finished.expires_at == NOW + 7 * DAY
 
 
+@pytest.mark.parametrize(("keep", "until"), [(DAY, NOW + DAY), (None, None)])
+def test_a_complete_part_has_a_life_of_its_own(keep: timedelta | None, until: datetime | None) -> None:
+    part = an_upload(offset=10, role=Role.PARTIAL, expires_at=NOW + SECOND)
+    assert rules.finish(part, Expiry(keep_finished=3 * DAY, keep_parts=keep), NOW).expires_at == until
+
+
 # the end of time -----------------------------------------------------------------------------------------------------
 
 

@@ -67,12 +67,22 @@ async def test_a_sweep_counts_uploads_and_leaves_those_that_have_time(world: Wor
 
 
 async def test_finished_uploads_stay(world: World) -> None:
-    upload_id, part = await world.upload(5, b"hello"), await world.part(b"hello")
+    upload_id = await world.upload(5, b"hello")
     for _ in range(3):
         world.clock.advance(30 * DAY)
         assert await world.sweeper.sweep() == 0
-    assert await world.stored() == sorted([upload_id, part])
+    assert await world.stored() == [upload_id]
     assert await world.content(upload_id) == b"hello"
+
+
+async def test_complete_parts_that_nobody_joined_stay_for_a_week(world: World) -> None:
+    part = await world.part(b"hello")
+    world.clock.advance(6 * DAY)
+    assert await world.sweeper.sweep() == 0
+    assert await world.stored() == [part]
+    world.clock.advance(DAY + LATE)
+    assert await world.sweeper.sweep() == 1
+    assert await world.stored() == []
 
 
 async def test_finished_uploads_go_when_their_retention_is_over(make_world: MakeWorld) -> None:

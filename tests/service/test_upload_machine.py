@@ -68,6 +68,7 @@ class Modelled:
     parts: tuple[UploadId, ...] = ()
     data: bytes = b""
     joined: bool = field(default=False)
+    settled: bool = field(default=False)
 
     @property
     def complete(self) -> bool:
@@ -140,11 +141,14 @@ class Uploads(RuleBasedStateMachine):
 
     def settle(self, upload_id: UploadId) -> None:
         upload = self.model[upload_id]
-        if not upload.complete or upload.deadline is None:
+        if not upload.complete or upload.settled:
             return
-        upload.deadline = None
+        upload.settled = True
         if upload.role is not Role.PARTIAL:
+            upload.deadline = None
             self.finished.add(upload_id)
+        else:
+            upload.deadline = self.now + 7 * DAY
         for final_id, final in list(self.model.items()):
             if upload_id in final.parts and not final.joined and not self.is_over(final):
                 self.join_if_ready(final_id)
@@ -152,7 +156,7 @@ class Uploads(RuleBasedStateMachine):
     def join_if_ready(self, final_id: UploadId) -> None:
         final = self.model[final_id]
         parts = [self.model.get(part) for part in final.parts]
-        if not all(part is not None and part.complete for part in parts):
+        if not all(part is not None and part.complete and not self.is_over(part) for part in parts):
             return
         data = b"".join(part.data for part in parts if part is not None)
         if len(data) > MAX:

@@ -47,6 +47,8 @@ class Expiry:
     """Whether each request that adds bytes starts the time anew."""
     keep_finished: timedelta | None = None
     """For finished uploads; None: for ever."""
+    keep_parts: timedelta | None = timedelta(days=7)
+    """For complete partial uploads, joined or not: clients leave them behind. None: for ever."""
 
     def from_creation(self, now: datetime) -> datetime | None:
         """Deadline of an upload made `now`."""
@@ -58,9 +60,10 @@ class Expiry:
             return upload.expires_at
         return now + self.after
 
-    def after_completion(self, now: datetime) -> datetime | None:
+    def after_completion(self, upload: Upload, now: datetime) -> datetime | None:
         """End of the retention of an upload completed `now`."""
-        return None if self.keep_finished is None else now + self.keep_finished
+        life = self.keep_parts if upload.role is Role.PARTIAL else self.keep_finished
+        return None if life is None else now + life
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ def advance(upload: Upload, added: int, expiry: Expiry, now: datetime) -> Upload
 
 def finish(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
     """Close the books of a complete upload; from now on its retention counts."""
-    return upload.at(upload.offset, expires_at=expiry.after_completion(now), finished=True)
+    return upload.at(upload.offset, expires_at=expiry.after_completion(upload, now), finished=True)
 
 
 def join(parts: Sequence[Upload], limits: Limits, now: datetime) -> int | None:

@@ -306,7 +306,9 @@ class TusDialect:
         return headers
 
     def _add_expiry(self, headers: dict[str, str], upload: Upload) -> None:
-        if self._expires and upload.expires_at is not None and not upload.complete:
+        # A partial upload is not the end of anything: it expires also when it is complete.
+        ends = upload.complete and upload.role is not Role.PARTIAL
+        if self._expires and upload.expires_at is not None and not ends:
             headers["Upload-Expires"] = http_date(upload.expires_at)
 
     def refuse(self, error: TusError, head: RequestHead) -> Reply:
