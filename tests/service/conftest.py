@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import pytest
 
 import tests.support.properties  # noqa: F401 - loads the settings of property tests
-from tests.service.loop import JumpingLoop
 from tests.service.world import World
+from tests.support.loop import JumpingLoop
 from tusserver.service import intake, uploads
 from tusserver.stores.base import Store
 from tusserver.stores.file import FileStore

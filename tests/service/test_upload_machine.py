@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from tests.service.conftest import timed_by_the_loop
-from tests.service.loop import JumpingLoop
 from tests.service.world import DAY, Feed, World, elapse
+from tests.support.loop import JumpingLoop
 from tusserver.events import Expired, Finished
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (

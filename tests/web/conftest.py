@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pytest
 from starlette.routing import Router
 
-from tests.service.loop import JumpingLoop
+from tests.support.loop import JumpingLoop
 from tests.web.asking import Client
 from tusserver import FileStore, MemoryStore, Store, Tus
 

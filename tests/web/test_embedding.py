@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.service.loop import JumpingLoop
+from tests.support.loop import JumpingLoop
 from tests.support.tus import metadata
 from tests.web.asking import GONE, Client, Exchange, chunk, patching
 from tusserver import CreationRejected, Expiry, FileStore, MemoryStore, Store, Tus, Upload
