@@ -6,7 +6,8 @@ stay (`LEANED_ON`); where one is missing it is uvicorn's own protocol and nothin
 
 Beside the wire it mends what a hostile client could use: bytes that had arrived when a client vanished are delivered,
 trailers stay out of `scope["headers"]`, heads and pipelines have a bound, no answer goes to another request than its
-own, and a `Gate` counts connections and times heads.
+own, what another server might frame in another way is refused, a wish to change the protocol does not cost the body,
+and a `Gate` counts connections and times heads.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ LEANED_ON: Final[Mapping[str, tuple[str, ...]]] = {
         *("data_received", "connection_lost", "send_400_response", "on_response_complete"),
         *("on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body", "on_message_complete"),
         *("transport", "flow", "parser", "loop", "scheme", "scope", "headers", "cycle", "server_state"),
-        *("client", "pipeline", "timeout_keep_alive_task"),
+        *("client", "pipeline", "timeout_keep_alive_task", "_should_upgrade"),
     ),
     "RequestResponseCycle": (
         *("receive", "send", "scope", "transport", "body", "more_body", "message_event", "disconnected", "keep_alive"),
@@ -358,6 +359,28 @@ def _interim(status: int, headers: Mapping[str, str]) -> bytes:
     return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
 
 
+class _Parser(httptools.HttpRequestParser):
+    """httptools' parser, for a server that stays with HTTP/1.1."""
+
+    __slots__ = ("_protocol",)
+
+    def __init__(self, protocol: WireProtocol) -> None:
+        super().__init__(protocol)
+        self._protocol = weakref.ref(protocol)
+        with contextlib.suppress(AttributeError):  # httptools before 0.6.3
+            self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+
+    def feed_data(self, data: Any) -> None:
+        """Parse; go on behind a request that wants another protocol, where httptools stops."""
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            protocol = self._protocol()
+            if protocol is None or protocol.gives_way():
+                raise
+            protocol.go_on(data[upgrade.args[0] :])
+
+
 class WireProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with a Wire for each request. `guarded` makes one with limits."""
 
@@ -371,6 +394,7 @@ class WireProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.parser = _Parser(self)
         self._wire: UvicornWire | None = None
         """That of the newest request, which is the one the parser is at."""
         self._in_head = False
@@ -382,6 +406,10 @@ class WireProtocol(HttpToolsProtocol):
         self._unheard = 0
         """Bytes fed to the parser without progress. It may hold on to all of them."""
         self._refused = False
+        self._framing = b""
+        """The field that says where the body of the newest request ends; empty if it has none."""
+        self._going_on = False
+        """Whether the parser is told again what it has been told."""
         self._timed = False
         """Whether the gate times the head that comes."""
 
@@ -429,25 +457,49 @@ class WireProtocol(HttpToolsProtocol):
 
     def begin_anew(self) -> None:
         """Expect a new request: the parser has not seen the end of the last one."""
-        self.parser = httptools.HttpRequestParser(self)
-        with contextlib.suppress(AttributeError):  # httptools before 0.6.3
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self.parser = _Parser(self)
+
+    def gives_way(self) -> bool:
+        """Whether the newest request changes the protocol, and may: a WebSocket, where uvicorn has them."""
+        return bool(self.parser.should_upgrade()) and self._should_upgrade()
+
+    def go_on(self, rest: bytes) -> None:
+        """Parse what follows a head that wants another protocol, as if it did not.
+
+        RFC 9110 §7.8: "A server MAY ignore a received Upgrade header field". httptools ends such a request with its
+        head, and would lose its body. Java's HttpClient and `curl --http2` ask for h2c with every first request.
+        """
+        self.begin_anew()
+        if self._framing:
+            self._going_on = True
+            try:
+                self.parser.feed_data(b"POST / HTTP/1.1\r\n" + self._framing + b"\r\n\r\n")
+            finally:
+                self._going_on = False
+        if rest:
+            self.parser.feed_data(rest)
 
     # what the parser tells -------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """Begin a head."""
+        if self._going_on:
+            return
         super().on_message_begin()
         self._progress = self._in_head = True
         self._head = 0
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request target."""
+        if self._going_on:
+            return
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field, or a trailer: uvicorn would put both among the headers."""
+        if self._going_on:
+            return
         if self._in_head:
             self._count(len(name) + len(value) + FIELD_OVERHEAD)
             super().on_header(name, value)
@@ -456,12 +508,15 @@ class WireProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Give the new request its wire, before the task of the app begins."""
+        if self._going_on:
+            return
         self._progress = True
         self._in_head = False
         if self._timed and self.gate is not None:
             self._timed = False
             self.gate.welcome(self)
         self._trailer_fields = self._trailer_bytes = 0
+        length = self._frame()
         before = self.cycle
         super().on_headers_complete()
         if len(self.pipeline) > PIPELINED:
@@ -469,7 +524,7 @@ class WireProtocol(HttpToolsProtocol):
                 "there are too many requests at once"
             )  # the parser stops, and `send_400_response` is called
         if self.cycle is not before:  # else a WebSocket begins
-            self._wire = UvicornWire(self, self.cycle, self._drainable_length())
+            self._wire = UvicornWire(self, self.cycle, length)
             extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
             extensions[WIRE] = self._wire
             if self.scheme == "http":
@@ -483,16 +538,38 @@ class WireProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End a message."""
         self._progress = True
+        if self._framing and self.parser.should_upgrade() and not self._should_upgrade():
+            return  # only its head: see `go_on`
         super().on_message_complete()
 
-    def _drainable_length(self) -> int | None:
-        """Bytes of a body that can be drained: on plain TCP, and announced."""
-        if self.scheme != "http" or self.parser.should_upgrade():
-            return None
+    def _frame(self) -> int | None:
+        """Note how the body is framed; return its bytes if it can be drained: announced, and on plain TCP.
+
+        Two lengths, or a length and chunks, are for the parser to refuse.
+
+        Raises:
+            ValueError: this is nothing that servers must understand alike; the parser stops, and `send_400_response` is
+                called.
+        """
+        version = self.parser.get_http_version()
+        hosts, length = 0, None
+        self._framing = b""
         for name, value in self.headers:
-            if name == b"content-length":  # the only one, and nothing is chunked beside it: the parser sees to that
-                return int(value) or None
-        return None
+            if name == b"host":
+                hosts += 1
+            elif name == b"content-length":
+                length = int(value)
+                self._framing = b"Content-Length: " + value if length else b""
+            elif name == b"transfer-encoding":
+                # RFC 9112 §6.1: of a coding that is not understood nobody knows what the bytes are.
+                if value.lower() != b"chunked" or self._framing or version != "1.1":
+                    raise ValueError("only chunked is understood")
+                self._framing = b"Transfer-Encoding: chunked"
+        # RFC 9112 §3.2: "MUST respond with a 400 ... to any HTTP/1.1 request message that lacks a Host header field
+        # and to any request message that contains more than one".
+        if version not in ("1.0", "1.1") or hosts > 1 or (not hosts and version == "1.1"):
+            raise ValueError("neither HTTP/1.1 with one Host nor HTTP/1.0")
+        return None if self.scheme != "http" or self.parser.should_upgrade() else length or None
 
     def _count(self, count: int) -> None:
         self._head += count
