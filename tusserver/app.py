@@ -26,9 +26,11 @@ from tusserver.protocol.tus import VERSION, TusDialect
 from tusserver.protocol.upload import Upload, UploadId, as_upload_id
 from tusserver.service.concat import Joiner
 from tusserver.service.lifecycle import Lifecycle
+from tusserver.service.quota import Quota
 from tusserver.service.sweeper import Sweeper
 from tusserver.service.uploads import UploadService
-from tusserver.stores.base import Store
+from tusserver.stores.base import Ledger, Store
+from tusserver.stores.ledger import MemoryLedger
 from tusserver.web.cors import Cors, CorsMiddleware
 from tusserver.web.endpoint import UploadEndpoint
 from tusserver.web.origin import Origin
@@ -67,6 +69,7 @@ class Tus:
     Args:
         store: where uploads are kept.
         locker: what keeps requests apart; by default one that works within this process.
+        ledger: what counts unfinished uploads, if `limits` bound them; by default within this process.
         limits: how much clients may ask for.
         expiry: when uploads end.
         sweep_interval: seconds between looks for what has expired.
@@ -95,6 +98,7 @@ class Tus:
         store: Store,
         *,
         locker: Locker | None = None,
+        ledger: Ledger | None = None,
         limits: Limits | None = None,
         expiry: Expiry | None = None,
         sweep_interval: float = 60.0,
@@ -133,11 +137,13 @@ class Tus:
             patience=lock_patience,
             now=now,
         )
+        quota = Quota(store, ledger or MemoryLedger(), limits, now)
         service = UploadService(
             store,
             locker,
             lifecycle,
             joiner,
+            quota,
             limits=limits,
             expiry=expiry,
             idle=idle_timeout,
@@ -154,7 +160,7 @@ class Tus:
         if cors is not None:
             options = {"Tus-Resumable": VERSION, **dialect.options(trailers=False)}
             self._app = CorsMiddleware(self._endpoint, cors, options)
-        self._sweeper = Sweeper(store, locker, lifecycle, interval=sweep_interval, now=now)
+        self._sweeper = Sweeper(store, locker, lifecycle, quota, interval=sweep_interval, now=now)
         self._sweeping: asyncio.Task[None] | None = None
         self._closed = False
         self._store = store

@@ -13,6 +13,7 @@ from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.rules import Expiry, Limits
 from tusserver.settings import Effective
 from tusserver.stores.file import FileStore
+from tusserver.stores.ledger import FileLedger
 from tusserver.web.cors import Cors
 
 
@@ -53,11 +54,18 @@ def assemble(configured: Effective) -> Site:
     app = Tus(
         store,
         locker=locker,
+        ledger=FileLedger(
+            settings.store.root.absolute() / "tally",
+            file_mode=settings.store.file_mode,
+            folder_mode=settings.store.folder_mode,
+        ),
         limits=Limits(
             max_size=limits.max_size,
             body_size=limits.body_size,
             metadata_size=limits.metadata_size,
             parts=limits.parts,
+            uploads=limits.uploads,
+            uploads_per_client=limits.uploads_per_client,
         ),
         expiry=Expiry(
             after=expiry.after,
@@ -110,7 +118,7 @@ def open_store(configured: Effective) -> FileStore:
     """
     store = configured.settings.store
     finished = store.finished_folder and store.finished_folder.absolute()
-    for inside in ("uploads", "calendar", "locks"):
+    for inside in ("uploads", "calendar", "locks", "tally"):
         if finished and finished.is_relative_to(store.root.absolute() / inside):
             raise configured.refusal("store.finished_folder", "is where unfinished uploads live; name another folder")
     try:

@@ -317,6 +317,10 @@ class Limits(Group):
     """Longest value of any one header."""
     parts: Annotated[int, Field(ge=1)] = 1000
     """Most partial uploads in a final one."""
+    uploads: CountOrOff = None
+    """Most unfinished uploads in the data folder, by whatever process; an eighth more at times."""
+    uploads_per_client: CountOrOff = None
+    """Most of them made from one IPv4 address or IPv6 /64, as proxies.trusted tell it."""
     idle_timeout: Interval = timedelta(seconds=30)
     """A client that is silent, or takes nothing of an answer, for so long is cut off, its bytes kept."""
     min_speed: SizeOrOff = 100

@@ -18,9 +18,11 @@ from tusserver.protocol.rules import Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.concat import Joiner
 from tusserver.service.lifecycle import Lifecycle
+from tusserver.service.quota import Quota
 from tusserver.service.sweeper import Sweeper
 from tusserver.service.uploads import UploadService
-from tusserver.stores.base import Store
+from tusserver.stores.base import Ledger, Store
+from tusserver.stores.ledger import MemoryLedger
 
 IDLE = 30.0
 PATIENCE = 5.0
@@ -125,6 +127,7 @@ class World:
         before_create: Listener | None = None,
         new_id: Callable[[], UploadId] | None = None,
         speed: float = 0.0,
+        ledger: Ledger | None = None,
     ) -> None:
         self.clock = clock or Clock()
         self.told: list[Event] = []
@@ -139,6 +142,7 @@ class World:
         self._before_create = before_create
         self._new_id = new_id or _ids().__next__
         self._speed = speed
+        self._ledger = ledger or MemoryLedger()
         self.restart()
 
     def restart(self) -> None:
@@ -160,11 +164,13 @@ class World:
             patience=PATIENCE,
             now=self.clock,
         )
+        quota = Quota(self.store, self._ledger, self._limits, self.clock)
         self.service = UploadService(
             self.store,
             self.locker,
             lifecycle,
             joiner,
+            quota,
             limits=self._limits,
             expiry=self._expiry,
             idle=IDLE,
@@ -174,7 +180,7 @@ class World:
             before_create=self._before_create,
             now=self.clock,
         )
-        self.sweeper = Sweeper(self.store, self.locker, lifecycle, interval=60.0, now=self.clock)
+        self.sweeper = Sweeper(self.store, self.locker, lifecycle, quota, interval=60.0, now=self.clock)
 
     # what happened ---------------------------------------------------------------------------------------------------
 
@@ -199,6 +205,7 @@ class World:
         metadata: str = "",
         role: Role = Role.REGULAR,
         parts: Sequence[UploadId] = (),
+        client: str = "",
     ) -> messages.Created:
         """POST; with a body it is a creation with upload. Bytes are announced with their length, a Feed as told."""
         if isinstance(body, bytes):
@@ -208,7 +215,7 @@ class World:
         create = Create(
             length=length, metadata=Metadata(metadata), role=role, concat=concat, parts=tuple(parts), first=first
         )
-        return await self.service.create(create, body or whole(b""))
+        return await self.service.create(create, body or whole(b""), client)
 
     async def upload(self, length: int | None, body: bytes = b"", role: Role = Role.REGULAR) -> UploadId:
         """Make an upload with its first bytes, as taken for granted."""

@@ -17,10 +17,11 @@ Codes are those of tusd where it has one, so clients and dashboards carry over.
     ├── SizeExceeded 413         MaxSizeExceeded  BodyTooLarge
     ├── InvalidContentType 415   ContentEncodingUnsupported
     ├── UploadLocked 423         UploadInterrupted
+    ├── TooManyUploads 429
     ├── HeaderTooLarge 431
     ├── ChecksumMismatch 460
     ├── FinishFailed 500
-    ├── BodySilent 503           BodySlow  TooManyConnections  ShuttingDown  StoreUnavailable
+    ├── BodySilent 503           BodySlow  TooManyConnections  ServerFull  ShuttingDown  StoreUnavailable
     └── OutOfSpace 507
 
 Not errors of ours, but facts about a body that ended early: `ClientGone`.
@@ -302,6 +303,18 @@ class UploadInterrupted(TusError):
 # the rest ------------------------------------------------------------------------------------------------------------
 
 
+class TooManyUploads(TusError):
+    """The client has too many unfinished uploads already.
+
+    429 although it may pass by itself: Uppy then holds its whole queue, and for others the trouble is their own.
+    """
+
+    status = 429
+    code = "ERR_TOO_MANY_UPLOADS"
+    message = "too many unfinished uploads of this client"
+    retry_after = 10
+
+
 class HeaderTooLarge(TusError):
     """One header is longer than the server reads."""
 
@@ -361,6 +374,15 @@ class TooManyConnections(TusError):
     message = "no further connection"
     retry_after = 5
     closes = True
+
+
+class ServerFull(TusError):
+    """There are too many unfinished uploads in all."""
+
+    status = 503
+    code = "ERR_SERVER_FULL"
+    message = "too many unfinished uploads on this server"
+    retry_after = 10
 
 
 class ShuttingDown(TusError):

@@ -35,6 +35,10 @@ class Limits:
     """Bytes of Upload-Metadata."""
     parts: int = 1000
     """Partial uploads in one final upload."""
+    uploads: int | None = None
+    """Unfinished uploads in all."""
+    uploads_per_client: int | None = None
+    """Unfinished uploads of one client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from tusserver.protocol import rules
 from tusserver.protocol.errors import TusError, UploadLocked, UploadNotFound
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle
+from tusserver.service.quota import Quota
 from tusserver.stores.base import Store
 
 logger = logging.getLogger("tusserver.sweeper")
@@ -23,11 +24,19 @@ class Sweeper:
     """Sweeps every `interval` seconds."""
 
     def __init__(
-        self, store: Store, locker: Locker, lifecycle: Lifecycle, *, interval: float, now: Callable[[], datetime]
+        self,
+        store: Store,
+        locker: Locker,
+        lifecycle: Lifecycle,
+        quota: Quota,
+        *,
+        interval: float,
+        now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._locker = locker
         self._lifecycle = lifecycle
+        self._quota = quota
         self._interval = interval
         self._now = now
 
@@ -50,6 +59,7 @@ class Sweeper:
                 logger.exception("an upload could not be swept", extra={"upload_id": upload_id})
                 await self._store.remind(upload_id, self._now() + TRY_AGAIN)
         await self._store.tidy()
+        await self._quota.tidy()
         if removed:
             logger.info("sweep removed %d expired uploads", removed)
         return removed

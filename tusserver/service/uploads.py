@@ -42,6 +42,7 @@ from tusserver.service.concat import Joiner
 from tusserver.service.intake import FLUSH, Cut, Intake
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.pace import Pace
+from tusserver.service.quota import Quota
 from tusserver.stores.base import Store
 from tusserver.streams import Body, Kept
 
@@ -66,6 +67,7 @@ class UploadService:
         locker: Locker,
         lifecycle: Lifecycle,
         joiner: Joiner,
+        quota: Quota,
         *,
         limits: Limits,
         expiry: Expiry,
@@ -80,6 +82,7 @@ class UploadService:
         self._locker = locker
         self._lifecycle = lifecycle
         self._joiner = joiner
+        self.quota = quota
         self._limits = limits
         self._expiry = expiry
         self._idle = idle
@@ -101,8 +104,8 @@ class UploadService:
         """Take bodies, again if need be: an app may be started more than once."""
         self._closing = False
 
-    async def run(self, command: Command, body: Body) -> Outcome:
-        """Do what a command says.
+    async def run(self, command: Command, body: Body, client: str = "") -> Outcome:
+        """Do what a command of `client` says; "" where nobody can tell who it is.
 
         Raises:
             TusError: it was refused.
@@ -114,7 +117,7 @@ class UploadService:
             case Inspect():
                 return await self.inspect(command)
             case Create():
-                return await self.create(command, body)
+                return await self.create(command, body, client)
             case Terminate():
                 return await self.terminate(command)
             case Download():
@@ -126,7 +129,7 @@ class UploadService:
 
     # POST ------------------------------------------------------------------------------------------------------------
 
-    async def create(self, create: Create, body: Body) -> Created:
+    async def create(self, create: Create, body: Body, client: str = "") -> Created:
         """Make an upload, with its first bytes if they came along."""
         rules.check_creation(create, self._limits)
         if self._closing:
@@ -136,7 +139,7 @@ class UploadService:
         upload = rules.begin(create, self._new_id(), self._expiry, self._now())
         if self._before_create is not None:
             await self._before_create(upload)
-        async with self._locker.hold(upload.id) as lease:
+        async with self.quota.place(upload.id, client), self._locker.hold(upload.id) as lease:
             if create.role is Role.FINAL:
                 return Created(upload=await self._joiner.begin(upload))
             await self._lifecycle.begin(upload)

@@ -15,6 +15,28 @@ from tusserver.protocol.upload import Upload, UploadId
 from tusserver.streams import Kept, Source
 
 
+class Ledger(Protocol):
+    """Lists of uploads by name. Who is on one may be done long ago; whoever asks finds out, and strikes them out.
+
+    Every method may raise `StoreUnavailable` or `OutOfSpace`.
+    """
+
+    async def add(self, name: str, upload_id: UploadId) -> int:
+        """Put an upload at the end of a list; return how long the list is then."""
+
+    async def read(self, name: str) -> Sequence[UploadId]:
+        """Return a list; one that was never begun is empty."""
+
+    async def keep(self, name: str, known: Sequence[UploadId], kept: Sequence[UploadId]) -> int:
+        """Put `kept` in the place of `known`, with which the list began when it was read; return its length then.
+
+        If somebody else has done that meanwhile, nothing is changed.
+        """
+
+    async def names(self, idle: float) -> Sequence[str]:
+        """Name the lists that were not changed for `idle` seconds, as far as that is known."""
+
+
 class Store(Protocol):
     """A place for uploads. Every method may raise `StoreUnavailable` when the place does not work right now."""
 

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from tusserver.protocol.dialect import Dialect, Reply, RequestHead
 from tusserver.protocol.errors import ClientGone, HeaderTooLarge, TusError, UploadNotFound
-from tusserver.protocol.messages import Content
+from tusserver.protocol.messages import Content, Create
 from tusserver.service.uploads import UploadService
 from tusserver.web import download
 from tusserver.web.body import RequestBody
@@ -60,7 +60,9 @@ class UploadEndpoint:
             if too_large:
                 raise HeaderTooLarge(f"a header value may have {self._header_size} bytes")
             command = self._dialect.read(head)
-            outcome = await self._service.run(command, body)
+            who = self._service.quota.by_client and isinstance(command, Create)
+            client = self._origin.party(scope, head.headers) if who else ""
+            outcome = await self._service.run(command, body, client)
             reply = self._dialect.write(outcome, head)
         except TusError as error:
             reply = self._refuse(error, head)

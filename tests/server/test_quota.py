@@ -1,0 +1,53 @@
+"""Unfinished uploads are counted by client and in all, across servers on one folder and across their restarts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.conftest import StartServer
+from tests.support.tus import Tus, eventually
+
+LENGTH = {"Upload-Length": "10"}
+
+
+def test_a_client_is_who_a_trusted_proxy_says_and_nobody_else(start_server: StartServer) -> None:
+    server = start_server("--limits.uploads_per_client", "2", "--proxies.trusted", "127.0.0.1")
+    tus = Tus(server.url)
+
+    def create(sender: str) -> int:
+        return tus.post({**LENGTH, "X-Forwarded-For": sender}).status
+
+    assert [create("1.2.3.4") for _ in range(3)] == [201, 201, 429]
+    assert create("9.9.9.9, 1.2.3.4") == 429
+    assert create("1.2.3.4, 9.9.9.9") == 201
+    assert [create(f"2001:db8:0:7::{host}") for host in (1, 2, 3)] == [201, 201, 429]
+
+
+def test_a_client_that_is_no_proxy_cannot_pass_for_others(start_server: StartServer) -> None:
+    tus = Tus(start_server("--limits.uploads_per_client", "2").url)
+    statuses = [tus.post({**LENGTH, "X-Forwarded-For": f"1.2.3.{host}"}).status for host in range(4)]
+    assert statuses == [201, 201, 429, 429]
+
+
+def test_the_refusal_is_one_that_a_browser_may_read(start_server: StartServer) -> None:
+    tus = Tus(start_server("--limits.uploads_per_client", "1").url)
+    tus.upload(10)
+    answer = tus.post({**LENGTH, "Origin": "https://example.org"})
+    assert (answer.status, answer["Retry-After"], answer["Access-Control-Allow-Origin"]) == (429, "10", "*")
+    assert answer.body.startswith(b"ERR_TOO_MANY_UPLOADS: ")
+
+
+def test_servers_on_one_folder_count_together_and_a_restart_forgets_nothing(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    limit = ("--limits.uploads", "4")
+    one, two = (start_server(*limit, storage=tmp_path / "data") for _ in range(2))
+    urls = [Tus(server.url).upload(10) for server in (one, two, one, two)]
+    assert [Tus(server.url).post(LENGTH).status for server in (one, two)] == [503, 503]
+    one.kill()
+    one.start()
+    tus = Tus(one.url)
+    assert tus.post(LENGTH).status == 503
+    one.wait_for_output("limits.uploads is reached")
+    assert tus.delete(tus.child(urls[0].rsplit("/", 1)[1])).status == 204
+    assert eventually(lambda: tus.post(LENGTH).status == 201)
