@@ -108,7 +108,7 @@ class Store(Protocol):
         """Go through all uploads, in no order. A record that cannot be read is logged and stepped over."""
 
     def due(self, now: datetime) -> AsyncIterator[UploadId]:
-        """Go through the ids that wanted a look by `now`, once each: deadlines and possible leftovers.
+        """Go through the ids that wanted a look by `now`, deadlines and possible leftovers; some may come twice.
 
         The caller removes the upload, asks for another look (`remind`), or lets it be.
         """
