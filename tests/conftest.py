@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="URL",
         help="run tests/conformance against this tus server (the URL where uploads are created) and not our own",
     )
+    parser.addoption("--tus-chunked", action="store_true", help="with --tus-endpoint: announce no length of bodies")
 
 
 def pytest_configure(config: pytest.Config) -> None:

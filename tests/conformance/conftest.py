@@ -75,7 +75,7 @@ def exchanges(request: pytest.FixtureRequest) -> list[str]:
 def tus(foreign: str | None, request: pytest.FixtureRequest, exchanges: list[str]) -> Iterator[Tus]:
     """A client of the server under test."""
     if foreign:
-        client = Tus(foreign, exchanges)
+        client = Tus(foreign, exchanges, chunked=request.config.getoption("--tus-chunked"))
         if not eventually(lambda: answers(client)):  # somebody may start it anew
             request.session.shouldstop = f"{foreign} does not answer (any more)"
             pytest.fail(request.session.shouldstop)

@@ -24,10 +24,11 @@ ALIVE = 0.02
 
 
 class Tus:
-    """A client of the server whose uploads are created at `endpoint`."""
+    """A client of the server whose uploads are created at `endpoint`; `chunked`: it announces no length of a body."""
 
-    def __init__(self, endpoint: str, exchanges: list[str] | None = None) -> None:
+    def __init__(self, endpoint: str, exchanges: list[str] | None = None, *, chunked: bool = False) -> None:
         self.endpoint = endpoint
+        self._chunked = chunked
         self.exchanges: list[str] = [] if exchanges is None else exchanges
         """What was said and answered, in order, to be shown by a failure."""
         self.created: list[str] = []
@@ -97,6 +98,8 @@ class Tus:
         body: bytes | Iterable[bytes] | None = None,
     ) -> None:
         """Ask over a connection that is there already."""
+        if self._chunked and body and isinstance(body, bytes) and "Content-Length" not in (headers or {}):
+            body = [body]
         if body is None or isinstance(body, bytes):
             length: Headers = {} if body is None else {"Content-Length": str(len(body))}
             connection.ask(method, self.target(url), self.fields({**length, **(headers or {})}), body or b"")

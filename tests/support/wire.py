@@ -5,6 +5,7 @@ Only the standard library, so that whoever points the conformance suite at anoth
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -130,7 +131,8 @@ class Connection:
     def finish_sending(self) -> None:
         """Say that nothing more comes, and go on listening."""
         self._note(">", b"(end of sending)")
-        self._socket.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # the server was faster
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Go away politely (FIN)."""

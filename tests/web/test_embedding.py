@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,11 +20,12 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, Router
+from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.support.loop import JumpingLoop
 from tests.support.tus import metadata
-from tests.web.asking import GONE, Client, Exchange, chunk, patching
+from tests.web.asking import GONE, OCTETS, Client, Exchange, chunk, patching
 from tusserver import CreationRejected, Expiry, FileStore, MemoryStore, Store, Tus, Upload
 
 
@@ -551,3 +554,29 @@ async def test_the_router_of_the_server_is_one_app_among_others(store: Store) ->
     async with tus.lifespan(), Client(router, tus) as client:
         assert (await client.get("/health")).text == "fine"
         await uploads(client, "/files")
+
+
+def test_the_test_client_of_starlette_can_upload(tmp_path: Path) -> None:
+    """As people try out what they embed it in."""
+    tus = Tus(FileStore(tmp_path))
+    body = bytes(range(256)) * 300
+    digest = base64.b64encode(hashlib.sha1(body[:1000]).digest()).decode()
+    usual = {"Tus-Resumable": "1.0.0"}
+    with TestClient(Starlette(routes=[tus.route("/files")], lifespan=tus.lifespan), headers=usual) as client:
+        made = client.post(
+            "/files", headers={"Upload-Length": str(len(body)), "Content-Type": OCTETS}, content=body[:9]
+        )
+        assert (made.status_code, made.headers["Upload-Offset"]) == (201, "9")
+        url = made.headers["Location"]
+
+        def patch(at: int, content: bytes | Iterator[bytes], **headers: str) -> int:
+            sent = {"Upload-Offset": str(at), "Content-Type": OCTETS, **headers}
+            status: int = client.patch(url, headers=sent, content=content).status_code
+            return status
+
+        assert patch(9, body[9:20], **{"Upload-Checksum": f"sha1 {digest}"}) == 460
+        assert patch(9, body[9:20]) == 204
+        assert patch(9, body[9:20]) == 409
+        assert patch(20, iter([body[20:500], body[500:]])) == 204
+        assert client.head(url).headers["Upload-Offset"] == str(len(body))
+        assert client.get(url).content == body

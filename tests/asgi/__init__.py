@@ -1,0 +1,1 @@
+"""Tus under every kind of ASGI server: the same bodies by another way."""
