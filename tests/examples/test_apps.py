@@ -1,0 +1,177 @@
+"""The example apps as their headers say they are run: a real server, real clients, users who try what is not theirs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from io import BytesIO
+
+import httpx
+import pytest
+from tusclient.client import TusClient
+
+from tests.examples.running import ROOT, free_port, uvicorn
+from tests.interop.goods import MIB, make_bytes
+from tests.support.tus import metadata, patching
+
+TUS = {"Tus-Resumable": "1.0.0"}
+
+
+@pytest.fixture(scope="module")
+def starlette(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    port = free_port()
+    with uvicorn("starlette_app", port, tmp_path_factory.mktemp("starlette")):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def fastapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """With the users ada and bob."""
+    folder, port = tmp_path_factory.mktemp("fastapi"), free_port()
+    for name in ("ada", "bob"):
+        command = [sys.executable, "-m", "examples.fastapi_login", "add-user", name]
+        env = {"PYTHONPATH": str(ROOT), "PATH": ""}
+        subprocess.run(command, cwd=folder, env=env, input=f"{name}'s password\n", text=True, check=True, timeout=30)
+    with uvicorn("fastapi_login", port, folder):
+        yield f"http://127.0.0.1:{port}"
+
+
+def logged_in(app: str, name: str) -> httpx.Client:
+    """A client that sends the user's token, and no cookie."""
+    answer = httpx.post(f"{app}/login", json={"name": name, "password": f"{name}'s password"})
+    assert answer.status_code == 200, answer.text
+    return httpx.Client(base_url=app, headers={**TUS, "Authorization": f"Bearer {answer.json()['token']}"})
+
+
+@pytest.fixture
+def ada(fastapi: str) -> Iterator[httpx.Client]:
+    with logged_in(fastapi, "ada") as client:
+        yield client
+
+
+@pytest.fixture
+def bob(fastapi: str) -> Iterator[httpx.Client]:
+    with logged_in(fastapi, "bob") as client:
+        yield client
+
+
+def uploaded(
+    client: httpx.Client, data: bytes, headers: dict[str, str] | None = None, length: int | None = None
+) -> str:
+    """Create an upload with its first bytes and return its URL."""
+    size = {"Upload-Length": str(len(data) if length is None else length)}
+    octets = {"Content-Type": "application/offset+octet-stream"}
+    answer = client.post("/files/", headers={**size, **octets, **(headers or {})}, content=data)
+    assert answer.status_code == 201, answer.text
+    return answer.headers["Location"]
+
+
+# plain Starlette -----------------------------------------------------------------------------------------------------
+
+
+def test_the_starlette_app_takes_an_upload_and_lists_it(starlette: str) -> None:
+    source = make_bytes(2 * MIB + 1)
+    uploader = TusClient(f"{starlette}/files").uploader(
+        file_stream=BytesIO(source), chunk_size=MIB, metadata={"filename": "photo.raw"}
+    )
+    uploader.upload()
+
+    url = str(uploader.url)
+    assert httpx.get(url).content == source
+    listed = httpx.get(f"{starlette}/").text
+    assert f"photo.raw ({len(source)} bytes, {url.rsplit('/', 1)[1]})\n" in listed
+
+
+def test_the_starlette_app_refuses_what_has_no_name(starlette: str) -> None:
+    refused = httpx.post(f"{starlette}/files", headers={**TUS, "Upload-Length": "1"})
+
+    assert refused.status_code == 400
+    assert "name your file" in refused.text
+
+
+# FastAPI with a login ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", [None, "Bearer", "Bearer made-up", "Basic YWRhOmFkYQ=="])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/files/"), ("HEAD", "/files/abc"), ("OPTIONS", "/files/"), ("GET", "/mine")]
+)
+def test_nothing_is_open_without_a_login(fastapi: str, token: str | None, method: str, path: str) -> None:
+    headers = {**TUS, "Upload-Length": "5", **({} if token is None else {"Authorization": token})}
+
+    assert httpx.request(method, fastapi + path, headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["ada", "nobody"])
+def test_a_wrong_password_gives_no_token(fastapi: str, name: str) -> None:
+    answer = httpx.post(f"{fastapi}/login", json={"name": name, "password": "wrong"})
+
+    assert answer.status_code == 403
+    assert "set-cookie" not in answer.headers
+
+
+def test_a_user_uploads_with_tuspy_and_finds_it_listed(fastapi: str, ada: httpx.Client) -> None:
+    source = make_bytes(3 * MIB + 5)
+    client = TusClient(f"{fastapi}/files/", headers={"Authorization": ada.headers["Authorization"]})
+    uploader = client.uploader(file_stream=BytesIO(source), chunk_size=MIB, metadata={"filename": "thesis.pdf"})
+    uploader.upload()
+
+    path = str(uploader.url).removeprefix(fastapi)
+    assert {"url": path, "name": "thesis.pdf", "size": len(source)} in ada.get("/mine").json()
+    assert ada.get(path).content == source
+
+
+def test_a_page_of_the_app_needs_the_cookie_only(fastapi: str) -> None:
+    with httpx.Client(base_url=fastapi, headers=TUS) as page:
+        answer = page.post("/login", json={"name": "ada", "password": "ada's password"})
+        assert "HttpOnly" in answer.headers["set-cookie"]
+        assert "SameSite=strict" in answer.headers["set-cookie"]
+        url = uploaded(page, b"hello")
+        assert page.get(url).content == b"hello"
+        page.post("/logout")
+        assert page.get(url).status_code == 401
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET", "PATCH", "DELETE", "POST", "OPTIONS"])
+@pytest.mark.parametrize("form", ["{}", "{}/", "{}?a=b"])
+def test_an_upload_of_somebody_else_does_not_exist(
+    ada: httpx.Client, bob: httpx.Client, method: str, form: str
+) -> None:
+    url = uploaded(ada, b"hello", length=10)
+    override = {"X-HTTP-Method-Override": "PATCH"} if method == "POST" else {}
+    headers = {**patching(5), **override}
+
+    answer = bob.request(method, form.format(url), headers=headers, content=b" you!" if method != "HEAD" else None)
+
+    assert answer.status_code == 404
+    assert ada.head(url).headers["Upload-Offset"] == "5"
+    assert ada.patch(url, headers=patching(5), content=b" mine").status_code == 204
+    assert ada.get(url).content == b"hello mine"
+
+
+def test_parts_of_somebody_else_cannot_be_joined(ada: httpx.Client, bob: httpx.Client) -> None:
+    secret, own = (uploaded(user, b"part", {"Upload-Concat": "partial"}) for user in (ada, bob))
+
+    refused = bob.post("/files/", headers={"Upload-Concat": f"final;{own} {secret}"})
+    joined = ada.post("/files/", headers={"Upload-Concat": f"final;{secret} {secret}"})
+
+    assert refused.status_code == 400
+    assert "Location" not in refused.headers
+    assert ada.get(joined.headers["Location"]).content == b"partpart"
+
+
+def test_what_is_deleted_is_listed_no_more(ada: httpx.Client) -> None:
+    url = uploaded(ada, b"hello", {"Upload-Metadata": metadata(filename="gone.txt")})
+    assert "gone.txt" in ada.get("/mine").text
+
+    assert ada.delete(url).status_code == 204
+
+    assert "gone.txt" not in ada.get("/mine").text
+
+
+def test_users_see_their_own_uploads_only(ada: httpx.Client, bob: httpx.Client) -> None:
+    uploaded(ada, b"hello", {"Upload-Metadata": metadata(filename="diary.txt")})
+
+    assert "diary.txt" in ada.get("/mine").text
+    assert "diary.txt" not in bob.get("/mine").text
