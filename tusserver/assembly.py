@@ -103,6 +103,10 @@ def open_locker(configured: Effective) -> Locker:
         SettingsError: their folder cannot be used.
     """
     if not file.AVAILABLE:
+        if configured.settings.server.workers > 1:
+            raise configured.refusal(
+                "server.workers", "needs locks across processes, which are not to be had here; write 1"
+            )
         return MemoryLocker()
     try:
         return file.FileLocker(configured.settings.store.root.absolute() / "locks")

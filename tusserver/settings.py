@@ -38,6 +38,7 @@ SHORT = {
     "host": "server.host",
     "port": "server.port",
     "path": "server.path",
+    "workers": "server.workers",
     "storage": "store.root",
     "max-size": "limits.max_size",
     "expire-after": "expiry.after",
@@ -273,6 +274,8 @@ class Server(Group):
     """Port to listen on; 0 lets the system pick one."""
     path: Annotated[str, AfterValidator(_url_path)] = "/files"
     """URL path of the uploads, served with and without a trailing slash."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Processes that serve, as many as there are cores at most; all share the data folder."""
     shutdown_timeout: Duration = timedelta(seconds=10)
     """Longest wait for running requests at the stop. Uploads do not use it: they are cut at once, their bytes kept."""
     keep_alive: Interval = timedelta(seconds=75)

@@ -32,6 +32,7 @@ def test_what_is_told_is_a_file_that_means_the_same(run: Run, tmp_path: Path) ->
         "host",
         "port",
         "path",
+        "workers",
         "shutdown_timeout",
         "keep_alive",
         "backlog",

@@ -56,5 +56,9 @@ class Locker(Protocol):
             UploadLocked: the holder stayed longer.
         """
 
+    def leads(self) -> bool:
+        """Whether this process is the one that does what only one shall do: from the first that asks until it closes
+        its locker or dies."""
+
     def close(self) -> None:
-        """Give back what is open; called after the last request. A later `hold` opens it again."""
+        """Give back what is open, the lead too; called after the last request. A later `hold` opens it again."""

@@ -38,6 +38,8 @@ _ASK_AGAIN = 0.25
 """Seconds after which its holder is asked again: one that is alive now may fall silent."""
 _ANSWER = 0.5
 """Seconds a process has to answer."""
+_LEAD = 0
+"""Byte that the one holds who leads."""
 logger = logging.getLogger("tusserver.locks")
 
 _FLOCK = struct.Struct("hhqqi4x")
@@ -54,6 +56,7 @@ class FileLocker:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._within = MemoryLocker()
         self._post: _Post | None = None
+        self._leading = False
         self._open: list[int] = []
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -79,8 +82,19 @@ class FileLocker:
         """See `Locker.hold`."""
         return _Hold(self, upload_id, manner, patience, before_asking)
 
+    def leads(self) -> bool:
+        """See `Locker.leads`."""
+        self._leading = self._leading or self.try_byte(_LEAD)
+        return self._leading
+
     def close(self) -> None:
         """See `Locker.close`."""
+        self._close_post()
+        if self._leading:
+            self._leading = False
+            self.free_byte(_LEAD)
+
+    def _close_post(self) -> None:
         if self._post is not None:
             self._post.close()
             self._post = None
@@ -115,7 +129,7 @@ class FileLocker:
         """Return the post office of the running loop."""
         loop = asyncio.get_running_loop()
         if self._post is None or self._post.loop is not loop:
-            self.close()
+            self._close_post()
             self._post = _Post(self._folder, loop, self._within.ask)
         return self._post
 

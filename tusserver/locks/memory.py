@@ -59,6 +59,10 @@ class MemoryLocker:
     def close(self) -> None:
         """See `Locker.close`: there is nothing."""
 
+    def leads(self) -> bool:
+        """See `Locker.leads`."""
+        return True
+
     def ask(self, upload_id: UploadId, manner: Manner) -> bool | None:
         """Ask a holder to leave; return whether it does, None if nobody holds the upload."""
         holder = self._leases.get(upload_id)

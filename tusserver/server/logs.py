@@ -27,6 +27,7 @@ FIELDS = (
     "duration",
     "client",
     "reason",
+    "worker",
 )
 """`extra` of a log call that is written, in this order. `duration` is in seconds."""
 
@@ -98,11 +99,29 @@ def _worth_telling(record: logging.LogRecord) -> bool:
     return not isinstance(error, asyncio.CancelledError)
 
 
-def configure(level: str, format: str, stream: TextIO | None = None) -> None:
-    """Send the logs of this process to `stream` (standard error), from `level` on for ours and warnings for others."""
+class _Signed(logging.Filter):
+    """Says which worker it was."""
+
+    def __init__(self, worker: int) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter.filter`."""
+        record.worker = self._worker
+        return True
+
+
+def configure(level: str, format: str, stream: TextIO | None = None, *, worker: int | None = None) -> None:
+    """Send the logs of this process to `stream` (standard error), from `level` on for ours and warnings for others.
+
+    `worker`: its number, if there are several.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     handler.addFilter(_worth_telling)
+    if worker is not None:
+        handler.addFilter(_Signed(worker))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

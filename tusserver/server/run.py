@@ -17,6 +17,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -32,6 +33,8 @@ OPEN_FILES = 65_536
 
 FEW_FILES = 128
 """Open files that are not of connections: listeners, logs, the store's own, those of threads."""
+
+_FIRST_INHERITED = 3
 
 PATIENCE = 0.5
 """Seconds that a stop takes in silence."""
@@ -58,10 +61,47 @@ def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
     return sockets
 
 
+def inherited() -> list[socket.socket]:
+    """Return the sockets on which a service manager listens for us (`LISTEN_FDS`, as systemd's socket activation does).
+
+    Raises:
+        ValueError: one of them is none that we can serve.
+    """
+    meant, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    if meant != str(os.getpid()) or not count.isdigit():
+        return []
+    sockets = []
+    for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + int(count)):
+        try:
+            os.set_inheritable(fd, False)
+            listener = socket.socket(fileno=fd)
+            listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError as error:
+            raise ValueError(f"descriptor {fd} is no socket ({error.strerror})") from None
+        if not listens or listener.family not in (socket.AF_INET, socket.AF_INET6):
+            raise ValueError(f"descriptor {fd} is no TCP socket that listens; write ListenStream= with a port")
+        sockets.append(listener)
+    return sockets
+
+
 def address_of(listener: socket.socket) -> str:
     """`127.0.0.1:8080` or `[::1]:8080`, as it stands in a URL."""
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class MakeServer(Protocol):
+    """Makes the server of a process."""
+
+    def __call__(
+        self,
+        config: uvicorn.Config,
+        *,
+        on_start: Callable[[], None],
+        on_stop: Callable[[], None],
+        on_wait: Callable[[int], None],
+    ) -> Server:
+        """Make it."""
 
 
 class Server(uvicorn.Server):
@@ -84,6 +124,7 @@ class Server(uvicorn.Server):
         self._on_stop = on_stop
         self._on_wait = on_wait
         self._signals = 0
+        self._at_once = False
         self._stopping: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -97,14 +138,14 @@ class Server(uvicorn.Server):
         """Cut the uploads, then stop as uvicorn does."""
         self._on_stop()
         loop = self._stopping = asyncio.get_running_loop()
-        if self._signals > 1:
+        if self._at_once:
             self._drop_connections()
         telling = loop.call_later(PATIENCE, self._tell)
         await super().shutdown(sockets)
         telling.cancel()
 
     def _tell(self) -> None:
-        if self.server_state.tasks and self._signals < 2:
+        if self.server_state.tasks and not self._at_once:
             self._on_wait(len(self.server_state.tasks))
 
     def _drop_connections(self) -> None:
@@ -117,6 +158,14 @@ class Server(uvicorn.Server):
         for task in list(self.server_state.tasks):
             task.cancel()
 
+    def stop(self, *, at_once: bool = False) -> None:
+        """Begin the stop, with `at_once` without a wait for requests. To say it twice changes nothing."""
+        self.should_exit = True
+        if at_once and not self._at_once:
+            self._at_once = True
+            if self._stopping is not None:
+                self._stopping.call_soon_threadsafe(self._drop_connections)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Count the signals.
 
@@ -124,11 +173,9 @@ class Server(uvicorn.Server):
         lifespan after a second one.
         """
         self._signals += 1
-        self.should_exit = True
-        if self._signals == 2 and self._stopping is not None:
-            self._stopping.call_soon_threadsafe(self._drop_connections)
-        elif self._signals > 2:
+        if self._signals > 2:
             os._exit(1)
+        self.stop(at_once=self._signals == 2)
 
 
 def run(
@@ -144,6 +191,7 @@ def run(
     idle_timeout: float = 30.0,
     limits: Limits | None = None,
     trusted: Trusted | None = None,
+    make_server: MakeServer = Server,
 ) -> bool:
     """Serve until SIGINT or SIGTERM; return whether it came to serving. Times are in seconds.
 
@@ -167,7 +215,7 @@ def run(
         timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # asyncio takes the fraction, and uvicorn hands it on
         timeout_graceful_shutdown=shutdown_timeout,  # type: ignore[arg-type]  # likewise
     )
-    server = Server(config, on_start=on_start, on_stop=on_stop, on_wait=on_wait)
+    server = make_server(config, on_start=on_start, on_stop=on_stop, on_wait=on_wait)
     try:
         server.run(sockets)
     except SystemExit:  # what uvicorn makes of a failed start; it has logged why

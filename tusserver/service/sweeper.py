@@ -41,10 +41,15 @@ class Sweeper:
         self._now = now
 
     async def run(self) -> None:
-        """Sweep for ever. A sweep that fails is logged; the next one tries again."""
+        """Sweep for ever, where several processes share the store one of them. A sweep that fails is logged; the next
+        one tries again.
+        """
         while True:
             try:
-                await self.sweep()
+                if self._locker.leads():
+                    await self.sweep()
+                else:
+                    await self._store.tidy()  # what this process wrote, nobody else knows
             except Exception:
                 logger.exception("a sweep failed")
             await anyio.sleep(self._interval)

@@ -1,0 +1,190 @@
+"""Several workers behind one port: who is started, replaced and ended, and what clients notice of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import TusServer
+from tests.support.tus import Tus, eventually
+
+ENOUGH = 8.0
+"""Seconds for what should take a blink."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[TusServer]:
+    """Three workers."""
+    running = TusServer(tmp_path / "data", "--workers", "3")
+    try:
+        yield running.start()
+    finally:
+        if running.process is not None and running.process.poll() is None:
+            running.kill()
+
+
+def workers(server: TusServer) -> list[int]:
+    """Processes that the server has started and that live."""
+    try:
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text("ascii").split()
+    except FileNotFoundError:
+        return []
+    return [int(child) for child in children if lives(int(child))]
+
+
+def lives(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text("ascii").rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def stop(server: TusServer, *signals: signal.Signals) -> int:
+    """Send signals, wait for the end of the process, and return its exit code."""
+    assert server.process is not None
+    for number in signals:
+        server.process.send_signal(number)
+    code = server.process.wait(ENOUGH)
+    output = server.process.stdout
+    assert output is not None
+    assert eventually(lambda: output.closed)  # the reader has every line
+    assert not any("Traceback" in line for line in server.output)
+    return code
+
+
+def told(server: TusServer, text: str) -> int:
+    """Number of lines with a text."""
+    return sum(text in line for line in server.output)
+
+
+# start and stop ------------------------------------------------------------------------------------------------------
+
+
+def test_the_start_is_told_once_and_all_workers_live(server: TusServer) -> None:
+    assert len(workers(server)) == 3
+    assert told(server, "with 3 workers") == 1
+    assert told(server, "Listening on") == 1
+    assert Tus(server.url).create(10).status == 201
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_of_them_cleanly(server: TusServer, number: signal.Signals) -> None:
+    children = workers(server)
+    assert stop(server, number) == 0
+    assert server.output[-1] == "Stopped. Uploads are kept and can be resumed.\n"
+    assert not any(map(lives, children))
+
+
+def test_a_signal_to_the_whole_group_is_the_first_stage_alone(server: TusServer) -> None:
+    tus = Tus(server.url)
+    url = tus.upload(10)
+    children = workers(server)
+    with tus.begin_patch(url, 0, 10, headers={"Expect": "100-continue"}) as connection:
+        assert eventually(connection.readable)
+        connection.send(b"0123")
+        for child in children:
+            os.kill(child, signal.SIGTERM)
+        assert stop(server, signal.SIGTERM) == 0
+        assert connection.answer().status == 503
+    with server:
+        assert tus.offset(url) == 4
+        assert tus.resume(url, b"0123456789")
+
+
+def test_workers_stop_when_their_parent_is_killed_and_its_port_is_free_for_the_next(server: TusServer) -> None:
+    tus = Tus(server.url)
+    url = tus.upload(10)
+    children = workers(server)
+    with tus.begin_patch(url, 0, 10, headers={"Expect": "100-continue"}) as connection:
+        assert eventually(connection.readable)
+        connection.send(b"0123")
+        server.kill()
+        with server:
+            assert connection.answer().status == 503
+            assert tus.offset(url) == 4
+            assert eventually(lambda: not any(map(lives, children)), ENOUGH)
+            assert tus.resume(url, b"0123456789")
+
+
+# replacement ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_upload_goes_on(server: TusServer) -> None:
+    tus = Tus(server.url)
+    url = tus.upload(10, body=b"0123")
+    before = workers(server)
+    for child in before:
+        os.kill(child, signal.SIGKILL)
+    assert eventually(lambda: len(set(workers(server)) - set(before)) == 3, ENOUGH)
+    server.wait_for_output("was killed by SIGKILL; another one starts")
+    assert tus.offset(url) == 4
+    assert tus.resume(url, b"0123456789")
+
+
+def test_hangup_replaces_each_worker(server: TusServer) -> None:
+    before = workers(server)
+    os.kill(server.pid, signal.SIGHUP)
+    server.wait_for_output("all workers are new")
+    assert eventually(lambda: len(workers(server)) == 3 and not set(workers(server)) & set(before), ENOUGH)
+    assert Tus(server.url).create(10).status == 201
+    assert stop(server, signal.SIGTERM) == 0
+
+
+def test_one_worker_is_not_enough_reason_for_a_parent(tmp_path: Path) -> None:
+    with TusServer(tmp_path / "data", "--workers", "1") as server:
+        assert workers(server) == []
+
+
+# the supervisor alone ------------------------------------------------------------------------------------------------
+
+
+def supervise(script: str, count: int = 2) -> subprocess.Popen[str]:
+    """Run a parent of `count` workers that do what the script says."""
+    frame = f"""
+import logging, os, select, signal, sys
+from tusserver.server.workers import Seat, Supervisor
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+supervisor = Supervisor({count}, shutdown_timeout=0, on_start=lambda: print("started", flush=True))
+seat = supervisor.run()
+if isinstance(seat, Seat):
+{"".join(f"    {line}" + chr(10) for line in script.strip().splitlines())}
+    sys.exit()
+print("gave up" if supervisor.gave_up else "stopped", flush=True)
+sys.exit(seat)
+"""
+    return subprocess.Popen([sys.executable, "-c", frame], stdout=subprocess.PIPE, text=True)
+
+
+def test_if_no_worker_can_start_the_parent_gives_up() -> None:
+    with supervise("sys.exit(7)") as parent:
+        output = parent.communicate(timeout=30)[0]
+    assert parent.returncode == 1
+    assert output.splitlines()[-1] == "gave up"
+    assert "ended with exit code 7" in output
+
+
+def test_a_worker_that_dies_at_once_comes_back_after_growing_waits() -> None:
+    script = """
+seat.ready()
+if seat.number == 1:
+    sys.exit(3)
+select.select([seat.line], [], [])
+"""
+    waits = []
+    with supervise(script) as parent:
+        assert parent.stdout is not None
+        for line in parent.stdout:
+            if "starts in" in line:
+                waits.append(line.rsplit("starts ", 1)[1].strip())
+                if len(waits) == 3:
+                    parent.terminate()
+                    break
+        parent.stdout.read()
+        assert parent.wait(30) == 0
+    assert waits == ["in 0.1 s", "in 0.2 s", "in 0.4 s"]
