@@ -1,0 +1,137 @@
+"""nginx and Caddy with the configurations of the examples, as unprivileged processes on ports the system picks.
+
+The example is used as it stands, but for what every reader changes too: the name, the certificate, the ports.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+
+from tests.examples.running import EXAMPLES, Program, free_port, listens
+from tests.support.server import TusServer
+
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
+CADDY = shutil.which("caddy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """A proxy in front of a server: HTTPS at `url`, with a certificate of `authority`."""
+
+    url: str
+    """Where uploads are created."""
+    authority: Path
+    program: Program
+    server: TusServer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What the configurations are told."""
+
+    folder: Path
+    port: int
+    upstream: str
+    """host:port"""
+    certificate: Path
+    key: Path
+
+
+def changed(path: Path, changes: dict[str, str]) -> str:
+    """Return a file of the examples with each text replaced. All of them have to be there."""
+    text = path.read_text("utf-8")
+    for old, new in changes.items():
+        assert old in text, f"{path} has no {old!r} any more"
+        text = text.replace(old, new)
+    return text
+
+
+def nginx(site: Site) -> list[str | Path]:
+    """Write its configuration; return its command."""
+    assert NGINX is not None
+    example = changed(
+        EXAMPLES / "nginx" / "tusserver.conf",
+        {
+            "127.0.0.1:8080": site.upstream,
+            "listen 443 ssl http2": f"listen 127.0.0.1:{site.port} ssl http2",
+            "server_name uploads.example.com": "server_name localhost",
+            "/etc/ssl/uploads.example.com.pem": str(site.certificate),
+            "/etc/ssl/uploads.example.com.key": str(site.key),
+        },
+    )
+    (site.folder / "tusserver.conf").write_text(example)
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = "\n".join(f"    {kind}_temp_path {site.folder}/{kind};" for kind in kinds)
+    main = site.folder / "nginx.conf"
+    main.write_text(
+        f"""\
+daemon off;
+worker_processes 1;
+pid {site.folder}/nginx.pid;
+error_log {site.folder}/error.log info;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+{paths}
+    include {site.folder}/tusserver.conf;
+}}
+"""
+    )
+    return [NGINX, "-e", site.folder / "error.log", "-p", site.folder, "-c", main]
+
+
+def caddy(site: Site) -> list[str | Path]:
+    """Write its configuration; return its command."""
+    assert CADDY is not None
+    changes = {
+        "127.0.0.1:8080": site.upstream,
+        "uploads.example.com {": f"https://localhost:{site.port} {{\n\ttls {site.certificate} {site.key}",
+    }
+    text = "{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + changed(EXAMPLES / "caddy" / "Caddyfile", changes)
+    config = site.folder / "Caddyfile"
+    config.write_text(text)
+    return [CADDY, "run", "--config", config, "--adapter", "caddyfile"]
+
+
+KINDS: dict[str, tuple[str | None, Callable[[Site], list[str | Path]]]] = {
+    "nginx": (NGINX, nginx),
+    "caddy": (CADDY, caddy),
+}
+"""Where each is installed, and what starts it."""
+
+
+def put_in_front(kind: str, server: TusServer, folder: Path) -> Front:
+    """Make ready a proxy of a kind in front of a server; `program` starts it."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.private_key_pem.write_to_path(str(folder / "own.key"))
+    (folder / "own.pem").write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+    port = free_port()
+    site = Site(
+        folder=folder,
+        port=port,
+        upstream=server.host,
+        certificate=folder / "own.pem",
+        key=folder / "own.key",
+    )
+    program = Program(
+        KINDS[kind][1](site),
+        ready=lambda: listens(port),
+        log=folder / "output.log",
+        cwd=folder,
+        env={"HOME": str(folder), "XDG_DATA_HOME": str(folder / "data"), "XDG_CONFIG_HOME": str(folder / "config")},
+    )
+    return Front(
+        url=f"https://localhost:{port}/files", authority=folder / "authority.pem", program=program, server=server
+    )
+
+
+STOP = {"nginx": signal.SIGTERM, "caddy": signal.SIGKILL}
+"""The quick end of each: what runs is cut. Caddy's own stop waits for requests under way."""

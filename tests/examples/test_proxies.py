@@ -1,0 +1,181 @@
+"""nginx and Caddy as the examples configure them: bodies stream through, URLs are right, lies are not believed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import StartServer
+from tests.examples.proxies import KINDS, STOP, Front, put_in_front
+from tests.interop.goods import KIB, MIB, make_bytes
+from tests.support.tus import eventually, patching
+
+pytestmark = pytest.mark.proxy
+
+TUS = {"Tus-Resumable": "1.0.0"}
+
+HTTP = [pytest.param(False, id="http/1.1"), pytest.param(True, id="http/2")]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    name = str(request.param)
+    if KINDS[name][0] is None:
+        pytest.skip(f"{name} is not installed")
+    return name
+
+
+@pytest.fixture
+def front(kind: str, start_server: StartServer, tmp_path: Path) -> Iterator[Front]:
+    """A proxy that runs, in front of a server that trusts it."""
+    server = start_server("--proxies.trusted", "127.0.0.1", "--limits.uploads_per_client", "3")
+    front = put_in_front(kind, server, tmp_path)
+    with front.program:
+        yield front
+
+
+def client_of(front: Front, *, http2: bool = False, address: str | None = None) -> httpx.Client:
+    """A client that trusts the proxy's certificate and speaks one version only."""
+    trust = ssl.create_default_context(cafile=str(front.authority))
+    transport = httpx.HTTPTransport(verify=trust, http1=not http2, http2=http2, local_address=address)
+    return httpx.Client(transport=transport, headers=TUS, timeout=30)
+
+
+def created(client: httpx.Client, front: Front, length: int, headers: dict[str, str] | None = None) -> str:
+    answer = client.post(front.url, headers={"Upload-Length": str(length), **(headers or {})})
+    assert answer.status_code == 201, answer.text
+    return answer.headers["Location"]
+
+
+class Body:
+    """A body of `data` that stops after `until` bytes till it is told to go on."""
+
+    def __init__(self, data: bytes, until: int) -> None:
+        self._data = data
+        self._until = until
+        self.go = threading.Event()
+
+    def __iter__(self) -> Iterator[bytes]:
+        step = 16 * KIB
+        for at in range(0, self._until, step):
+            yield self._data[at : min(at + step, self._until)]
+        # A client that is slow but alive: a byte now and then, so that HEAD does not take it for one that stalls.
+        at = self._until
+        while not self.go.wait(0.05) and at < len(self._data) - 1:
+            yield self._data[at : at + 1]
+            at += 1
+        yield self._data[at:]
+
+
+@pytest.mark.parametrize("http2", HTTP)
+def test_an_upload_streams_through(front: Front, http2: bool) -> None:
+    """The server has bytes while the client still sends: the proxy does not take all of the body first."""
+    source = make_bytes(3 * MIB)
+    body = Body(source, until=2 * MIB)
+    with client_of(front, http2=http2) as client, ThreadPoolExecutor(1) as pool:
+        url = created(client, front, len(source))
+        running = pool.submit(client.patch, url, headers=patching(0), content=body)
+        try:
+            with client_of(front) as other:
+                arrived = eventually(lambda: int(other.head(url).headers["Upload-Offset"]) >= MIB, 20)
+            assert arrived, "nothing arrives before the body is whole"
+            assert not running.done()
+        finally:
+            body.go.set()
+        answer = running.result(30)
+        assert (answer.status_code, answer.http_version) == (204, "HTTP/2" if http2 else "HTTP/1.1")
+        assert client.get(url).content == source
+
+
+@pytest.mark.parametrize("http2", HTTP)
+def test_one_large_body_goes_through(front: Front, http2: bool) -> None:
+    """nginx refuses more than 1 MiB if it is not told otherwise."""
+    source = make_bytes(16 * MIB)
+    with client_of(front, http2=http2) as client:
+        url = created(client, front, len(source))
+        assert client.patch(url, headers=patching(0), content=source).status_code == 204
+        assert hashlib.sha256(client.get(url).content).digest() == hashlib.sha256(source).digest()
+
+
+@pytest.mark.parametrize("http2", HTTP)
+def test_a_location_is_the_address_that_the_client_knows(front: Front, http2: bool) -> None:
+    with client_of(front, http2=http2) as client:
+        assert re.fullmatch(re.escape(front.url) + "/[0-9a-f]{32}", created(client, front, 5))
+
+
+def test_nothing_that_a_client_makes_up_is_believed(front: Front) -> None:
+    made_up = {
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Proto": "http",
+        "X-Forwarded-Port": "1",
+        "X-Forwarded-Prefix": "/evil",
+        "Forwarded": "for=192.0.2.1;host=evil.example;proto=http",
+    }
+    with client_of(front) as client:
+        assert created(client, front, 5, made_up).startswith(front.url + "/")
+
+
+def test_a_client_cannot_hide_behind_an_address_it_makes_up(front: Front) -> None:
+    """The server allows three unfinished uploads of one client."""
+    with client_of(front, address="127.0.0.2") as client:
+        for number in range(3):
+            created(client, front, 5, {"X-Forwarded-For": f"192.0.2.{number}"})
+        refused = client.post(front.url, headers={"Upload-Length": "5", "X-Forwarded-For": "192.0.2.9"})
+    assert refused.status_code == 429
+    with client_of(front, address="127.0.0.3") as another:
+        created(another, front, 5)
+
+
+@pytest.mark.parametrize("http2", HTTP)
+def test_the_longest_metadata_goes_in_and_comes_back(front: Front, http2: bool) -> None:
+    longest = "note " + "A" * (16 * KIB - 8)
+    with client_of(front, http2=http2) as client:
+        url = created(client, front, 5, {"Upload-Metadata": longest})
+        assert client.head(url).headers["Upload-Metadata"] == longest
+
+
+def test_an_upload_goes_on_after_the_proxy_was_restarted(front: Front, kind: str) -> None:
+    source = make_bytes(3 * MIB)
+    body = Body(source, until=2 * MIB)
+    with client_of(front) as client, ThreadPoolExecutor(1) as pool:
+        url = created(client, front, len(source))
+        running = pool.submit(client.patch, url, headers=patching(0), content=body)
+        with client_of(front) as other:
+            assert eventually(lambda: int(other.head(url).headers["Upload-Offset"]) >= MIB, 20)
+        front.program.stop(STOP[kind])
+        body.go.set()
+        assert isinstance(running.exception(30), httpx.TransportError)
+    front.program.start()
+    with client_of(front) as client:
+        offset = int(client.head(url).headers["Upload-Offset"])
+        assert MIB <= offset < len(source)
+        assert client.patch(url, headers=patching(offset), content=source[offset:]).status_code == 204
+        assert client.get(url).content == source
+
+
+@pytest.mark.parametrize("kind", ["nginx"], indirect=True)
+def test_a_reload_of_nginx_cuts_nothing(front: Front) -> None:
+    source = make_bytes(3 * MIB)
+    body = Body(source, until=2 * MIB)
+    with client_of(front) as client, ThreadPoolExecutor(1) as pool:
+        url = created(client, front, len(source))
+        running = pool.submit(client.patch, url, headers=patching(0), content=body)
+        with client_of(front) as other:
+            assert eventually(lambda: int(other.head(url).headers["Upload-Offset"]) >= MIB, 20)
+            os.kill(front.program.pid, signal.SIGHUP)
+            # The new worker serves at once, while the old one brings its request to the end.
+            assert other.head(url).status_code == 200
+        body.go.set()
+        assert running.result(30).status_code == 204
+    with client_of(front) as client:
+        assert client.get(url).content == source
