@@ -12,7 +12,7 @@ ARGS ?=
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format bench bench-memory lock clean
+.PHONY: help install serve test fuzz check format bench bench-memory lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -25,6 +25,12 @@ serve: $(STAMP)  ## run the server: http://127.0.0.1:8080/files, stores in stora
 
 test: $(STAMP)  ## run the tests (ARGS='-k checksum')
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+# SEED=… says the same things again; EXAMPLES are for each property.
+fuzz: $(STAMP)  ## look for requests that break the server or are read in two ways (EXAMPLES=20000 SEED=1)
+	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "seed $$seed: SEED=$$seed make fuzz does the same"; \
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/python -m pytest tests/server/test_fuzz.py -n $(WORKERS) -o timeout=0 \
+		--hypothesis-seed=$$seed $(ARGS)
 
 check: $(STAMP)  ## format, lint, types, floors of the house, spelling: what .ci/run checks
 	$(BIN)/ruff format --check .

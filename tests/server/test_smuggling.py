@@ -176,6 +176,13 @@ def test_a_request_that_cannot_be_read_does_not_take_the_answer_of_the_one_befor
         assert connection.closes()
 
 
+def test_a_refusal_of_a_head_request_has_no_body(tus: Tus, victim: str) -> None:
+    with tus.connect() as connection:
+        connection.ask("HEAD", tus.target(victim), [*tus.fields(), CHUNKED], b"nonsense\r\n" + delete(victim))
+        assert connection.answer().status in (200, 400)
+        assert connection.rest() == b""
+
+
 def test_nonsense_behind_several_requests_is_answered_by_none_of_their_answers(tus: Tus, victim: str) -> None:
     with tus.connect() as connection:
         for _ in range(3):

@@ -192,6 +192,17 @@ class Connection:
         self._buffer += data
         return True
 
+    def rest(self, within: float = PATIENCE) -> bytes:
+        """What the server still sends until it ends the connection.
+
+        Raises:
+            NoAnswer: it did not end it in time.
+        """
+        until = time.monotonic() + within
+        while self._receive(until):
+            pass
+        return self._take(len(self._buffer))
+
     def closes(self, within: float = PATIENCE) -> bool:
         """Whether the server ends the connection in time; what it still sends is thrown away."""
         until = time.monotonic() + within

@@ -77,6 +77,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "upgrade", "trailer", "keep-alive"})
 _PHRASES = {100: "Continue", 103: "Early Hints", 104: "Upload Resumption Supported"}
+_BAD_HEAD = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n"
 _REFUSAL = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"content-length: 23\r\nconnection: close\r\n\r\nRequest head too large."
@@ -596,6 +597,11 @@ class WireProtocol(HttpToolsProtocol):
         elif cycle is not None and not (cycle.response_complete or cycle.more_body):
             self._refused = True  # likewise; that one is answered, and nothing comes after it
             cycle.keep_alive = False
+        elif cycle is not None and not cycle.response_complete and cycle.response_started:
+            self.transport.close()  # it has its answer
+        elif cycle is not None and not cycle.response_complete and cycle.scope["method"] == "HEAD":
+            self.transport.write(_BAD_HEAD)  # whose answer has no body
+            self.transport.close()
         elif not self._in_head or max(self._head, self._unheard) <= HEAD_LIMIT:
             super().send_400_response(msg)
         else:
