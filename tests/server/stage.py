@@ -20,6 +20,7 @@ from typing import Any, Literal, Self
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tests.support.tus import eventually
 from tests.support.wire import PATIENCE, Connection
 from tusserver.protocol.errors import ClientGone
 from tusserver.server.wire import TusHttpProtocol
@@ -152,6 +153,20 @@ class Stage:
         """Connect to it."""
         return Connection(self.url)
 
+    def begin_to_stop(self, connections: int) -> int:
+        """Tell so many connections, once they are there, that the server stops; return how many were told."""
+        told: queue.Queue[int] = queue.Queue()
+        assert eventually(lambda: len(self._server.server_state.connections) == connections)
+
+        def tell() -> None:
+            there = list(self._server.server_state.connections)
+            for connection in there:
+                connection.shutdown()
+            told.put(len(there))
+
+        self._server.loop.call_soon_threadsafe(tell)
+        return told.get(timeout=PATIENCE)
+
     def __enter__(self) -> Self:
         self._thread.start()
         assert self._server.up.wait(PATIENCE)
@@ -170,7 +185,9 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.up = threading.Event()
+        self.loop: asyncio.AbstractEventLoop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self.up.set()

@@ -584,3 +584,33 @@ def test_a_body_that_comes_in_pieces_is_sent_as_it_comes(stage: Stage, client: C
     assert client._read_until(b"abc", PATIENCE + time.monotonic()).endswith(b"\r\n\r\nabc")
     gate.open()
     assert client._read_until(b"def", PATIENCE + time.monotonic()) == b"def"
+
+
+# at the stop ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_on_its_way_when_the_server_stops_is_answered_and_is_the_last_one(
+    stage: Stage, client: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send, body=b"here")
+
+    monkeypatch.setattr(wire, "LAST_REQUEST", PATIENCE)
+    stage.play(app)
+    client.ask("GET", "/", [HOST])
+    assert client.answer().body == b"here"
+    with stage.connect() as fresh:
+        assert stage.begin_to_stop(2) == 2
+        for connection in (client, fresh):
+            connection.ask("GET", "/", [HOST])
+            last = connection.answer()
+            assert (last.status, last["connection"]) == (200, "close")
+            assert connection.closes()
+
+
+def test_an_idle_connection_is_closed_when_the_server_stops(
+    stage: Stage, client: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "LAST_REQUEST", 0.01)
+    assert stage.begin_to_stop(1) == 1
+    assert client.closes()

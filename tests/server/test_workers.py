@@ -127,12 +127,17 @@ def test_a_worker_that_is_killed_is_replaced_and_its_upload_goes_on(server: TusS
     assert tus.resume(url, b"0123456789")
 
 
-def test_hangup_replaces_each_worker(server: TusServer) -> None:
+def test_hangup_replaces_each_worker_and_no_request_fails(server: TusServer) -> None:
+    tus = Tus(server.url)
     before = workers(server)
     os.kill(server.pid, signal.SIGHUP)
-    server.wait_for_output("all workers are new")
-    assert eventually(lambda: len(workers(server)) == 3 and not set(workers(server)) & set(before), ENOUGH)
-    assert Tus(server.url).create(10).status == 201
+
+    def are_new() -> bool:
+        assert tus.create(10).status == 201
+        return told(server, "all workers are new") == 1 and not set(workers(server)) & set(before)
+
+    assert eventually(are_new, ENOUGH)
+    assert len(workers(server)) == 3
     assert stop(server, signal.SIGTERM) == 0
 
 

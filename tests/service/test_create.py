@@ -262,11 +262,19 @@ async def test_a_storage_that_fills_up_under_the_first_bytes_keeps_nothing(make_
 # at the end of the server --------------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_stops_makes_no_more_uploads(world: World) -> None:
+async def test_a_server_that_stops_still_makes_uploads_but_takes_none_of_their_bytes(world: World) -> None:
+    world.service.close()
+    created = await world.create(10, b"hello")
+    assert (created.closes, created.upload.offset) == (True, 0)
+    assert await world.stored() == [created.upload.id]
+
+
+async def test_a_server_that_stops_joins_no_parts(world: World) -> None:
+    part = await world.part(b"hello")
     world.service.close()
     with pytest.raises(ShuttingDown):
-        await world.create(10)
-    assert await world.stored() == []
+        await world.join(part)
+    assert await world.stored() == [part]
 
 
 async def test_a_server_that_stops_tells_the_url_and_the_offset_reached(world: World) -> None:

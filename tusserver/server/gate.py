@@ -61,6 +61,8 @@ class Gate:
         """Whose head is not complete, and since when: in this order, as all have the same time."""
         self._timer: asyncio.TimerHandle | None = None
         self._told: dict[str, float] = {}
+        self.closing = False
+        """Whether the server stops: whoever comes in now may ask once."""
         self.times_heads = self._limits.head_timeout is not None
         """Whether `expect` does anything."""
 

@@ -215,7 +215,12 @@ def run(
         timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # asyncio takes the fraction, and uvicorn hands it on
         timeout_graceful_shutdown=shutdown_timeout,  # type: ignore[arg-type]  # likewise
     )
-    server = make_server(config, on_start=on_start, on_stop=on_stop, on_wait=on_wait)
+
+    def stopping() -> None:
+        gate.closing = True
+        on_stop()
+
+    server = make_server(config, on_start=on_start, on_stop=stopping, on_wait=on_wait)
     try:
         server.run(sockets)
     except SystemExit:  # what uvicorn makes of a failed start; it has logged why

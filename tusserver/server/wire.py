@@ -44,7 +44,7 @@ logger = logging.getLogger("tusserver.wire")
 
 LEANED_ON: Final[Mapping[str, tuple[str, ...]]] = {
     "HttpToolsProtocol": (
-        *("data_received", "connection_lost", "send_400_response", "on_response_complete"),
+        *("data_received", "connection_lost", "send_400_response", "on_response_complete", "shutdown"),
         *("on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body", "on_message_complete"),
         *("transport", "flow", "parser", "loop", "scheme", "scope", "headers", "cycle", "server_state"),
         *("client", "pipeline", "timeout_keep_alive_task", "_should_upgrade"),
@@ -70,6 +70,9 @@ FIELD_OVERHEAD: Final = 32
 """Bytes that a header field counts beside its name and value, as in HTTP/2 (RFC 9113 §6.5.2): its tuple and strings."""
 PIPELINED: Final = 64
 """Requests that may wait for the answer to the one before; all that stand in one read are taken at once."""
+LAST_REQUEST: Final = 0.25
+"""Seconds for a request that is on its way when the server stops: who sent it on an idle connection, or on a new one,
+cannot know. Then the connection is closed."""
 LINGER: Final = 2.0
 """Seconds for a client to notice why it was refused."""
 
@@ -413,6 +416,8 @@ class WireProtocol(HttpToolsProtocol):
         """Whether the parser is told again what it has been told."""
         self._timed = False
         """Whether the gate times the head that comes."""
+        self._last = False
+        """Whether no request is to follow the next one."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Send small answers at once: asyncio sets this only on sockets that name their protocol, and ours may not."""
@@ -421,6 +426,8 @@ class WireProtocol(HttpToolsProtocol):
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.gate is not None:
             self._timed = self.gate.enter(self, self.client[0] if self.client else None) and self.gate.times_heads
+            if self.gate.closing:  # it was accepted just before the listeners were closed
+                self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let the gate know."""
@@ -455,6 +462,18 @@ class WireProtocol(HttpToolsProtocol):
         if self.gate is not None and self.gate.times_heads and (cycle is None or cycle.response_complete):
             self._timed = True
             self.gate.expect(self)
+
+    def shutdown(self) -> None:
+        """Answer the request that is under way, if there is one or comes at once; then close."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            super().shutdown()
+        else:
+            self._last = True
+            self.loop.call_later(LAST_REQUEST, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
     def begin_anew(self) -> None:
         """Expect a new request: the parser has not seen the end of the last one."""
@@ -526,6 +545,8 @@ class WireProtocol(HttpToolsProtocol):
             )  # the parser stops, and `send_400_response` is called
         if self.cycle is not before:  # else a WebSocket begins
             self._wire = UvicornWire(self, self.cycle, length)
+            if self._last:
+                self.cycle.keep_alive = False
             extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
             extensions[WIRE] = self._wire
             if self.scheme == "http":

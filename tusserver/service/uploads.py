@@ -95,7 +95,10 @@ class UploadService:
         self._closing = False
 
     def close(self) -> None:
-        """Stop every body that is coming in, and take no more: bytes are kept, clients are told to come again."""
+        """Stop every body that is coming in, and take no more: bytes are kept, clients are told to come again.
+
+        An upload can still be made, as that is short, and not every client asks for it twice (tuspy does not).
+        """
         self._closing = True
         for intake in self._intakes:
             intake.stop(ShuttingDown())
@@ -132,9 +135,9 @@ class UploadService:
     async def create(self, create: Create, body: Body, client: str = "") -> Created:
         """Make an upload, with its first bytes if they came along."""
         rules.check_creation(create, self._limits)
-        if self._closing:
-            raise ShuttingDown
         if create.role is Role.FINAL:
+            if self._closing:  # to join parts may take long
+                raise ShuttingDown
             create = replace(create, length=await self._joiner.measure(create.parts))
         upload = rules.begin(create, self._new_id(), self._expiry, self._now())
         if self._before_create is not None:
