@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
-from tests.support.server import TusServer
+from tests.support.server import HAND_OVER, TusServer
 from tests.support.tus import Tus, eventually
 from tests.support.wire import Connection
 from tusserver import __version__
@@ -149,6 +149,21 @@ def test_a_data_folder_that_is_a_file_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("mine")
     line = refused("--port", "0", "--storage", "data", cwd=tmp_path)
     assert line.startswith('tusserver: store.root = "data" (flag --storage) cannot be used: ')
+
+
+def test_a_socket_handed_over_that_is_none_stops_the_start(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tusserver", "serve", "--storage", str(tmp_path / "data")]
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as other:
+        done = subprocess.run(
+            ["bash", "-c", HAND_OVER, "bash", str(other.fileno()), *command],
+            pass_fds=(other.fileno(),),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("tusserver: environment LISTEN_FDS: descriptor 3 is no TCP socket that listens;")
 
 
 @pytest.mark.parametrize(

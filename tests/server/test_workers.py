@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import StartServer
+from tests.support.processes import children, holders, lives
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually
+from tusserver.locks.file import byte_of
 
+ROOT = Path(__file__).parent.parent.parent
 ENOUGH = 8.0
 """Seconds for what should take a blink."""
 
@@ -31,18 +36,7 @@ def server(tmp_path: Path) -> Iterator[TusServer]:
 
 def workers(server: TusServer) -> list[int]:
     """Processes that the server has started and that live."""
-    try:
-        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text("ascii").split()
-    except FileNotFoundError:
-        return []
-    return [int(child) for child in children if lives(int(child))]
-
-
-def lives(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text("ascii").rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return children(server.pid)
 
 
 def stop(server: TusServer, *signals: signal.Signals) -> int:
@@ -144,6 +138,83 @@ def test_hangup_replaces_each_worker_and_no_request_fails(server: TusServer) -> 
 def test_one_worker_is_not_enough_reason_for_a_parent(tmp_path: Path) -> None:
     with TusServer(tmp_path / "data", "--workers", "1") as server:
         assert workers(server) == []
+
+
+@pytest.mark.parametrize("again", range(3))
+def test_a_worker_that_dies_with_a_lock_frees_it_at_once(server: TusServer, again: int) -> None:
+    tus = Tus(server.url)
+    url = tus.upload(10)
+    with tus.begin_patch(url, 0, 10, b"0123"):
+        held = (server.storage / "locks" / "held", byte_of(url.rsplit("/", 1)[1]))
+        assert eventually(lambda: len(holders(workers(server), *held)) == 1)
+        (holder,) = holders(workers(server), *held)
+        os.kill(holder, signal.SIGKILL)
+        assert tus.resume(url, b"0123456789")
+    assert tus.holds(url, b"0123456789")
+
+
+def test_workers_that_die_while_they_join_parts_leave_them_to_be_joined_again(server: TusServer) -> None:
+    tus = Tus(server.url)
+    half = os.urandom(32 << 20)
+    parts = [tus.part(half), tus.part(half[::-1])]
+    before = len(server.files())
+    with tus.connect() as connection:
+        tus.ask(connection, "POST", headers={"Upload-Concat": f"final;{' '.join(parts)}"})
+        assert eventually(lambda: len(server.files()) > before)
+        for worker in workers(server):
+            os.kill(worker, signal.SIGKILL)
+    answer = tus.join(*parts)
+    assert answer.status == 201
+    assert hashlib.sha256(tus.get(answer["Location"] or "").body).digest() == hashlib.sha256(half + half[::-1]).digest()
+
+
+def test_several_workers_conform_as_one(server: TusServer) -> None:
+    """The rows in which requests meet that may have come to different workers."""
+    rows = [f"tests/conformance/test_{name}.py" for name in ("patch", "head", "termination", "concatenation")]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *rows]
+    command += ["--tus-endpoint", server.url]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert " passed" in done.stdout
+
+
+# who sweeps ----------------------------------------------------------------------------------------------------------
+
+SWEEPING = ("--expire-after", "1s", "--sweep-interval", "200ms")
+
+
+def leaders(*servers: TusServer) -> list[int]:
+    """Processes that sweep."""
+    processes = [process for server in servers for process in (workers(server) or [server.pid])]
+    return holders(processes, servers[0].storage / "locks" / "held", 0)
+
+
+def sweeps(server: TusServer) -> bool:
+    """Whether an upload that has expired is removed."""
+    Tus(server.url).upload(10)
+    return eventually(lambda: server.files() == [], ENOUGH)
+
+
+def test_one_worker_sweeps_and_when_it_dies_another_one(start_server: StartServer) -> None:
+    server = start_server("--workers", "3", *SWEEPING)
+    assert eventually(lambda: len(leaders(server)) == 1)
+    (first,) = leaders(server)
+    os.kill(first, signal.SIGKILL)
+    assert eventually(lambda: len(found := leaders(server)) == 1 and found != [first], ENOUGH)
+    assert sweeps(server)
+
+
+def test_one_of_two_servers_on_a_folder_sweeps_and_when_it_is_killed_the_other(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    one = start_server(*SWEEPING, storage=tmp_path / "data")
+    assert eventually(lambda: leaders(one) == [one.pid])
+    two = start_server(*SWEEPING, storage=tmp_path / "data")
+    assert sweeps(two)
+    assert leaders(one, two) == [one.pid]
+    one.kill()
+    assert eventually(lambda: leaders(two) == [two.pid])
+    assert sweeps(two)
 
 
 # the supervisor alone ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,10 +16,24 @@ from types import TracebackType
 LISTENING = re.compile(r"(https?://\S+)")
 
 
-class TusServer:
-    """`tusserver serve` as an operator starts it. `options` are its flags, `env` its further environment."""
+HAND_OVER = 'fd=$1; shift; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&"$fd"'
+"""Runs a command as systemd does that listens for it."""
 
-    def __init__(self, storage: Path, *options: str, env: dict[str, str] | None = None, port: int = 0) -> None:
+
+class TusServer:
+    """`tusserver serve` as an operator starts it. `options` are its flags, `env` its further environment.
+
+    `listener`: a socket that is handed over to it, and stays open while it is started anew.
+    """
+
+    def __init__(
+        self,
+        storage: Path,
+        *options: str,
+        env: dict[str, str] | None = None,
+        port: int = 0,
+        listener: socket.socket | None = None,
+    ) -> None:
         self.storage = storage
         self.url = ""
         """Where uploads are created, for example http://127.0.0.1:40123/files. Known once started."""
@@ -27,16 +42,21 @@ class TusServer:
         self._options = options
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._port = port
+        self._listener = listener
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> TusServer:
         """Start and wait until it says where it listens. A second start after `kill` takes the same port."""
         command = [sys.executable, "-m", "tusserver", "serve"]
         command += ["--port", str(self._port), "--storage", str(self.storage), *self._options]
+        fds: tuple[int, ...] = ()
+        if self._listener is not None:
+            fds = (self._listener.fileno(),)
+            command = ["bash", "-c", HAND_OVER, "bash", str(fds[0]), *command]
         # One for each process: the reader of one that was killed may be late.
         ready = threading.Event()
         self.process = subprocess.Popen(
-            command, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=fds
         )
         threading.Thread(target=self._read, args=(self.process, ready), daemon=True).start()
         if not ready.wait(30) or not self.url or self.process.poll() is not None:
