@@ -144,6 +144,13 @@ def test_a_data_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     assert line.startswith(f'store.root = "{tmp_path}/file/data" (flag --store.root) cannot be used: ')
 
 
+def test_a_data_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "format").write_text("tusserver data folder, format 999\n")
+    line = refused(effective(tmp_path))
+    assert line.startswith(f'store.root = "{tmp_path}" (flag --store.root) cannot be used: ')
+    assert line.endswith("run the newer version that wrote it")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
 def test_a_data_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

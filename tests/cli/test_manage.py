@@ -204,3 +204,18 @@ def test_sweep_removes_what_is_due_and_counts_it(run: Run, folder: Path) -> None
     assert "expired" not in files(folder)
     assert {"done", "half", "unknown", "final"} < set(files(folder))
     assert run("sweep", "--storage", folder).out == "Removed 0 uploads\n"
+
+
+# a data folder that is not for us ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "done"], ["remove", "done"], ["sweep"]])
+def test_a_folder_of_a_newer_version_is_refused_in_one_line_and_left_alone(
+    run: Run, folder: Path, command: list[str]
+) -> None:
+    before = files(folder)
+    (folder / "format").write_text("tusserver data folder, format 999\n")
+    done = run(*command, "--storage", folder)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "has format 999, and this version knows 1 at most; run the newer version that wrote it" in done.err
+    assert files(folder) == before

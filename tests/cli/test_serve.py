@@ -284,3 +284,12 @@ def test_it_ends_although_nobody_reads_its_output_any_more(tmp_path: Path) -> No
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+def test_a_data_folder_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "format").write_text("tusserver data folder, format 999\n")
+    line = refused("--port", "0", "--storage", "data", cwd=tmp_path)
+    assert "store.root" in line
+    assert line.endswith("run the newer version that wrote it")
+    assert os.listdir(tmp_path / "data") == ["format"]

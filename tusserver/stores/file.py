@@ -25,7 +25,7 @@ from typing import TypeVar
 from tusserver.protocol.errors import IdTaken, MaxSizeExceeded, OutOfSpace, StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
-from tusserver.stores import disk, record
+from tusserver.stores import disk, folder, record
 from tusserver.stores.calendar import Calendar
 from tusserver.stores.naming import Template
 from tusserver.streams import Kept, Source
@@ -99,9 +99,12 @@ class FileStore:
         self._uploads = self.root / "uploads"
         self._folder = str(self._uploads)
         try:
+            marked = folder.check_format(self.root)
             disk.make_folder(self._uploads, folder_mode)
             if not os.access(self._uploads, os.W_OK | os.X_OK):
                 raise PermissionError(13, "it is not writable")
+            if not marked:
+                folder.mark(self.root, file_mode)
         except OSError as error:
             raise ValueError(f"the data folder {self.root} cannot be used: {error.strerror}") from error
         self._template = None
