@@ -12,7 +12,7 @@ ARGS ?=
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test fuzz check format bench bench-memory lock clean
+.PHONY: help install serve test fuzz check format docs bench bench-memory lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -42,6 +42,9 @@ check: $(STAMP)  ## format, lint, types, floors of the house, spelling: what .ci
 format: $(STAMP)  ## put the code into the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(STAMP)  ## write the documents that follow from the code (docs/settings.md)
+	@$(BIN)/python docs/pages.py
 
 bench: $(STAMP)  ## measure tusserver beside its peers (half an hour; ARGS='--quick --rounds 3': four minutes)
 	@$(BIN)/python -m bench $(ARGS)

@@ -1,6 +1,6 @@
 """A FastAPI app with its own login in front of its uploads: each upload belongs to the user who made it.
 
-    pip install 'tusserver[server]' fastapi
+    pip install '.[server]' fastapi                       # in a checkout
     python -m examples.fastapi_login add-user ada          # asks for a password
     uvicorn --http tusserver.server.wire:TusHttpProtocol examples.fastapi_login:app
 

@@ -1,13 +1,15 @@
-"""What every test may use: servers in their own process, and the option that points the conformance suite elsewhere."""
+"""What every test may use: servers, npm's packages, and the option that points the conformance suite elsewhere."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conformance.rows import Rows
+from tests.interop.node import install
 from tests.support.server import TusServer
 
 StartServer = Callable[..., TusServer]
@@ -50,3 +52,12 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
     yield start
     for server in running:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def node_packages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tus-js-client is installed: in pytest's cache, so that only the first run has to fetch it."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("needs Node.js and npm")
+    cache: pytest.Cache | None = request.config.cache
+    return install(cache.mkdir("tus-js-client") if cache is not None else tmp_path_factory.mktemp("tus-js-client"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.node import Node, install
+from tests.interop.node import Node
 from tests.support.proxy import Proxy
 from tests.support.server import TusServer
 
@@ -27,15 +26,6 @@ def open_proxy(pool: ThreadPoolExecutor) -> Iterator[Callable[[TusServer], Proxy
     """A factory of proxies in front of a server. They stop before `pool` does, so that no client waits for ever."""
     with ExitStack() as stack:
         yield lambda server: stack.enter_context(Proxy(server.host))
-
-
-@pytest.fixture(scope="session")
-def node_packages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where tus-js-client is installed: in pytest's cache, so that only the first run has to fetch it."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("needs Node.js and npm")
-    cache: pytest.Cache | None = request.config.cache
-    return install(cache.mkdir("tus-js-client") if cache is not None else tmp_path_factory.mktemp("tus-js-client"))
 
 
 @pytest.fixture
