@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tusserver.stores import disk
 from tusserver.stores.calendar import Calendar
 
 NOW = 1_800_000_000.5
@@ -176,3 +177,22 @@ def test_no_file_is_kept_open_by_a_calendar_that_is_gone(folder: Path) -> None:
     for _ in range(50):
         a_calendar(folder).add("abc", NOW + 100, NOW)
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_a_name_that_was_written_too_late_for_its_list_is_listed_again(
+    folder: Path, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may be stopped, or the machine be busy, between the choice of a list and the writing."""
+    sweeper, passed = a_calendar(folder), [0.0]
+    write = disk.write_line
+
+    def swept_before(fd: int, name: str) -> None:
+        if not passed[0]:
+            passed[0] = 5.0
+            assert list(sweeper.due(NOW + 5)) == []
+        write(fd, name)
+
+    monkeypatch.setattr(disk, "write_line", swept_before)
+    monkeypatch.setattr("tusserver.stores.calendar.time.monotonic", lambda: passed[0])
+    calendar.add("late", NOW + 1, NOW)
+    assert list(sweeper.due(NOW + LATE)) == ["late"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 from tests.contracts.sources import Chunks, unheard
 from tests.contracts.stores import ID, NOW, OTHER, an_upload, bytes_of, listed, put
-from tusserver.protocol.upload import Upload
+from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores import disk
 from tusserver.stores.file import Durability, FileStore
 
@@ -152,6 +153,21 @@ async def test_what_is_written_in_the_moment_of_settling_is_not_settled(boot: Bo
     await begin(store)
     await store.tidy()  # the clock stands still
     assert (await boot("second", Durability.NONE).load(ID)).offset == 0
+
+
+async def test_stores_on_one_folder_that_settle_at_once_do_not_disturb_each_other(
+    boot: Booted, clock: list[float]
+) -> None:
+    stores = [boot("first", Durability.NONE) for _ in range(8)]
+    for turn in range(10):
+        for number, store in enumerate(stores):
+            upload = an_upload(UploadId(f"{turn}-{number}"), length=10)
+            await store.create(upload)
+            await put(store, upload, b"hello")
+        clock[0] += 1
+        await asyncio.gather(*(store.tidy() for store in stores))
+    again = boot("second", Durability.NONE)
+    assert {upload.offset for upload in (await listed(again)).values()} == {5}
 
 
 async def test_an_idle_store_is_not_synced_again_and_again(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,10 +37,18 @@ class Calendar:
 
     def add(self, name: str, at: float, now: float) -> None:
         """List `name` for a look at `at`, or up to a minute later if that is far away: that bounds the lists."""
-        distance = at - now
-        step = 1 if distance < 60 else 10 if distance < 3600 else 60
-        # Never for this very second: that list may be in a sweep's hands.
-        self._append(-int(-max(at, now + 1) // step) * step, name)
+        began = time.monotonic()
+        while True:
+            distance = at - now
+            step = 1 if distance < 60 else 10 if distance < 3600 else 60
+            # Never for this very second: that list may be in a sweep's hands.
+            moment = -int(-max(at, now + 1) // step) * step
+            self._append(moment, name)
+            now += time.monotonic() - began
+            if now < moment + 1:
+                return
+            # We were stopped for so long that the list may have been read before, by whatever process.
+            began = time.monotonic()
 
     def add_overdue(self, name: str, now: float) -> None:
         """List `name` for a look at once. For the one sweep that makes the lists anew, and nobody else."""

@@ -545,10 +545,12 @@ class FileStore:
         with disk.translated("syncing"):
             moment = time.time()
             disk.sync_file_system(self.root)
-            # One line for each run of the machine: records written under an old one may stay as they are for years.
-            lines = "".join(f"{boot} {at}\n" for boot, at in {**self._settled, self._boot: moment}.items())
-            disk.replace_file(str(self.root / "settled"), lines.encode(), self._file_mode, sync=True)
-            self._settled[self._boot] = moment
+            with disk.locked(self.root):  # other processes do the same
+                self._settled = settled = self._read_settled()
+                settled[self._boot] = max(moment, settled.get(self._boot, 0.0))
+                # One line for each run of the machine: records written under an old one may stay as they are for years.
+                lines = "".join(f"{boot} {at}\n" for boot, at in settled.items())
+                disk.replace_file(str(self.root / "settled"), lines.encode(), self._file_mode, sync=True)
 
     def _read_settled(self) -> dict[str, float]:
         try:
