@@ -12,7 +12,7 @@ ARGS ?=
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test fuzz check format docs bench bench-memory lock clean
+.PHONY: help install serve test fuzz check format docs bench bench-memory bench-beside lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -51,6 +51,9 @@ bench: $(STAMP)  ## measure tusserver beside its peers (half an hour; ARGS='--qu
 
 bench-memory: $(STAMP)  ## measure the server's peak memory under load (takes minutes and some GiB of disk)
 	@$(BIN)/python bench/memory.py $(ARGS)
+
+bench-beside: $(STAMP)  ## measure what fast clients keep of their speed beside 5,000 slow ones (ten minutes)
+	@$(BIN)/python -m bench.beside $(ARGS)
 
 # One resolution for every Python and platform we support, with the build backend and what it needs for an editable
 # install. Pins stay unless pyproject.toml forces a change; ARGS=--upgrade moves them to the newest versions.
