@@ -304,7 +304,7 @@ class Store(Group):
 class Limits(Group):
     """How much a client may ask for."""
 
-    connections: CountOrOff = 10_000
+    connections: CountOrOff = 8_000
     """Most connections in each process, and half its open files at most: an upload takes two. Further ones hear 503."""
     connections_per_address: CountOrOff = None
     """Most of them from one IPv4 address or IPv6 /64; proxies.trusted are not counted."""
