@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -73,6 +74,20 @@ async def test_finished_uploads_stay(world: World) -> None:
         assert await world.sweeper.sweep() == 0
     assert await world.stored() == [upload_id]
     assert await world.content(upload_id) == b"hello"
+
+
+async def test_an_upload_that_a_power_cut_made_unfinished_again_gets_a_deadline(world: World) -> None:
+    upload_id = await world.upload(5, b"hello")
+    upload = await world.store.load(upload_id)
+    assert upload.finished
+    await world.store.commit(replace(upload, offset=2, finished=False))  # as the file store finds it after the cut
+    await world.store.remind(upload_id, world.clock.now)
+    world.clock.advance(HOUR)
+    assert await world.sweeper.sweep() == 0
+    assert (await world.head(upload_id)).expires_at == world.clock.now + DAY
+    world.clock.advance(DAY + LATE)
+    assert await world.sweeper.sweep() == 1
+    assert await world.stored() == []
 
 
 async def test_complete_parts_that_nobody_joined_stay_for_a_week(world: World) -> None:

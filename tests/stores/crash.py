@@ -155,7 +155,13 @@ class Run:
     async def finish(self, upload: Upload) -> Upload:
         upload = replace(await self.store.finish(upload), finished=True, expires_at=None)
         await self.store.commit(upload)
+        self._tell({f"{upload.id}:finished": 1})
         return upload
+
+    async def remove(self, upload_id: UploadId) -> None:
+        self._tell({f"{upload_id}:removing": 1})
+        await self.store.remove(upload_id)
+        self._tell({f"{upload_id}:removed": 1})
 
     async def whole(self, upload_id: UploadId = ID, **values: Any) -> Upload:
         upload = await self.create(upload_id, length=len(DATA), **values)
@@ -212,7 +218,7 @@ async def removed(run: Run) -> None:
     await run.whole(metadata=NAMED)
     await run.forget_looks()
     run.counts = True
-    await run.store.remove(ID)
+    await run.remove(ID)
 
 
 async def abandoned(run: Run) -> None:
@@ -220,7 +226,7 @@ async def abandoned(run: Run) -> None:
     await run.append(await run.create(ID, length=None), DATA[:STEP])
     await run.forget_looks()
     run.counts = True
-    await run.store.remove(ID)
+    await run.remove(ID)
 
 
 async def swept(run: Run) -> None:
@@ -228,6 +234,7 @@ async def swept(run: Run) -> None:
     for upload_id in (ID, *PARTS):
         await run.append(await run.create(upload_id, length=len(DATA)), DATA[:STEP])
     run.counts = True
+    run._tell({f"{upload_id}:removing": 1 for upload_id in (ID, *PARTS)})
     await Tus(run.store, now=lambda: datetime.now(UTC) + timedelta(days=1)).sweep()
 
 

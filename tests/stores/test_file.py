@@ -606,7 +606,7 @@ async def test_a_lost_calendar_is_made_anew(store: FileStore, root: Path) -> Non
         await store.create(an_upload(UploadId(f"{number}x"), expires_at=deadline))
     shutil.rmtree(root / "calendar")
     store = FileStore(root)
-    assert await named(store, NOW + LATE) == ["2x"]
+    assert sorted(await named(store, NOW + LATE)) == ["2x", "3x"], "one without a deadline may have been finished once"
     assert await named(store, NOW + HOUR + LATE) == ["0x"]
     assert await named(store, NOW + 3 * HOUR + LATE) == ["1x"]
 

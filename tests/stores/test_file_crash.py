@@ -55,8 +55,8 @@ class Life:
         return await read(await self.store.content(upload), 0, upload.offset)
 
     async def sweep_later(self) -> None:
-        """Let two days pass, with a sweep on each."""
-        for days in (1, 2):
+        """Let three days pass, with a sweep on each."""
+        for days in (1, 2, 3):
             now = datetime.now(UTC) + timedelta(days=days)
             await Tus(self.store, now=lambda now=now: now).sweep()  # type: ignore[misc]
 

@@ -297,4 +297,4 @@ async def test_a_finished_upload_has_its_readable_name_on_the_disk_before_it_los
     monkeypatch.setattr(os, "unlink", unlink)
     calls.clear()
     await store.finish(upload)
-    assert calls == ["sync folder", "write record", "sync record", "sync folder", "unlink"]
+    assert calls == ["sync bytes", "sync folder", "write record", "sync record", "sync folder", "unlink"]

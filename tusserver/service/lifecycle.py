@@ -79,6 +79,12 @@ class Lifecycle:
         logger.info("upload finished", extra={"upload_id": upload.id, "length": upload.length})
         return upload
 
+    async def limit(self, upload: Upload) -> None:
+        """Give an unfinished upload a deadline, if they have one: a power cut may have undone that it was finished."""
+        if (deadline := self._expiry.from_creation(self._now())) is not None:
+            await self._store.commit(upload.at(upload.offset, expires_at=deadline, finished=False))
+            await self._store.remind(upload.id, deadline)
+
     async def remove(self, upload: Upload, why: type[Event]) -> None:
         """Remove everything of an upload and tell."""
         await self._store.remove(upload.id)

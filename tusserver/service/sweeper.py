@@ -83,6 +83,8 @@ class Sweeper:
                     return True
                 if upload.complete and not upload.finished:
                     await self._finish(upload)
+                elif upload.expires_at is None and not upload.finished:
+                    await self._lifecycle.limit(upload)
                 elif upload.expires_at is not None:
                     # Its deadline moved, or this was its first look.
                     await self._store.remind(upload_id, upload.expires_at)

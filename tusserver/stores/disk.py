@@ -193,6 +193,15 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def sync_file(path: str) -> None:
+    """Make a file survive a power cut, its times too."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder survive a power cut."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

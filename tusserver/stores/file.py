@@ -215,13 +215,32 @@ class FileStore:
         except record.NeverMade:
             raise UploadNotFound from None
         except ValueError as error:
+            if self._was_never_whole(content):
+                raise UploadNotFound from None
             logger.error("the record of %s cannot be read: %s", upload_id, error)
             raise StoreUnavailable from error
-        if slot.synced < slot.offset and slot.boot != self._boot and not self._was_settled(slot):
-            # The machine was restarted, and nobody knows whether these bytes had reached the disk.
-            logger.warning("upload %s goes back to byte %d after a restart of the machine", upload_id, slot.synced)
+        return upload if slot.boot == self._boot else self._after_restart(upload, slot)
+
+    def _after_restart(self, upload: Upload, slot: record.Slot) -> Upload:
+        """Return what is surely left of an upload that another run of the machine wrote last."""
+        if slot.synced < slot.offset and self._may_be_lost(slot):
+            logger.warning("upload %s goes back to byte %d after a restart of the machine", upload.id, slot.synced)
             upload = replace(upload, offset=slot.synced, finished=False)
+        in_hand = upload.place is None or not upload.finished  # people take finished files away
+        if in_hand and disk.written_at(self._bytes_path(upload)) is None:
+            raise UploadNotFound  # a power cut came while it was made or removed
         return upload
+
+    def _was_never_whole(self, content: bytes) -> bool:
+        """Whether a record that cannot be read is what a power cut leaves of one that nothing was promised of."""
+        last = record.newer(content)
+        if last is None:  # two commits on their way to the disk at once
+            return self.durability is not Durability.ACK
+        return self._may_be_lost(last) and not record.has_end(content)
+
+    def _may_be_lost(self, slot: record.Slot) -> bool:
+        """Whether what was not synced when this slot was written may be missing: the machine was restarted since."""
+        return slot.boot != self._boot and slot.written_at >= self._settled.get(slot.boot, 0.0)
 
     # bytes -----------------------------------------------------------------------------------------------------------
 
@@ -424,6 +443,8 @@ class FileStore:
             # The file has both names until the record knows the new one, so a crash loses neither.
             place = upload.place or str(template.link(Path(path), upload))
             if self._syncs(upload):
+                if upload.place is None:
+                    disk.sync_file(place)  # with the time that it is known by: fdatasync has no need of that
                 disk.sync_folder(Path(place).parent)
             sealed = replace(upload, place=place, seal=disk.written_at(place))
             if sealed != upload:
@@ -469,14 +490,16 @@ class FileStore:
 
     def _remove_place(self, upload: Upload) -> None:
         """Remove the readable name, also one that a crash kept from the record."""
-        if upload.place is not None:
-            if self._has_bytes(upload):
-                disk.unlink(upload.place)
-        elif self._template is not None and upload.complete:
+        place = upload.place if upload.place is not None and self._has_bytes(upload) else None
+        if upload.place is None and self._template is not None:
             path = Path(self._path(upload.id))
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_nlink > 1:
-                    disk.unlink(self._template.link(path, upload))
+                    place = str(self._template.link(path, upload))
+        if place is not None:
+            disk.unlink(place)
+            if self._sync:
+                disk.sync_folder(Path(place).parent)
 
     # going through them ----------------------------------------------------------------------------------------------
 
@@ -514,7 +537,7 @@ class FileStore:
 
     def _list_shard(self, shard: Path) -> None:
         now = time.time()
-        for upload_id in set(_ids(shard, "")) | set(_ids(shard, _RECORD)) | set(_ids(shard, _RECORD + _NEW)):
+        for upload_id in {name for suffix in ("", _RECORD, _RECORD + _NEW, _AWAITED) for name in _ids(shard, suffix)}:
             try:
                 upload = self._load(upload_id)
             except UploadNotFound:
@@ -522,11 +545,23 @@ class FileStore:
             except StoreUnavailable:
                 continue
             else:
+                self._drop_spare_name(upload)
                 deadline = None if upload.expires_at is None else upload.expires_at.timestamp()
-                if (upload.complete and not upload.finished) or (deadline is not None and deadline <= now):
+                # One without a deadline was finished, and is not any more since a power cut.
+                if not upload.finished and (upload.complete or deadline is None):
+                    deadline = now
+                if deadline is not None and deadline <= now:
                     self._calendar.add_overdue(upload_id, now)
                 elif deadline is not None:
                     self._calendar.add(upload_id, deadline, now)
+
+    def _drop_spare_name(self, upload: Upload) -> None:
+        """Take away the first name of a file that has its readable one: a power cut may have given it back."""
+        if upload.place is not None and upload.finished:
+            path = self._path(upload.id)
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.lstat(path), os.lstat(upload.place)):
+                    disk.unlink(path)
 
     async def remind(self, upload_id: UploadId, at: datetime) -> None:
         """See `Store.remind`."""
@@ -558,10 +593,6 @@ class FileStore:
         except FileNotFoundError:
             return {}
         return {boot: float(moment) for boot, _, moment in (line.partition(" ") for line in lines)}
-
-    def _was_settled(self, slot: record.Slot) -> bool:
-        """Whether everything was synced after this slot was written, under the same run of the machine."""
-        return slot.written_at < self._settled.get(slot.boot, 0.0)
 
 
 def _ids(shard: Path, suffix: str) -> Iterator[UploadId]:

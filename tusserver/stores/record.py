@@ -176,6 +176,11 @@ def unpack(content: bytes) -> tuple[Upload, Slot]:
     return upload.at(slot.offset, expires_at=slot.expires_at, finished=slot.finished), slot
 
 
+def has_end(content: bytes) -> bool:
+    """Whether the JSON was written to its end. What is missing of a file after a power cut reads as zeros."""
+    return content[JSON_AT:].rstrip(b"\0").endswith(_END)
+
+
 def _parse(text: bytes) -> Upload:
     """Read the JSON; requests for one upload come in rows, and it stays the same for all of them."""
     known = _known.get(text)
