@@ -49,10 +49,10 @@ def check_format(root: Path) -> bool:
 
 def mark(root: Path, file_mode: int) -> None:
     """Mark a folder as one of today's format. Several processes may do so at once."""
-    # Without a sync: no mark, or an empty one, means the same after a power cut.
+    # Synced once in the life of a folder, so that no power cut leaves a mark that is cut off; none at all does no harm.
     temporary = f"{root}/format.{secrets.token_hex(4)}.new"
     try:
-        disk.write_new_file(temporary, b"tusserver data folder, format %d\n" % FORMAT, file_mode, sync=False)
+        disk.write_new_file(temporary, b"tusserver data folder, format %d\n" % FORMAT, file_mode, sync=True)
         os.rename(temporary, root / "format")
     except BaseException:
         disk.unlink(temporary)
