@@ -37,6 +37,12 @@ def test_the_refusal_is_one_that_a_browser_may_read(start_server: StartServer) -
     assert answer.body.startswith(b"ERR_TOO_MANY_UPLOADS: ")
 
 
+def test_workers_count_together(start_server: StartServer) -> None:
+    server = start_server("--server.workers", "2", "--limits.uploads_per_client", "6")
+    statuses = [Tus(server.url).post(LENGTH).status for _ in range(20)]  # each on a connection of its own
+    assert sorted(statuses) == [201] * 6 + [429] * 14
+
+
 def test_servers_on_one_folder_count_together_and_a_restart_forgets_nothing(
     start_server: StartServer, tmp_path: Path
 ) -> None:
