@@ -54,10 +54,24 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
         server.stop()
 
 
+InstallPackages = Callable[[Path], Path]
+"""`install_packages(folder)`: where the packages of the folder's package-lock.json are."""
+
+
 @pytest.fixture(scope="session")
-def node_packages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where tus-js-client is installed: in pytest's cache, so that only the first run has to fetch it."""
+def install_packages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> InstallPackages:
+    """Installs packages of npm in pytest's cache, so that only the first run has to fetch them."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("needs Node.js and npm")
     cache: pytest.Cache | None = request.config.cache
-    return install(cache.mkdir("tus-js-client") if cache is not None else tmp_path_factory.mktemp("tus-js-client"))
+
+    def below(name: str) -> Path:
+        return cache.mkdir(name) if cache is not None else tmp_path_factory.getbasetemp() / name
+
+    return lambda source: install(below(f"npm-{source.name}"), source)
+
+
+@pytest.fixture(scope="session")
+def node_packages(install_packages: InstallPackages) -> Path:
+    """Where tus-js-client is installed."""
+    return install_packages(Path(__file__).parent / "interop" / "js")

@@ -17,9 +17,9 @@ import pytest
 _JS = Path(__file__).parent / "js"
 
 
-def install(cache: Path) -> Path:
-    """A folder below `cache` with the packages of js/package-lock.json, laid by whoever comes first."""
-    manifests = [_JS / "package.json", _JS / "package-lock.json"]
+def install(cache: Path, source: Path = _JS) -> Path:
+    """A folder below `cache` with the packages of a package-lock.json, laid by whoever comes first."""
+    manifests = [source / "package.json", source / "package-lock.json"]
     version = hashlib.sha256(b"".join(manifest.read_bytes() for manifest in manifests)).hexdigest()[:16]
     installed = cache / version
     with (cache / "lock").open("w") as lock:
