@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tests.support.properties  # noqa: F401 - loads the settings of property tests
-from tusserver.web.origin import Origin
+from tusserver.web.origin import Address, Origin, Trusted, address_of
 
 PROXY = "10.0.0.1"
 
@@ -268,6 +268,18 @@ def test_behind_trusted_proxies_the_client_is_whom_the_outermost_of_them_saw(
     headers: dict[str, str], name: str
 ) -> None:
     assert party(headers, "10.0.0.0/8") == name
+
+
+def test_of_a_long_list_no_more_is_read_than_up_to_the_client() -> None:
+    read: list[str] = []
+
+    def reading(element: str) -> Address | None:
+        read.append(element)
+        return address_of(element)
+
+    hops = ["10.0.0.9"] * 2000 + ["1.2.3.4", "10.0.0.7"]
+    assert Trusted(["10.0.0.0/8"]).before(hops, reading) == 1
+    assert read == ["10.0.0.7", "1.2.3.4"]
 
 
 @given(st.lists(st.sampled_from(["1.2.3.4", "10.0.0.7", "unknown", "", "[::1]:9", "a=b", '"'])).map(", ".join))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from starlette.types import Scope
 
@@ -61,15 +61,16 @@ class Trusted:
             return self.all or self._unix
         return self.all or any(address in network for network in self._networks)
 
-    def before(self, hops: Sequence[Address | None]) -> int:
+    def before(self, elements: Sequence[str], read: Callable[[str], Address | None]) -> int:
         """Count the proxies behind the outermost one that is trusted, in a list that each of them appends its peer to.
 
-        From the right, since what stands left of the word of a trusted proxy may be made up by its client.
+        From the right, since what stands left of the word of a trusted proxy may be made up by its client; and `read`
+        no further, as that may be thousands.
         """
         if self.all:
-            return max(0, len(hops) - 1)
+            return max(0, len(elements) - 1)
         count = 0
-        while count < len(hops) - 1 and (hop := hops[-count - 1]) is not None and self.has(hop):
+        while count < len(elements) - 1 and (hop := read(elements[-count - 1])) is not None and self.has(hop):
             count += 1
         return count
 
@@ -107,10 +108,11 @@ class Origin:
         """Name whom a request comes from (see `party_of`), past proxies that are trusted; "" where nobody can tell."""
         address = _peer(scope)
         if self._trusted and self._trusted.has(address):
-            hops = [_hop(element.get("for", "")) for element in _parse_forwarded(headers.get("forwarded", ""))]
-            hops = hops or _hops(headers)
-            if hops:
-                address = hops[-self._trusted.before(hops) - 1] or address
+            elements, read = _list(headers.get("forwarded", "")), _read_for
+            if not elements:
+                elements, read = _list(headers.get("x-forwarded-for", "")), _read_hop
+            if elements:
+                address = read(elements[-self._trusted.before(elements, read) - 1]) or address
         return "" if address is None else party_of(address)
 
     def _forwarded(self, headers: Mapping[str, str], scheme: str, host: str) -> tuple[str, str, str]:
@@ -118,10 +120,9 @@ class Origin:
 
         A value that is not valid is as if it were not there.
         """
-        elements = _parse_forwarded(headers.get("forwarded", ""))
-        before = self._trusted.before([_hop(element.get("for", "")) for element in elements])
-        named = elements[-before - 1] if elements else {}
-        before = self._trusted.before(_hops(headers))
+        elements = _list(headers.get("forwarded", ""))
+        named = _read_element(elements[-self._trusted.before(elements, _read_for) - 1]) if elements else {}
+        before = self._trusted.before(_list(headers.get("x-forwarded-for", "")), _read_hop)
 
         def outermost(name: str) -> str:
             # A proxy that finds the field may leave it as it is, so the list can be shorter than the way.
@@ -158,23 +159,20 @@ def _list(value: str) -> list[str]:
     return [item.strip() for item in value.split(",")] if value else []
 
 
-def _hops(headers: Mapping[str, str]) -> list[Address | None]:
-    return [_hop(text) for text in _list(headers.get("x-forwarded-for", ""))]
-
-
-def _hop(text: str) -> Address | None:
+def _read_hop(element: str) -> Address | None:
     """Read an address with or without its port: `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]:567`."""
-    found = _NODE.fullmatch(text)
-    return address_of(found[1] or found[2]) if found else address_of(text)
+    found = _NODE.fullmatch(element)
+    return address_of(found[1] or found[2]) if found else address_of(element)
 
 
-def _parse_forwarded(value: str) -> list[dict[str, str]]:
-    """Read the elements of Forwarded (RFC 7239): `for=1.2.3.4;proto=https;host="example.org"`."""
-    elements: list[dict[str, str]] = []
-    for element in _list(value):
-        found: dict[str, str] = {}
-        for pair in element.split(";"):
-            name, _, text = pair.strip().partition("=")
-            found[name.lower()] = text.strip('"')
-        elements.append(found)
-    return elements
+def _read_for(element: str) -> Address | None:
+    return _read_hop(_read_element(element).get("for", ""))
+
+
+def _read_element(element: str) -> dict[str, str]:
+    """Read an element of Forwarded (RFC 7239): `for=1.2.3.4;proto=https;host="example.org"`."""
+    found: dict[str, str] = {}
+    for pair in element.split(";"):
+        name, _, text = pair.strip().partition("=")
+        found[name.lower()] = text.strip('"')
+    return found
