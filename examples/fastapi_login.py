@@ -39,7 +39,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tusserver import CreationRejected, FileLocker, FileStore, Limits, Tus, Upload
+from tusserver import CreationRejected, FileStore, Limits, Tus, Upload
 
 DATA = Path(os.environ.get("DATA", "data"))
 SESSION = 12 * 3600
@@ -155,7 +155,6 @@ async def on_gone(upload: Upload) -> None:
 
 tus = Tus(
     FileStore(DATA),
-    locker=FileLocker(DATA / "locks"),  # so that `uvicorn --workers 4` is right too
     limits=Limits(max_size=10 * 1024**3),
     cors=None,  # pages of this app only
     before_create=before_create,

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from tusserver import CreationRejected, Expiry, FileLocker, FileStore, Limits, Tus, Upload
+from tusserver import CreationRejected, Expiry, FileStore, Limits, Tus, Upload
 
 DATA = Path("uploads")
 
@@ -43,7 +43,6 @@ async def index(request: Request) -> PlainTextResponse:
 
 tus = Tus(
     FileStore(DATA),
-    locker=FileLocker(DATA / "locks"),  # so that `uvicorn --workers 4` is right too
     limits=Limits(max_size=10 * 1024**3),
     expiry=Expiry(after=timedelta(days=1), keep_finished=timedelta(days=30)),
     before_create=before_create,

@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 
 import anyio
@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
+from tusserver.locks import file
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import UploadNotFound
@@ -29,7 +30,7 @@ from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.quota import Quota
 from tusserver.service.sweeper import Sweeper
 from tusserver.service.uploads import UploadService
-from tusserver.stores.base import Ledger, Store
+from tusserver.stores.base import Claim, Ledger, Store
 from tusserver.stores.ledger import MemoryLedger
 from tusserver.web.cors import Cors, CorsMiddleware
 from tusserver.web.endpoint import UploadEndpoint
@@ -68,7 +69,7 @@ class Tus:
 
     Args:
         store: where uploads are kept.
-        locker: what keeps requests apart; by default one that works within this process.
+        locker: what keeps requests apart; by default the store's own locks, which all processes on it share.
         ledger: what counts unfinished uploads, if `limits` bound them; by default within this process.
         limits: how much clients may ask for.
         expiry: when uploads end.
@@ -122,7 +123,7 @@ class Tus:
     ) -> None:
         limits = limits or Limits()
         expiry = expiry or Expiry()
-        locker = locker or MemoryLocker()
+        locker = locker or _locker_of(store)
         on = enabled(store.extensions, disable, expires=expiry.after is not None)
         bus = _bus(on_created, on_finished, on_terminated, on_expired)
         lifecycle = Lifecycle(store, bus, expiry, now)
@@ -162,6 +163,7 @@ class Tus:
             self._app = CorsMiddleware(self._endpoint, cors, options)
         self._sweeper = Sweeper(store, locker, lifecycle, quota, interval=sweep_interval, now=now)
         self._sweeping: asyncio.Task[None] | None = None
+        self._claim: Claim | None = None
         self._closed = False
         self._store = store
         self._locker = locker
@@ -206,19 +208,32 @@ class Tus:
             with anyio.CancelScope(shield=True):
                 await self._store.tidy()
             self._locker.close()
+            if self._claim is not None:
+                self._claim.close()
+                self._claim = None
 
     def _start_sweeping(self) -> asyncio.Task[None]:
         """Also without a lifespan, from the first request on: a mounted app's lifespan is easily forgotten.
 
         And anew on another event loop: the task has ended with the one it was started on.
+
+        Raises:
+            ValueError: see `Store.claim`. Only now: who made this app may have forked those that serve it.
         """
+        if self._claim is None:
+            self._claim = self._store.claim(self._locker.scope)
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.get_running_loop().create_task(self._sweeper.run(), name="tusserver sweeper")
         return self._sweeping
 
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        async with self._lifespan():
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._lifespan())
+            except ValueError as error:  # else uvicorn would take it for an app without a lifespan, and go on
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
@@ -231,6 +246,12 @@ class Tus:
     async def sweep(self) -> int:
         """Remove what has expired now; return the number of uploads removed."""
         return await self._sweeper.sweep()
+
+
+def _locker_of(store: Store) -> Locker:
+    if store.lock_folder is None or not file.AVAILABLE:
+        return MemoryLocker()
+    return file.FileLocker(store.lock_folder)
 
 
 def enabled(can: frozenset[Extension], disable: Iterable[str], *, expires: bool) -> frozenset[Extension]:

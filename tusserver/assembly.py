@@ -12,6 +12,7 @@ from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.rules import Expiry, Limits
 from tusserver.settings import Effective
+from tusserver.stores.base import Claim
 from tusserver.stores.file import FileStore
 from tusserver.stores.ledger import FileLedger
 from tusserver.web.cors import Cors
@@ -23,11 +24,17 @@ class Site:
     A router would do, but for small requests it costs as much as reading their headers.
     """
 
-    def __init__(self, tus: Tus, path: str, locker: Locker) -> None:
+    def __init__(self, tus: Tus, path: str, locker: Locker, claim: Claim) -> None:
         self.tus = tus
-        self.locker = locker
+        self._locker = locker
+        self._claim = claim
         self._path = path
         self._below = path + "/"
+
+    def close(self) -> None:
+        """Give back what is open."""
+        self._locker.close()
+        self._claim.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
@@ -50,7 +57,8 @@ def assemble(configured: Effective) -> Site:
     settings = configured.settings
     limits, expiry, tus, cors = settings.limits, settings.expiry, settings.tus, settings.cors
     store = open_store(configured)
-    locker = open_locker(configured)
+    locker = open_locker(configured, store)
+    claim = claim_store(configured, store, locker)
     app = Tus(
         store,
         locker=locker,
@@ -93,10 +101,10 @@ def assemble(configured: Effective) -> Site:
         trusted_proxies=settings.proxies.trusted,
         relative_location=settings.proxies.relative_location,
     )
-    return Site(app, settings.server.path, locker)
+    return Site(app, settings.server.path, locker, claim)
 
 
-def open_locker(configured: Effective) -> Locker:
+def open_locker(configured: Effective, store: FileStore) -> Locker:
     """Build the locks alone: such that a second server on the same folder, or `tusserver remove`, does no harm.
 
     Raises:
@@ -109,7 +117,19 @@ def open_locker(configured: Effective) -> Locker:
             )
         return MemoryLocker()
     try:
-        return file.FileLocker(configured.settings.store.root.absolute() / "locks")
+        return file.FileLocker(store.lock_folder)
+    except ValueError as error:
+        raise configured.refusal("store.root", f"cannot be used: {error}") from None
+
+
+def claim_store(configured: Effective, store: FileStore, locker: Locker) -> Claim:
+    """Keep those off the store who would use it with other locks.
+
+    Raises:
+        SettingsError: somebody does.
+    """
+    try:
+        return store.claim(locker.scope)
     except ValueError as error:
         raise configured.refusal("store.root", f"cannot be used: {error}") from None
 

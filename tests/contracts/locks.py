@@ -50,6 +50,11 @@ class LockerContract:
         """Return a fresh locker."""
         raise NotImplementedError
 
+    async def test_it_says_the_same_scope_whenever_it_is_asked(self, locker: Locker) -> None:
+        scope = locker.scope
+        async with locker.hold(ID):
+            assert locker.scope == scope != ""
+
     # one at a time ---------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("manner", Manner)

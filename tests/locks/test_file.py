@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -175,3 +176,59 @@ def test_uploads_have_bytes_of_their_own() -> None:
     bytes_of = {byte_of(str(number)) for number in range(10_000)}
     assert len(bytes_of) == 10_000
     assert all(0 < byte < 2**63 for byte in bytes_of)
+
+
+def test_lockers_of_one_folder_have_one_scope_by_whatever_name(tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(tmp_path)
+    scopes = {FileLocker(tmp_path / "alias" / "locks").scope, FileLocker(tmp_path / "locks").scope}
+    assert len(scopes) == 1
+    assert FileLocker(tmp_path / "others").scope not in scopes
+
+
+FORKED = """
+import os, sys
+from tusserver.locks.file import FileLocker
+locker = FileLocker(sys.argv[1])
+locker.try_byte(1)
+ours = locker.leads()
+if (child := os.fork()) == 0:
+    os._exit(2 * locker.try_byte(1) + locker.leads())
+_, status = os.waitpid(child, 0)
+print(ours, os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_forked_child_has_locks_of_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORKED, str(tmp_path / "locks")]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "True 0\n"
+
+
+# links ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_for_locks_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "locks").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="it is a symbolic link"):
+        FileLocker(tmp_path / "locks")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_file_of_locks_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "held").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="cannot be used"):
+        FileLocker(tmp_path / "locks")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+async def test_nobody_is_asked_by_way_of_a_link(locker: FileLocker, staying: Elsewhere, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as foreign:
+        foreign.bind(str(tmp_path / "foreign"))
+        (tmp_path / "locks" / "link.sock").symlink_to(tmp_path / "foreign")
+        with pytest.raises(UploadLocked):
+            await take(locker, Manner.RESUME, 0)
+        assert staying.line() == "asked resume"
+        with pytest.raises(BlockingIOError):
+            foreign.recv(512)
+    assert (tmp_path / "locks" / "link.sock").is_symlink()

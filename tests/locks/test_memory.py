@@ -82,6 +82,7 @@ async def test_a_newcomer_has_a_freed_upload_without_waiting_for_its_next_questi
 async def test_two_lockers_know_nothing_of_each_other() -> None:
     async with MemoryLocker().hold(ID):
         await take(MemoryLocker(), Manner.POLITE, 0)
+    assert MemoryLocker().scope != MemoryLocker().scope
 
 
 async def test_nothing_is_kept_of_uploads_that_nobody_holds() -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import tusserver
 from tests.conftest import StartServer
+from tests.support.served import Served
 from tests.support.server import TusServer
 from tests.support.tus import Tus
+from tusserver import FileStore, MemoryLocker
 
 
 @pytest.fixture
@@ -61,3 +64,55 @@ def test_a_server_that_is_killed_leaves_no_lock(servers: tuple[TusServer, TusSer
         servers[0].kill()
         assert two.resume(there, b"abcdefghij")
     assert two.holds(there, b"abcdefghij")
+
+
+# an app that embeds Tus is a server like any other -------------------------------------------------------------------
+
+
+def test_an_app_on_the_folder_of_a_server_shares_its_locks(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(storage=tmp_path / "data")
+    one = Tus(server.url)
+    url = one.upload(10)
+    with Served(tusserver.Tus(FileStore(tmp_path / "data"))) as app, one.begin_patch(url, 0, 10, b"abc") as stalled:
+        two = Tus(app.url)
+        there = two.child(url.rsplit("/", 1)[1])
+        assert two.reaches(there, 3)
+        assert stalled.answer().status == 423
+        assert two.patch(there, 3, b"defghij").status == 204
+    assert one.holds(url, b"abcdefghij")
+
+
+APP = """
+from tusserver import FileStore, MemoryLocker, Tus
+
+app = Tus(FileStore("data"), locker=MemoryLocker())
+"""
+
+
+def test_an_app_with_locks_of_its_own_does_not_start_on_the_folder_of_a_server(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    start_server(storage=tmp_path / "data")
+    (tmp_path / "embedding.py").write_text(APP)
+    command = [sys.executable, "-m", "uvicorn", "--port", "0", "embedding:app"]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode != 0
+    assert "is in use with other locks" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["remove", "abc"], ["sweep"]])
+def test_a_folder_of_an_app_with_locks_of_its_own_is_refused_until_that_stops(
+    command: list[str], tmp_path: Path
+) -> None:
+    def run() -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "tusserver", *command, "--storage", str(tmp_path / "data")]
+        return subprocess.run(words, check=False, capture_output=True, text=True, timeout=30)
+
+    with Served(tusserver.Tus(FileStore(tmp_path / "data"), locker=MemoryLocker())):
+        refused = run()
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert "store.root" in refused.stderr
+    assert "is in use with other locks" in refused.stderr
+    if command[0] != "serve":
+        assert "in use" not in run().stderr

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +17,7 @@ import pytest
 
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.file import FileStore
-from tusserver.stores.folder import FORMAT
+from tusserver.stores.folder import FORMAT, Claim
 
 MARK = f"tusserver data folder, format {FORMAT}\n"
 UPLOAD = Upload(id=UploadId("abc"), created_at=datetime(2026, 1, 2, tzinfo=UTC), length=5)
@@ -81,3 +86,95 @@ def test_many_may_use_a_new_folder_first(tmp_path: Path) -> None:
         thread.join()
     assert failed == []
     assert sorted(os.listdir(tmp_path)) == ["format", "uploads"]
+
+
+# who is on it --------------------------------------------------------------------------------------------------------
+
+
+def test_those_with_the_same_locks_are_on_it_together(tmp_path: Path) -> None:
+    one, two = FileStore(tmp_path).claim("ours"), FileStore(tmp_path).claim("ours")
+    one.close()
+    two.close()
+
+
+def test_nobody_with_other_locks_comes_while_somebody_is_there(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    one, two = store.claim("ours"), store.claim("ours")
+    one.close()
+    with pytest.raises(ValueError, match="is in use with other locks") as told:
+        store.claim("theirs")
+    assert str(tmp_path / "locks") in str(told.value)
+    store.claim("ours").close()
+    two.close()
+    store.claim("theirs").close()
+
+
+def test_who_is_killed_is_not_there_any_more(tmp_path: Path) -> None:
+    stays = f"""
+import sys
+from tusserver.stores.file import FileStore
+claim = FileStore({str(tmp_path)!r}).claim("theirs")
+print("there", flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-c", stays]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        with pytest.raises(ValueError, match="is in use"):
+            FileStore(tmp_path).claim("ours")
+        process.kill()
+        process.wait(10)
+        FileStore(tmp_path).claim("ours").close()
+
+
+def test_of_many_who_come_at_once_only_those_of_one_kind_stay(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    for _ in range(20):
+        together = threading.Barrier(6)
+        there: list[tuple[str, Claim]] = []
+
+        def come(scope: str, together: threading.Barrier = together, there: list[tuple[str, Claim]] = there) -> None:
+            together.wait()
+            with contextlib.suppress(ValueError):
+                there.append((scope, store.claim(scope)))
+
+        threads = [threading.Thread(target=come, args=(scope,)) for scope in ("ours", "theirs") * 3]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        scopes = [scope for scope, _ in there]
+        assert scopes in (["ours"] * 3, ["theirs"] * 3)
+        for _, claim in there:
+            claim.close()
+
+
+@pytest.mark.parametrize("call", ["pwrite", "flock"])
+def test_a_folder_without_room_or_locks_may_be_used_and_the_log_says_what_is_missing(
+    tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FileStore(tmp_path)
+    code = {"pwrite": errno.ENOSPC, "flock": errno.ENOLCK}[call]
+
+    def fails(*args: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os if call == "pwrite" else fcntl, call, fails)
+    store.claim("ours").close()
+    assert "nothing keeps a server with other locks off it" in caplog.text
+
+
+def test_a_full_disk_keeps_nobody_from_an_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    FileStore(tmp_path)
+    (tmp_path / "format").unlink()
+
+    def fails(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwritev", fails)
+    FileStore(tmp_path)
+    assert "it gets no mark of its format" in caplog.text
+    assert os.listdir(tmp_path) == ["uploads"]

@@ -395,8 +395,8 @@ class Recorder:
 
 
 def files_of_uploads(folder: Path) -> list[Path]:
-    """Every file below a folder but the calendar's, which may know of what was not made."""
-    return [path for path in folder.rglob("*") if path.is_file() and "calendar" not in path.parts]
+    """Every file that belongs to uploads in a data folder."""
+    return [path for path in folder.rglob("*") if path.is_file() and "uploads" in path.relative_to(folder).parts]
 
 
 async def test_callbacks_tell_the_life_of_an_upload_in_order(store: Store) -> None:

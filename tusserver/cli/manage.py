@@ -120,9 +120,11 @@ async def _place(store: Store, upload: Upload) -> str | None:
 
 
 async def _remove(configured: Effective, *, ids: Sequence[str]) -> int:
-    from tusserver.assembly import open_locker, open_store
+    from tusserver.assembly import claim_store, open_locker, open_store
 
-    store, locker = open_store(configured), open_locker(configured)
+    store = open_store(configured)
+    locker = open_locker(configured, store)
+    claim = claim_store(configured, store, locker)
     missing = 0
     try:
         for text in dict.fromkeys(ids):
@@ -138,6 +140,7 @@ async def _remove(configured: Effective, *, ids: Sequence[str]) -> int:
                 missing += 1
     finally:
         locker.close()
+        claim.close()
     return 1 if missing else 0
 
 
@@ -148,7 +151,7 @@ async def _sweep(configured: Effective) -> int:
     try:
         removed = await site.tus.sweep()
     finally:
-        site.locker.close()
+        site.close()
     say(f"Removed {removed} upload{'' if removed == 1 else 's'}")
     return 0
 

@@ -41,6 +41,10 @@ class Lease(Protocol):
 class Locker(Protocol):
     """Excludes requests from each other."""
 
+    @property
+    def scope(self) -> str:
+        """Whom it excludes: all lockers that name the same scope, in whatever process, and nobody else."""
+
     def hold(
         self,
         upload_id: UploadId,

@@ -18,6 +18,7 @@ import logging
 import os
 import secrets
 import socket
+import stat
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -57,15 +58,23 @@ class FileLocker:
         self._within = MemoryLocker()
         self._post: _Post | None = None
         self._leading = False
+        self._process = os.getpid()
         self._open: list[int] = []
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            self._bytes = os.open(Path(folder, "held"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            self._open.append(self._bytes)
-            self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
             self._open.append(self._folder)
+            self._bytes = self._open_bytes()
+            found = os.fstat(self._bytes)
         except OSError as error:
-            raise ValueError(f"the folder for locks {folder} cannot be used: {error.strerror}") from error
+            reason = "it is a symbolic link" if Path(folder).is_symlink() else error.strerror
+            raise ValueError(f"the folder for locks {folder} cannot be used: {reason}") from error
+        self._scope = f"file {found.st_ino} of device {found.st_dev}"
+
+    def _open_bytes(self) -> int:
+        fd = os.open("held", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self._folder)
+        self._open.append(fd)
+        return fd
 
     def __del__(self) -> None:
         self.close()
@@ -84,11 +93,20 @@ class FileLocker:
 
     def leads(self) -> bool:
         """See `Locker.leads`."""
+        self._after_fork()
         self._leading = self._leading or self.try_byte(_LEAD)
         return self._leading
 
+    @property
+    def scope(self) -> str:
+        """See `Locker.scope`: the file's number, as a folder may have several names."""
+        return self._scope
+
     def close(self) -> None:
         """See `Locker.close`."""
+        if self._process != os.getpid():
+            self._forget()
+            return
         self._close_post()
         if self._leading:
             self._leading = False
@@ -112,6 +130,7 @@ class FileLocker:
         self._set(fcntl.F_UNLCK, at)
 
     def _set(self, kind: int, at: int) -> bool:
+        self._after_fork()
         try:
             fcntl.fcntl(self._bytes, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))
         except OSError as error:
@@ -121,12 +140,27 @@ class FileLocker:
             raise StoreUnavailable from error
         return True
 
+    def _after_fork(self) -> None:
+        """Open the file anew in a forked child: the open file of its parent would not keep the two apart."""
+        if self._process != (process := os.getpid()):
+            self._bytes = self._open_bytes()
+            self._forget()
+            self._process = process
+
+    def _forget(self) -> None:
+        """Leave to the parent what is the parent's."""
+        self._leading = False
+        if self._post is not None:
+            self._post.forget()
+            self._post = None
+
     async def ask(self, upload_id: UploadId, manner: Manner) -> bool:
         """Ask whichever process holds an upload; return whether the holder leaves."""
         return await self.post().ask(upload_id, manner)
 
     def post(self) -> _Post:
         """Return the post office of the running loop."""
+        self._after_fork()
         loop = asyncio.get_running_loop()
         if self._post is None or self._post.loop is not loop:
             self._close_post()
@@ -211,6 +245,10 @@ class _Post:
         # By way of the open folder: the name of a socket may have 107 characters, and folders have more.
         return f"/proc/self/fd/{self._folder}/{name}"
 
+    def forget(self) -> None:
+        """Leave the name to the process that we were forked from."""
+        self._socket.close()
+
     def close(self) -> None:
         """Listen no more."""
         if not self.loop.is_closed():
@@ -234,6 +272,8 @@ class _Post:
 
     def _send(self, name: str, text: str) -> None:
         try:
+            if not stat.S_ISSOCK(os.stat(name, dir_fd=self._folder, follow_symlinks=False).st_mode):
+                return  # nothing of ours; a link could lead to anybody's
             self._socket.sendto(text.encode(), self._address(name))
         except ConnectionRefusedError:  # its process died
             with contextlib.suppress(FileNotFoundError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
@@ -45,6 +47,7 @@ class MemoryLocker:
 
     def __init__(self) -> None:
         self._leases: dict[UploadId, _Lease] = {}
+        self._name = secrets.token_hex(8)
 
     def hold(
         self,
@@ -55,6 +58,11 @@ class MemoryLocker:
     ) -> _Hold:
         """See `Locker.hold`."""
         return _Hold(self._leases, upload_id, manner, patience, before_asking)
+
+    @property
+    def scope(self) -> str:
+        """See `Locker.scope`: itself. A forked child is another one."""
+        return f"memory of process {os.getpid()}, {self._name}"
 
     def close(self) -> None:
         """See `Locker.close`: there is nothing."""

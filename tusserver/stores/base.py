@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 from tusserver.protocol.messages import Content, Extension
@@ -37,6 +38,13 @@ class Ledger(Protocol):
         """Name the lists that were not changed for `idle` seconds, as far as that is known."""
 
 
+class Claim(Protocol):
+    """Somebody's word on the locks of a store."""
+
+    def close(self) -> None:
+        """Take it back: this one is not on the store any more."""
+
+
 class Store(Protocol):
     """A place for uploads. Every method may raise `StoreUnavailable` when the place does not work right now."""
 
@@ -47,6 +55,17 @@ class Store(Protocol):
     @property
     def finishes_in_place(self) -> bool:
         """Whether `finish` has nothing to do."""
+
+    @property
+    def lock_folder(self) -> Path | None:
+        """Where the locks of all processes on this store are; None if there can be one process only."""
+
+    def claim(self, scope: str) -> Claim:
+        """Say with which locks uploads are held here (see `Locker.scope`), until that is closed or the process dies.
+
+        Raises:
+            ValueError: somebody else is on this store with other locks, which would keep nobody off our uploads.
+        """
 
     async def create(self, upload: Upload) -> None:
         """Reserve the upload's whole space and record it, or leave nothing.

@@ -257,6 +257,11 @@ def _write_file(path: str, content: bytes, flag: int, mode: int, *, sync: bool) 
         os.close(fd)
 
 
+def open_or_make(path: str, mode: int) -> int:
+    """Open a file to read and write; make it if it is not there."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+
+
 def append_line(path: str, line: str, mode: int) -> None:
     """Add a line to a file that other processes append to as well."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)

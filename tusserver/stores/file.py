@@ -120,6 +120,18 @@ class FileStore:
         self._progress: dict[UploadId, record.Progress] = {}
         self._run = Threads(_THREADS, "tusserver-store").run
 
+    @property
+    def lock_folder(self) -> Path:
+        """See `Store.lock_folder`."""
+        return self.root / "locks"
+
+    def claim(self, scope: str) -> folder.Claim:
+        """See `Store.claim`."""
+        try:
+            return folder.Claim(self.root, scope, self._file_mode)
+        except OSError as error:
+            raise ValueError(f"the data folder {self.root} cannot be used: {error.strerror}") from error
+
     async def _swift(self, call: Callable[..., T], *args: object) -> T:
         """Run a call that takes microseconds when the page cache answers: a thread would cost ten times as much.
 

@@ -1,16 +1,22 @@
-"""The data folder as a whole: which version of us may use it.
+"""The data folder as a whole: which version of us may use it, and who may use it together.
 
-    format    says so, in words that people can read too
+    format    the version, in words that people can read too; a folder without it is of format 1, from before the mark
+    in-use    the locks with which its users hold uploads; each has it open, under a shared flock
 
-A folder without that file is one of format 1, made before there was a mark, or a new one.
+Locks keep apart only those who share them, so nobody may come with others while somebody is there. That is what
+`in-use` is for. The kernel lets go of it for a process that dies.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import logging
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from tusserver.stores import disk
@@ -19,6 +25,11 @@ logger = logging.getLogger("tusserver.store")
 
 FORMAT = 1
 """What is written today."""
+_SCOPE = 128
+"""Bytes: always as many, so that writing needs no room once it is there."""
+_TRIES = 3
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 _MARK = re.compile(rb"tusserver data folder, format ([1-9]\d{0,8})\n")
 
 
@@ -51,10 +62,65 @@ def mark(root: Path, file_mode: int) -> None:
     """Mark a folder as one of today's format. Several processes may do so at once."""
     # Synced once in the life of a folder, so that no power cut leaves a mark that is cut off; none at all does no harm.
     temporary = f"{root}/format.{secrets.token_hex(4)}.new"
+    with _room_permitting("it gets no mark of its format"):
+        try:
+            disk.write_new_file(temporary, b"tusserver data folder, format %d\n" % FORMAT, file_mode, sync=True)
+            os.rename(temporary, root / "format")
+        except BaseException:
+            disk.unlink(temporary)
+            raise
+
+
+class Claim:
+    """Says with which locks somebody holds uploads in a data folder (see `Store.claim`).
+
+    Raises:
+        ValueError, OSError
+    """
+
+    def __init__(self, root: Path, scope: str, file_mode: int) -> None:
+        self._fd = -1
+        with _room_permitting("nothing keeps a server with other locks off it"):
+            self._fd = disk.open_or_make(f"{root}/in-use", file_mode)
+            if not self._agree(scope.encode().ljust(_SCOPE)):
+                self.close()
+                raise ValueError(
+                    f"the data folder {root} is in use with other locks, which would keep nobody off our uploads;"
+                    f" stop the other server, or let both lock in {root}/locks"
+                )
+
+    def _agree(self, scope: bytes) -> bool:
+        """Write the scope if nobody else is here; return whether it is the one that is written."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.pwrite(self._fd, scope, 0)
+            # Whoever comes between the two locks has written another scope, or has gone again. The wait is a short one.
+            fcntl.flock(self._fd, fcntl.LOCK_SH)
+            if os.pread(self._fd, _SCOPE, 0) == scope:
+                return True
+        return False
+
+    def close(self) -> None:
+        """See `Claim.close`."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _room_permitting(otherwise: str) -> Iterator[None]:
+    """Go on where there is no room, or where a file system has no locks: a full disk must not keep us from clearing it.
+
+    Raises:
+        OSError: for all other reasons.
+    """
     try:
-        disk.write_new_file(temporary, b"tusserver data folder, format %d\n" % FORMAT, file_mode, sync=True)
-        os.rename(temporary, root / "format")
-    except BaseException:
-        disk.unlink(temporary)
-        raise
-    logger.debug("marked the data folder %s as format %d", root, FORMAT)
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM | _NO_LOCKS:
+            raise
+        logger.warning("the data folder lacks something (%s), so %s", error.strerror, otherwise)

@@ -13,17 +13,29 @@ from tusserver.streams import Kept, Source
 _BATCH = 64 * 1024
 
 
+class Unclaimed:
+    """A claim of what nobody can dispute."""
+
+    def close(self) -> None:
+        """See `Claim.close`: there is nothing."""
+
+
 class MemoryStore:
     """Uploads in dictionaries."""
 
     extensions = frozenset(Extension)
     finishes_in_place = True
+    lock_folder = None
 
     def __init__(self) -> None:
         self._records: dict[UploadId, Upload] = {}
         self._bytes: dict[UploadId, bytearray] = {}
         self._awaiting: dict[UploadId, list[UploadId]] = {}
         self._looks: dict[UploadId, datetime] = {}
+
+    def claim(self, scope: str) -> Unclaimed:
+        """See `Store.claim`: nobody else can be on it."""
+        return Unclaimed()
 
     async def create(self, upload: Upload) -> None:
         """See `Store.create`."""
