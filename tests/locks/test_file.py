@@ -123,6 +123,7 @@ async def test_a_holder_that_is_killed_leaves_its_lock_at_once(locker: FileLocke
     waiting = asyncio.create_task(take(locker, Manner.RESUME, LONG))
     assert await asyncio.to_thread(staying.line) == "asked resume"
     os.kill(staying.process.pid, signal.SIGKILL)
+    await asyncio.to_thread(staying.process.wait, 10)  # this loop's clock would not leave it the time to die
     await waiting
 
 
