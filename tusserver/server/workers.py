@@ -25,6 +25,7 @@ from types import FrameType
 
 import uvicorn
 
+from tusserver.server.door import Door, Tally
 from tusserver.server.run import Server
 
 logger = logging.getLogger("tusserver.workers")
@@ -55,6 +56,7 @@ class Seat:
     number: int
     """From 1 on; whoever takes the place of a worker gets its number."""
     line: socket.socket
+    tally: Tally
 
     def server(
         self,
@@ -93,12 +95,37 @@ class _Obedient(Server):
         on_wait: Callable[[int], None],
     ) -> None:
         super().__init__(config, on_start=on_start, on_stop=on_stop, on_wait=on_wait)
+        self._seat = seat
         self._line = seat.line
+        self._door: Door | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen to the parent as well."""
-        asyncio.get_running_loop().add_reader(self._line.fileno(), self._hear)
-        await super().startup(sockets)
+        """Listen to the parent, and take connections in turn with the other workers."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._line.fileno(), self._hear)
+        await super().startup([])
+
+        def make() -> asyncio.Protocol:
+            protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn does
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+            return protocol
+
+        connections = self.server_state.connections
+        self._door = Door(sockets or (), self._seat.tally, self._seat.number, count=lambda: len(connections), make=make)
+        self._door.publish()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Let the other workers know of connections that ended."""
+        if self._door is not None:
+            self._door.publish()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Leave new connections to others first."""
+        if self._door is not None:
+            self._door.close()
+        await super().shutdown(sockets)
 
     def _hear(self) -> None:
         try:
@@ -159,6 +186,7 @@ class Supervisor:
         reload: Callable[[], bool] = lambda: True,
     ) -> None:
         self._places = [_Place(number=number) for number in range(1, count + 1)]
+        self._tally = Tally(count)
         self._workers: dict[int, _Worker] = {}
         """All that live, by process."""
         self._patience = shutdown_timeout + GRACE
@@ -296,7 +324,7 @@ class Supervisor:
             if pid == 0:
                 here.close()
                 self._leave()
-                return Seat(number=number, line=there)
+                return Seat(number=number, line=there, tally=self._tally)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         there.close()
@@ -384,6 +412,7 @@ class Supervisor:
             place.worker, self._coming = self._coming, None
         else:
             place.worker = None
+            self._tally.forget(place.number)
         if place in self._rolling:
             self._rolling.remove(place)  # the next one is a new one anyway
         now = time.monotonic()
