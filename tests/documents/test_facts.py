@@ -17,6 +17,9 @@ from tusserver.protocol import errors
 from tusserver.protocol.messages import Extension
 from tusserver.settings import declared
 
+BENCH = "| work | tusserver | tusd 2.9.1 | rustus 0.5 | @tus/server 2.4 | tuspyserver 4.4 |"
+"""Head of the table of figures, without the floor."""
+
 ALL = "\n".join(PAGES.values())
 OTHERS = ("CHANGELOG.md", "tests/conformance/README.md", "bench/README.md")
 LINKED = {**PAGES, **{page: (ROOT / page).read_text("utf-8") for page in OTHERS}}
@@ -71,6 +74,14 @@ def test_every_command_stands_in_the_documents() -> None:
     assert commands
     listed = re.findall(r"^\| `tusserver ([a-z]+)", PAGES["docs/command-line.md"], re.MULTILINE)
     assert sorted(listed) == sorted(commands)
+
+
+def test_figures_in_the_readme_are_those_of_the_benchmarks() -> None:
+    measured = {tuple(row.split("|")[1:7]) for row in table("docs/benchmarks.md", BENCH + " floor |")}
+    shown = {tuple(row.split("|")[1:7]) for row in table("README.md", BENCH)} - {tuple(["---"] * 6)}
+
+    assert len(shown) >= 5
+    assert shown <= measured
 
 
 def test_flags_and_variables_in_the_documents_exist() -> None:

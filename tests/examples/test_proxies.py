@@ -10,14 +10,19 @@ import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
+import aiohttp
+import aiotus
 import httpx
 import pytest
+from tusclient.client import TusClient
 
 from tests.conftest import StartServer
 from tests.examples.proxies import KINDS, STOP, Front, put_in_front
 from tests.interop.goods import KIB, MIB, make_bytes
+from tests.interop.node import Node
 from tests.support.tus import eventually, patching
 
 pytestmark = pytest.mark.proxy
@@ -179,3 +184,43 @@ def test_a_reload_of_nginx_cuts_nothing(front: Front) -> None:
         assert running.result(30).status_code == 204
     with client_of(front) as client:
         assert client.get(url).content == source
+
+
+# foreign clients, as they go through ---------------------------------------------------------------------------------
+
+
+def test_tuspy_sends_chunks_with_checksums_through(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(front.authority))
+    source = make_bytes(3 * MIB + 1)
+    client = TusClient(front.url).uploader(
+        file_stream=BytesIO(source), chunk_size=MIB, upload_checksum=True, metadata={"filename": "photo.raw"}
+    )
+    client.upload()
+    with client_of(front) as other:
+        assert other.get(str(client.url)).content == source
+
+
+async def test_aiotus_joins_parts_through_a_proxy(front: Front) -> None:
+    """It names the parts as the server named them, which is behind HTTPS and not where the server listens."""
+    sources = [make_bytes(MIB + number, seed=number) for number in range(4)]
+    trust = ssl.create_default_context(cafile=str(front.authority))
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as session:
+        whole = await aiotus.upload_multiple(
+            front.url, map(BytesIO, sources), client_session=session, chunksize=500_000
+        )
+        assert str(whole).startswith(front.url + "/")
+        async with session.get(str(whole)) as answer:
+            assert await answer.read() == b"".join(sources)
+
+
+@pytest.mark.node
+def test_tus_js_client_sends_parallel_parts_through(front: Front, node_packages: Path, tmp_path: Path) -> None:
+    source = tmp_path / "photo.raw"
+    source.write_bytes(make_bytes(3 * MIB + 1))
+    node = Node(node_packages, {"NODE_EXTRA_CA_CERTS": str(front.authority)})
+    try:
+        client = node.run(source, options={"endpoint": front.url, "parallelUploads": 3})
+        with client_of(front) as other:
+            assert other.get(client.url).content == source.read_bytes()
+    finally:
+        node.close()

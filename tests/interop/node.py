@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,12 @@ def install(cache: Path, source: Path = _JS) -> Path:
 class Client:
     """One process with one upload."""
 
-    def __init__(self, installed: Path, job: dict[str, Any]) -> None:
+    def __init__(self, installed: Path, job: dict[str, Any], env: Mapping[str, str]) -> None:
         self.events: list[dict[str, Any]] = []
         """What happened, as far as it was read."""
         self._process = subprocess.Popen(
             ["node", str(_JS / "driver.cjs")],
-            env={**os.environ, "NODE_PATH": str(installed / "node_modules")},
+            env={**os.environ, **env, "NODE_PATH": str(installed / "node_modules")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -103,10 +103,11 @@ class Client:
 
 
 class Node:
-    """Starts clients and ends what is left of them."""
+    """Starts clients and ends what is left of them. `env` is their further environment."""
 
-    def __init__(self, installed: Path) -> None:
+    def __init__(self, installed: Path, env: Mapping[str, str] | None = None) -> None:
         self._installed = installed
+        self._env = env or {}
         self._clients: list[Client] = []
 
     def start(self, path: Path, *, source: str = "file", options: dict[str, Any], **job: Any) -> Client:
@@ -131,6 +132,6 @@ class Node:
             client.close()
 
     def _start(self, job: dict[str, Any]) -> Client:
-        client = Client(self._installed, job)
+        client = Client(self._installed, job, self._env)
         self._clients.append(client)
         return client
