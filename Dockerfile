@@ -36,6 +36,6 @@ USER 10001:10001
 # The server finishes what is in its hands, keeps every byte it has and ends with 0.
 STOPSIGNAL SIGTERM
 # http.client asks directly, whatever proxy the environment names.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["python", "-c", "import http.client, os; server = http.client.HTTPConnection('127.0.0.1', int(os.environ['TUSSERVER_PORT']), timeout=4); server.request('OPTIONS', os.environ['TUSSERVER_PATH']); raise SystemExit(server.getresponse().status >= 400)"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["python", "-c", "import http.client, os; server = http.client.HTTPConnection('127.0.0.1', int(os.environ['TUSSERVER_PORT']), timeout=4); server.request('GET', '/readyz'); raise SystemExit(server.getresponse().status >= 400)"]
 ENTRYPOINT ["tusserver"]
 CMD ["serve"]

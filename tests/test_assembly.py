@@ -35,6 +35,14 @@ async def test_uploads_are_served_at_the_path_and_nothing_elsewhere(tmp_path: Pa
             assert (answer.status_code, answer.headers["content-type"]) == (404, "text/plain; charset=utf-8")
 
 
+async def test_health_is_told_beside_the_uploads(tmp_path: Path) -> None:
+    async with client(effective(tmp_path)) as http:
+        assert (await http.get("/livez")).json() == {"status": "ok"}
+        answer = await http.get("/readyz")
+        assert (answer.status_code, answer.json()["checks"]) == (200, {"store": "ok", "locks": "ok"})
+        assert (await http.get("/livez/x")).status_code == 404
+
+
 async def test_limits_reach_the_protocol(tmp_path: Path) -> None:
     configured = effective(tmp_path, limits__max_size="1KB", limits__metadata_size="20", limits__header_size="30")
     async with client(configured) as http:

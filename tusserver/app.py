@@ -34,6 +34,7 @@ from tusserver.stores.base import Claim, Ledger, Store
 from tusserver.stores.ledger import MemoryLedger
 from tusserver.web.cors import Cors, CorsMiddleware
 from tusserver.web.endpoint import UploadEndpoint
+from tusserver.web.health import Health
 from tusserver.web.origin import Origin
 
 logger = logging.getLogger("tusserver")
@@ -167,6 +168,8 @@ class Tus:
         self._closed = False
         self._store = store
         self._locker = locker
+        self.health = Health({"store": store.check, "locks": self._check_locks})
+        """An ASGI app that answers `/livez` and `/readyz`: `Route("/readyz", tus.health)`."""
         self.extensions = tuple(extension for extension in Extension if extension in on)
         """Names of what OPTIONS advertises (checksum-trailer only where the server in front can deliver trailers)."""
 
@@ -198,6 +201,7 @@ class Tus:
     async def _lifespan(self) -> AsyncIterator[None]:
         self._closed = False
         self._endpoint.open()
+        self.health.open()
         sweeping = self._start_sweeping()
         try:
             yield
@@ -242,6 +246,10 @@ class Tus:
         """Stop what is under way: bytes are kept, and clients are told to come again (503)."""
         self._closed = True
         self._endpoint.close()
+        self.health.close()
+
+    async def _check_locks(self) -> None:
+        self._locker.check()
 
     async def sweep(self) -> int:
         """Remove what has expired now; return the number of uploads removed."""

@@ -15,11 +15,12 @@ from tusserver.settings import Effective
 from tusserver.stores.base import Claim
 from tusserver.stores.file import FileStore
 from tusserver.stores.ledger import FileLedger
+from tusserver.web import health
 from tusserver.web.cors import Cors
 
 
 class Site:
-    """The ASGI app of `tusserver serve`: uploads below one path, and 404 for everything else.
+    """The ASGI app of `tusserver serve`: uploads below one path, health at two, and 404 for everything else.
 
     A router would do, but for small requests it costs as much as reading their headers.
     """
@@ -40,6 +41,9 @@ class Site:
         """Serve one request, or the lifespan."""
         if scope["type"] == "http":
             path = get_route_path(scope)
+            if path in (health.LIVE, health.READY):
+                await self.tus.health(scope, receive, send)
+                return
             if not path.startswith(self._below) and path != self._path:
                 await PlainTextResponse("Not Found", 404)(scope, receive, send)
                 return
@@ -151,6 +155,7 @@ def open_store(configured: Effective) -> FileStore:
             durability=store.durability,
             finished_folder=store.finished_folder,
             finished_name=store.finished_name,
+            reserve=store.reserve,
             file_mode=store.file_mode,
             folder_mode=store.folder_mode,
         )

@@ -64,5 +64,12 @@ class Locker(Protocol):
         """Whether this process is the one that does what only one shall do: from the first that asks until it closes
         its locker or dies."""
 
+    def check(self) -> None:
+        """Find out whether locks work.
+
+        Raises:
+            StoreUnavailable: with what is wrong, in words that anybody may read.
+        """
+
     def close(self) -> None:
         """Give back what is open, the lead too; called after the last request. A later `hold` opens it again."""

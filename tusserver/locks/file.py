@@ -41,6 +41,8 @@ _ANSWER = 0.5
 """Seconds a process has to answer."""
 _LEAD = 0
 """Byte that the one holds who leads."""
+_PROBE = 1
+"""Byte that is taken and given back to see that locks work."""
 logger = logging.getLogger("tusserver.locks")
 
 _FLOCK = struct.Struct("hhqqi4x")
@@ -101,6 +103,13 @@ class FileLocker:
     def scope(self) -> str:
         """See `Locker.scope`: the file's number, as a folder may have several names."""
         return self._scope
+
+    def check(self) -> None:
+        """See `Locker.check`."""
+        if not os.fstat(self._bytes).st_nlink:  # a process that starts now would use another file
+            raise StoreUnavailable("the folder of the locks was removed")
+        if self.try_byte(_PROBE):
+            self.free_byte(_PROBE)
 
     def close(self) -> None:
         """See `Locker.close`."""

@@ -64,6 +64,9 @@ class MemoryLocker:
         """See `Locker.scope`: itself. A forked child is another one."""
         return f"memory of process {os.getpid()}, {self._name}"
 
+    def check(self) -> None:
+        """See `Locker.check`: they do."""
+
     def close(self) -> None:
         """See `Locker.close`: there is nothing."""
 

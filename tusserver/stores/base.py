@@ -135,5 +135,13 @@ class Store(Protocol):
     async def remind(self, upload_id: UploadId, at: datetime) -> None:
         """Let `due` name this id from `at` on."""
 
+    async def check(self) -> None:
+        """Find out whether uploads can be taken now. Leaves nothing.
+
+        Raises:
+            StoreUnavailable: with what is wrong, in words that anybody may read.
+            OutOfSpace
+        """
+
     async def tidy(self) -> None:
         """Do what needs doing now and then: called after every sweep and after the last request."""

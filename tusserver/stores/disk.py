@@ -8,6 +8,7 @@ import errno
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +20,13 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV}
 _COPY_STEP = 256 << 20
 _LITTLE = 1 << 20
-"""Bytes that are reserved without a look at the free space first."""
+"""Bytes that are reserved without an exact look at the free space first."""
+_ROOMY = 64 << 20
+"""Bytes of free space that are not used up in the time of `_LOOK`, by anything but a few large uploads."""
+_LOOK = 0.25
+"""Seconds for which a look at plenty of free space counts."""
+_LARGEST_SHARE = 10
+"""The space that is kept free is a tenth of the disk at most: a small one shall still be of use."""
 _IOV_MAX = 1024
 _READ = 16 * 1024
 
@@ -74,11 +81,14 @@ class Reserver:
     """Reserves space in files below one folder.
 
     By `fallocate`; where that is missing, or slow as on tmpfs (0.3 ms for each MiB), `ftruncate` and a look at the
-    free space stand in, and the log says so once.
+    free space stand in, and the log says so once. `keep`: bytes of the disk that stay free.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep: int = 0) -> None:
         self._folder = folder
+        self._keep = keep
+        self._roomy_until = 0.0
+        self._low = False
         self._sparse = _fallocate is None
         if file_system(folder) == "tmpfs":
             self._stop_reserving("tmpfs")
@@ -86,6 +96,32 @@ class Reserver:
     def _stop_reserving(self, why: str) -> None:
         self._sparse = True
         logger.info("space is checked but not reserved in %s (%s)", self._folder, why)
+
+    def require_room(self, length: int = 0) -> None:
+        """Refuse what would leave less space free than is to be kept. Where there is plenty, it looks now and then.
+
+        Raises:
+            OutOfSpace, OSError
+        """
+        now = time.monotonic()
+        if now < self._roomy_until and length <= _LITTLE:
+            return
+        left = self._free(os.statvfs(self._folder)) - length
+        if left > _ROOMY:
+            self._roomy_until = now + _LOOK
+        if (left < 0) is not self._low:
+            self._low = left < 0
+            if self._low:
+                logger.warning("free space is below store.reserve: new uploads are refused")
+            else:
+                logger.info("free space is above store.reserve again: new uploads are taken")
+        if left < 0:
+            raise OutOfSpace
+
+    def _free(self, found: os.statvfs_result) -> int:
+        """Bytes that may be used; negative where fewer are free than is to be kept."""
+        keep = min(self._keep, found.f_blocks * found.f_frsize // _LARGEST_SHARE)
+        return found.f_bavail * found.f_frsize - keep
 
     def reserve(self, fd: int, at: int, length: int) -> None:
         """Make sure that `length` bytes fit from `at` on, and give the file at least that size.
@@ -97,13 +133,15 @@ class Reserver:
         """
         if length <= 0:
             return
-        if length <= _LITTLE and not self._sparse and _fallocate is not None and _fallocate(fd, at, length) == 0:
-            return
+        if length <= _LITTLE and not self._sparse and _fallocate is not None:
+            self.require_room(length)
+            if _fallocate(fd, at, length) == 0:
+                return
         disk = os.fstatvfs(fd)
         if length > disk.f_blocks * disk.f_frsize:
             raise MaxSizeExceeded("this is more than the whole storage holds")
         # A look first: fallocate would eat up all free space before it notices that there is not enough.
-        if length > disk.f_bavail * disk.f_frsize + self._allocated(fd, at):
+        if length > self._free(disk) + self._allocated(fd, at):
             raise OutOfSpace
         if not self._sparse and _fallocate is not None:
             while (failed := _fallocate(fd, at, length)) == errno.EINTR:
@@ -126,6 +164,30 @@ class Reserver:
     def _allocated(self, fd: int, at: int) -> int:
         """Bytes behind `at` that the file has already, at most."""
         return max(0, os.fstat(fd).st_blocks * 512 - at)
+
+
+def probe(folder: Path) -> None:
+    """Write a little below a folder, and leave nothing, not even after a crash: the file never has a name.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    try:
+        fd = os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except AttributeError:  # no such thing on this system
+        fd = -1
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED | {errno.EISDIR}:
+            raise
+        fd = -1  # nor on this file system
+    if fd < 0:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return
+    try:
+        os.write(fd, b"tusserver")
+    finally:
+        os.close(fd)
 
 
 def write_all(fd: int, chunks: Sequence[bytes | memoryview], at: int) -> int:

@@ -68,7 +68,8 @@ class FileStore:
     """Uploads below the folder `root`.
 
     `durability`: see `Durability`. `finished_folder` and `finished_name`: where finished files are renamed to (see
-    `naming.Template`); they stay in place without. Modes are of the files and folders made.
+    `naming.Template`); they stay in place without. `reserve`: bytes of free space below which new uploads are refused;
+    never more than a tenth of the disk. Modes are of the files and folders made.
 
     Raises:
         ValueError: an argument is wrong; the text names it and the remedy.
@@ -88,6 +89,7 @@ class FileStore:
         durability: Durability | str = Durability.ACK,
         finished_folder: str | os.PathLike[str] | None = None,
         finished_name: str = "{filename}",
+        reserve: int = 0,
         file_mode: int = 0o600,
         folder_mode: int = 0o700,
     ) -> None:
@@ -111,7 +113,7 @@ class FileStore:
         if finished_folder is not None:
             self._template = Template(Path(finished_folder).absolute(), finished_name, folder_mode)
             self._template.require_same_file_system(self._uploads)
-        self._reserver = disk.Reserver(self._uploads)
+        self._reserver = disk.Reserver(self._uploads, reserve)
         self._calendar = Calendar(self.root / "calendar", file_mode, folder_mode)
         self._boot = disk.boot_id()
         self._settled = self._read_settled()
@@ -149,6 +151,17 @@ class FileStore:
         if time.monotonic() - began > _LONG:
             self._slow_until = time.monotonic() + _SLOW_FOR
 
+    async def check(self) -> None:
+        """See `Store.check`."""
+        await self._run(self._check)
+
+    def _check(self) -> None:
+        try:
+            disk.probe(self._uploads)
+            self._reserver.require_room()
+        except OSError as error:
+            raise StoreUnavailable(f"{error.strerror}") from error
+
     # Plain text: a Path costs more to make than its file to open.
 
     def _path(self, upload_id: UploadId) -> str:
@@ -171,6 +184,7 @@ class FileStore:
         if upload.expires_at is not None:
             look = min(look, upload.expires_at.timestamp())
         with disk.translated("creating an upload"):
+            self._reserver.require_room()
             self._calendar.add(upload.id, look, now)
             try:
                 fd = self._open_new(path)
