@@ -256,12 +256,17 @@ async def test_what_has_expired_can_be_removed_by_hand() -> None:
     assert await tus.sweep() == 3
 
 
-async def test_a_closed_app_takes_no_uploads_but_tells_how_far_they_are() -> None:
-    tus = Tus(MemoryStore(), new_id=lambda: "one")
+async def test_a_closed_app_takes_no_bytes_but_makes_uploads_and_tells_how_far_they_are() -> None:
+    """tuspy asks for a new upload once, and would give up."""
+    ids = iter(("one", "two"))
+    tus = Tus(MemoryStore(), new_id=lambda: next(ids))
     await ask(tus, "POST", "/", {**TUS, "Upload-Length": "5"})
     tus.close()
-    assert (await ask(tus, "POST", "/", {**TUS, "Upload-Length": "5"}))[0] == 503
+    patching = {**TUS, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    assert (await ask(tus, "PATCH", "/one", {**patching, "Content-Length": "5"}))[0] == 503
+    assert (await ask(tus, "POST", "/", {**TUS, "Upload-Length": "5"}))[0] == 201
     assert (await ask(tus, "HEAD", "/one", TUS))[0] == 200
+    assert (await ask(tus, "HEAD", "/two", TUS))[0] == 200
 
 
 @pytest.mark.parametrize("callback", ["before_create", "on_created", "on_finished"])

@@ -339,7 +339,7 @@ async def test_a_request_that_the_stop_of_the_server_cut_says_so_and_is_over(cli
     assert (exchange.status, exchange.header("Connection"), exchange.header("Retry-After")) == (503, "close", "1")
     assert exchange.body.startswith(b"ERR_SERVER_SHUTDOWN: ")
     assert (await client.head(path)).headers["Upload-Offset"] == "5"
-    assert (await client.create(5)).status_code == 503
+    assert (await client.patch(path, 5, b" world")).status_code == 503
 
 
 async def test_an_interrupted_request_says_so_and_is_over(client: Client) -> None:
