@@ -4,6 +4,8 @@
     python -m examples.fastapi_login add-user ada          # asks for a password
     uvicorn --http tusserver.server.wire:TusHttpProtocol examples.fastapi_login:app
 
+(With `--workers 4`, if you like: what is shared stands in the database and in the data folder.)
+
 Log in, and send the token along with every request (a web page gets it as a cookie and needs to do nothing):
 
     curl http://127.0.0.1:8000/login --json '{"name": "ada", "password": "…"}'

@@ -91,15 +91,15 @@ class Program:
         self.stop()
 
 
-def uvicorn(module: str, port: int, folder: Path, *, env: Mapping[str, str] | None = None) -> Program:
-    """An example app, as its header says it is run, in `folder`."""
+def uvicorn(module: str, port: int, folder: Path, *options: str) -> Program:
+    """An example app, as its header says it is run, in `folder`. `options` are further ones of uvicorn."""
     return Program(
         [
             *(sys.executable, "-m", "uvicorn", "--http", "tusserver.server.wire:TusHttpProtocol"),
-            *("--port", str(port), f"examples.{module}:app"),
+            *("--port", str(port), *options, f"examples.{module}:app"),
         ],
         ready=lambda: listens(port),
         log=folder / "uvicorn.log",
         cwd=folder,
-        env={"PYTHONPATH": str(ROOT), **(env or {})},
+        env={"PYTHONPATH": str(ROOT)},
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,7 +15,7 @@ from tusclient.client import TusClient
 
 from tests.examples.running import ROOT, free_port, uvicorn
 from tests.interop.goods import MIB, make_bytes
-from tests.support.tus import metadata, patching
+from tests.support.tus import eventually, metadata, patching
 
 TUS = {"Tus-Resumable": "1.0.0"}
 
@@ -25,14 +27,18 @@ def starlette(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+def add_user(folder: Path, name: str) -> None:
+    command = [sys.executable, "-m", "examples.fastapi_login", "add-user", name]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=folder, env=env, input=f"{name}'s password\n", text=True, check=True, timeout=30)
+
+
 @pytest.fixture(scope="module")
 def fastapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """With the users ada and bob."""
     folder, port = tmp_path_factory.mktemp("fastapi"), free_port()
-    for name in ("ada", "bob"):
-        command = [sys.executable, "-m", "examples.fastapi_login", "add-user", name]
-        env = {"PYTHONPATH": str(ROOT), "PATH": ""}
-        subprocess.run(command, cwd=folder, env=env, input=f"{name}'s password\n", text=True, check=True, timeout=30)
+    add_user(folder, "ada")
+    add_user(folder, "bob")
     with uvicorn("fastapi_login", port, folder):
         yield f"http://127.0.0.1:{port}"
 
@@ -175,3 +181,23 @@ def test_users_see_their_own_uploads_only(ada: httpx.Client, bob: httpx.Client) 
 
     assert "diary.txt" in ada.get("/mine").text
     assert "diary.txt" not in bob.get("/mine").text
+
+
+def test_several_processes_are_one_app(tmp_path: Path) -> None:
+    """A login at one is known to the others, and so are uploads and their owners; each request may meet any of them."""
+    add_user(tmp_path, "ada")
+    add_user(tmp_path, "bob")
+    port = free_port()
+    with uvicorn("fastapi_login", port, tmp_path, "--workers", "3") as program:
+        app = f"http://127.0.0.1:{port}"
+        assert eventually(lambda: program.output().count("Application startup complete") == 3, 30)
+        with logged_in(app, "ada") as client:
+            ada, url = dict(client.headers), uploaded(client, b"0", length=10)
+        with logged_in(app, "bob") as client:
+            bob = dict(client.headers)
+        for at in range(1, 10):  # each on a connection of its own
+            assert httpx.head(url, headers=bob).status_code == 404
+            patched = httpx.patch(url, headers={**ada, **patching(at)}, content=str(at).encode())
+            assert patched.status_code == 204, patched.text
+        assert httpx.get(url, headers=ada).content == b"0123456789"
+        assert [listed["size"] for listed in httpx.get(f"{app}/mine", headers=ada).json()] == [10]
