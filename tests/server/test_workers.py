@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -166,6 +168,36 @@ def test_workers_that_die_while_they_join_parts_leave_them_to_be_joined_again(se
     answer = tus.join(*parts)
     assert answer.status == 201
     assert hashlib.sha256(tus.get(answer["Location"] or "").body).digest() == hashlib.sha256(half + half[::-1]).digest()
+
+
+def test_many_clients_at_the_same_uploads_write_each_byte_once(start_server: StartServer) -> None:
+    server = start_server("--workers", "3", "--durability", "none", "--limits.lock_patience", "0s")
+    data = random.Random(5).randbytes(60_000)
+    urls = [Tus(server.url).upload(len(data)) for _ in range(3)]
+
+    def client(seed: int) -> dict[str, int]:
+        """Write wherever there is something to write; return the bytes of each upload that were acknowledged."""
+        tus, chance, written = Tus(server.url), random.Random(seed), dict.fromkeys(urls, 0)
+        open_ones = list(urls)
+        while open_ones:
+            url = chance.choice(open_ones)
+            offset = tus.offset(url)
+            piece = data[offset : offset + chance.randrange(1, 4000)]
+            if not piece:
+                open_ones.remove(url)
+                continue
+            answer = tus.patch(url, offset, piece)
+            assert answer.status in (204, 409, 423), answer
+            if answer.status == 204:
+                assert answer["Upload-Offset"] == str(offset + len(piece))
+                written[url] += len(piece)
+        return written
+
+    with ThreadPoolExecutor(6) as pool:
+        shares = list(pool.map(client, range(6)))
+    for url in urls:
+        assert sum(share[url] for share in shares) == len(data)
+        assert Tus(server.url).get(url).body == data
 
 
 def test_several_workers_conform_as_one(server: TusServer) -> None:
