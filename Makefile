@@ -55,11 +55,10 @@ bench-memory: $(STAMP)  ## measure the server's peak memory under load (takes mi
 bench-beside: $(STAMP)  ## measure what fast clients keep of their speed beside 5,000 slow ones (ten minutes)
 	@$(BIN)/python -m bench.beside $(ARGS)
 
-# One resolution for every Python and platform we support, with the build backend and what it needs for an editable
-# install. Pins stay unless pyproject.toml forces a change; ARGS=--upgrade moves them to the newest versions.
+# One resolution for every Python and platform we support. Pins stay unless pyproject.toml forces a change; ARGS=--upgrade moves them to the newest versions.
 lock: | $(BIN)/python  ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade)
 	$(BIN)/python -m pip install --quiet uv
-	printf 'hatchling\neditables\n' | $(BIN)/uv pip compile pyproject.toml - --group dev --all-extras \
+	$(BIN)/uv pip compile pyproject.toml --group dev --all-extras \
 		--universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \
 		--quiet --output-file requirements.lock $(ARGS)
 

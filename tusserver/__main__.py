@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import sys
 
-_EXTRA = {"pydantic", "uvicorn", "httptools", "rich"}
+_EXTRAS = {
+    **dict.fromkeys(("pydantic", "uvicorn", "httptools", "rich"), "server"),
+    **dict.fromkeys(("requests", "tusclient"), "client"),
+}
+"""Modules that the commands need beyond what an app embeds, and the extra that has them."""
 
 
 def main() -> int:
@@ -18,9 +22,11 @@ def main() -> int:
 
         return run()
     except ModuleNotFoundError as missing:
-        if missing.name not in _EXTRA:
+        module = (missing.name or "").partition(".")[0]
+        if module not in _EXTRAS:
             raise
-        sys.stderr.write(f"tusserver: {missing.name} is not installed; run: pip install 'tusserver[server]'\n")
+        extra = _EXTRAS[module]
+        sys.stderr.write(f"tusserver: {module} is not installed; run: pip install 'tusserver[{extra}]'\n")
         return 2
 
 

@@ -89,7 +89,7 @@ def test_flags_and_variables_in_the_documents_exist() -> None:
     variables = {variable for setting in declared().values() for variable in setting.variables}
 
     assert set(re.findall(r"--[a-z]+\.[a-z_]+", ALL)) <= flags
-    assert set(re.findall(r"\bTUSSERVER_[A-Z_]*[A-Z]\b", ALL)) <= variables | {"TUSSERVER_CONFIG"}
+    assert set(re.findall(r"\bTUSSERVER_[A-Z_]*[A-Z]\b", ALL)) <= variables | {"TUSSERVER_CONFIG", "TUSSERVER_TOKEN"}
 
 
 def test_settings_that_the_documents_name_exist() -> None:

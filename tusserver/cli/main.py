@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tusserver import __version__
-from tusserver.cli import config, manage, serve
+from tusserver.cli import config, manage, serve, transfers
 from tusserver.cli.flags import SOURCES, Parser, UsageError, add_settings, parse
 from tusserver.cli.terminal import complain
 from tusserver.settings import SettingsError
@@ -18,6 +18,15 @@ OK, FAILED, WRONG = 0, 1, 2
 
 Command = Callable[[argparse.Namespace], int]
 
+_CLIENTS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None], Command], ...] = (
+    (
+        "upload",
+        "upload files to a tus server, and go on where an earlier try was cut",
+        transfers.add_upload,
+        transfers.upload,
+    ),
+)
+"""Commands that speak to a server and know no settings."""
 _STORE = ("store.root",)
 
 
@@ -58,6 +67,16 @@ def build_parser() -> Parser:
         "Also while a server runs on the folder: what it is writing is left alone.",
     )
     effective = add("config", config.config, "print the settings that count, and where each came from", None)
+    for name, about, describe, run in _CLIENTS:
+        client = commands.add_parser(
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            epilog=transfers.EXIT_CODES,
+            allow_abbrev=False,
+        )
+        client.set_defaults(run=run)
+        describe(client)
     for command in (list_, show, effective):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -1,0 +1,78 @@
+"""Uploads that are under way, remembered between two runs of `tusserver upload`: one small file for each."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tusserver.cli.client import Failed
+
+
+def state_folder() -> Path:
+    """Where they are kept: XDG_STATE_HOME/tusserver/uploads."""
+    home = os.environ.get("XDG_STATE_HOME", "")
+    # XDG: "All paths set in these environment variables must be absolute."
+    return (Path(home) if os.path.isabs(home) else Path.home() / ".local/state") / "tusserver" / "uploads"
+
+
+def key_of(endpoint: str, path: Path, status: os.stat_result) -> str:
+    """A file as it is now, on its way to a server. A changed file has another key, so it starts fresh."""
+    facts = [endpoint, os.fspath(path.absolute()), status.st_size, status.st_mtime_ns]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:40]
+
+
+class Memory:
+    """The address of one upload. tuspy's FileStorage writes one JSON file whole for all, at once from every command."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._folder = folder
+        self._file = folder / f"{key}.json"
+        self._lock = folder / f"{key}.lock"
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other commands away from this upload.
+
+        Raises:
+            Failed: one is at it.
+        """
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        while True:
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise Failed("another command is uploading this file to this server") from None
+            # Whoever held it before may have removed the file that we locked.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), self._lock.stat()):
+                    break
+            os.close(descriptor)
+        try:
+            yield
+        finally:
+            self._lock.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def url(self) -> str | None:
+        """The remembered address; None if there is none that can be read."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return str(json.loads(self._file.read_text())["url"])
+        return None
+
+    def keep(self, url: str, path: str) -> None:
+        """Remember it: whole, or not at all."""
+        with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".tmp", delete=False) as file:
+            json.dump({"url": url, "path": path}, file)
+        os.replace(file.name, self._file)
+
+    def forget(self) -> None:
+        """Nothing is left to resume."""
+        self._file.unlink(missing_ok=True)

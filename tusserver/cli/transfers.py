@@ -1,0 +1,49 @@
+"""The commands that speak to a server: their flags, without the libraries that only they need."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXIT_CODES = "Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted."
+
+
+def upload(options: argparse.Namespace) -> int:
+    """`tusserver upload`."""
+    from tusserver.cli.upload import upload
+
+    return upload(options)
+
+
+def add_upload(command: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    command.add_argument("paths", metavar="FILE", nargs="+", help="a file, a folder, or - for standard input")
+    command.add_argument("url", metavar="URL", help="where the server takes uploads: http://127.0.0.1:8080/files")
+    again = command.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with what an earlier command began (the default)")
+    again.add_argument("--fresh", action="store_true", help="begin anew")
+    command.add_argument("--name", help="the file name that the server is told, of one file or of standard input")
+    command.add_argument(
+        "--metadata", action="append", default=[], metavar="KEY=VALUE", help="tell the server this too; repeatable"
+    )
+    command.add_argument("--checksum", metavar="NAME", help="let the server check each part: sha1, sha256, ...")
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="so many files at once (default: 1)")
+    command.add_argument("--json", action="store_true", help="print one JSON object a line for all that happens")
+    command.add_argument("--quiet", action="store_true", help="show no progress, as when standard error is no terminal")
+    _add_connection(command)
+
+
+def _add_connection(command: argparse.ArgumentParser) -> None:
+    """Add the flags that say how to speak to a server."""
+    command.add_argument(
+        "--header", dest="headers", action="append", default=[], metavar="'NAME: VALUE'", help="send a header too"
+    )
+    command.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="send the token in FILE (Authorization: Bearer); without it, that of the variable TUSSERVER_TOKEN",
+    )
+    command.add_argument(
+        "--retries", type=int, default=8, metavar="N", help="tries without progress before giving up (default: 8)"
+    )
