@@ -178,3 +178,60 @@ def test_a_full_disk_keeps_nobody_from_an_old_folder(
     FileStore(tmp_path)
     assert "it gets no mark of its format" in caplog.text
     assert os.listdir(tmp_path) == ["uploads"]
+
+
+# what others may see -------------------------------------------------------------------------------------------------
+
+EVERYTHING = """
+import asyncio, os, sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.stores.file import FileStore
+from tusserver.stores.ledger import FileLedger
+
+async def main(root, mask, file_mode, folder_mode):
+    os.umask(mask)
+    modes = dict(file_mode=file_mode, folder_mode=folder_mode)
+    store = FileStore(root / "data", durability="none", finished_folder=root / "done", finished_name="{id}/x", **modes)
+    ledger = FileLedger(root / "data" / "tally", **modes)
+    now = datetime.now(UTC)
+    for name in ("aa1", "bb2"):
+        upload = Upload(id=UploadId(name), created_at=now, length=0, expires_at=now)
+        await store.create(upload)
+    await store.finish(upload)
+    await store.note_awaiting(UploadId("aa1"), UploadId("bb2"))
+    await store.amend(replace(upload, id=UploadId("aa1"), length=3))
+    await store.commit(upload)
+    await store.tidy()
+    [name async for name in store.due(now)]
+    await ledger.add("list", UploadId("aa1"))
+    store.claim("ours").close()
+
+asyncio.run(main(Path(sys.argv[1]), *(int(mode, 8) for mode in sys.argv[2:])))
+"""
+
+
+@pytest.mark.parametrize("mask", ["000", "022", "077"])
+@pytest.mark.parametrize(("file_mode", "folder_mode"), [("600", "700"), ("640", "750"), ("664", "775")])
+def test_files_and_folders_have_their_modes_whatever_the_umask(
+    tmp_path: Path, mask: str, file_mode: str, folder_mode: str
+) -> None:
+    command = [sys.executable, "-c", EVERYTHING, str(tmp_path), mask, file_mode, folder_mode]
+    subprocess.run(command, check=True, timeout=30)
+    found = {path.relative_to(tmp_path): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    wanted = {path: int(folder_mode if (tmp_path / path).is_dir() else file_mode, 8) for path in found}
+    assert found == wanted
+    names = {path.name for path in found}
+    assert {"format", "in-use", "settled", "covers", "list", "x", "aa1", "aa1.record", "bb2.awaited"} <= names
+
+
+def test_a_group_that_a_folder_hands_down_is_handed_down_further(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2770)
+    before = os.umask(0o077)
+    try:
+        FileStore(tmp_path / "data", folder_mode=0o770)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "data" / "uploads").stat().st_mode & 0o7777 == 0o2770

@@ -69,12 +69,11 @@ class Calendar:
             self._moment = 0
 
     def _open(self, path: str) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            return os.open(path, flags, self._file_mode)
+            return disk.make_file(path, os.O_WRONLY | os.O_APPEND, self._file_mode)
         except FileNotFoundError:
             disk.make_folder(self._folder, self._folder_mode, sync=False)
-            return os.open(path, flags, self._file_mode)
+            return disk.make_file(path, os.O_WRONLY | os.O_APPEND, self._file_mode)
 
     def due(self, now: float) -> Iterator[str]:
         """Go through the names listed up to `now`. A list is removed once the iterator has gone past it."""

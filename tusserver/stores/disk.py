@@ -8,6 +8,7 @@ import errno
 import fcntl
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ _LARGEST_SHARE = 10
 """The space that is kept free is a tenth of the disk at most: a small one shall still be of use."""
 _IOV_MAX = 1024
 _READ = 16 * 1024
+_OTHERS = 0o077
 
 
 @contextlib.contextmanager
@@ -240,8 +242,34 @@ def make_folder(path: Path, mode: int, *, sync: bool = True) -> None:
         os.mkdir(path, mode)
     except FileExistsError:
         return
+    if mode & _OTHERS:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            _settle_mode(fd, mode)
+        finally:
+            os.close(fd)
     if sync:
         sync_folder(path.parent)
+
+
+def make_file(path: str, flags: int, mode: int) -> int:
+    """Open a file, made if it is not there, with exactly these permissions whatever the umask."""
+    fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    if mode & _OTHERS:
+        try:
+            _settle_mode(fd, mode)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
+def _settle_mode(fd: int, mode: int) -> None:
+    """Give back what the umask took away. It leaves the owner's part alone, so the strict modes cost nothing."""
+    found = os.fstat(fd).st_mode
+    if stat.S_IMODE(found) & 0o777 != mode:
+        with contextlib.suppress(PermissionError):  # another user's, and there already
+            os.fchmod(fd, mode | found & stat.S_ISGID)
 
 
 @contextlib.contextmanager
@@ -310,7 +338,7 @@ def write_new_file(path: str, content: bytes, mode: int, *, sync: bool) -> None:
 
 
 def _write_file(path: str, content: bytes, flag: int, mode: int, *, sync: bool) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flag, mode)
+    fd = make_file(path, os.O_WRONLY | flag, mode)
     try:
         write_all(fd, [content], 0)
         if sync:
@@ -319,14 +347,9 @@ def _write_file(path: str, content: bytes, flag: int, mode: int, *, sync: bool) 
         os.close(fd)
 
 
-def open_or_make(path: str, mode: int) -> int:
-    """Open a file to read and write; make it if it is not there."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-
-
 def append_line(path: str, line: str, mode: int) -> None:
     """Add a line to a file that other processes append to as well."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    fd = make_file(path, os.O_WRONLY | os.O_APPEND, mode)
     try:
         write_line(fd, line)
     finally:

@@ -208,12 +208,12 @@ class FileStore:
                 raise
 
     def _open_new(self, path: str) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_EXCL
         try:
-            return os.open(path, flags, self._file_mode)
+            return disk.make_file(path, flags, self._file_mode)
         except FileNotFoundError:
             disk.make_folder(Path(path).parent, self._folder_mode, sync=self._sync)
-            return os.open(path, flags, self._file_mode)
+            return disk.make_file(path, flags, self._file_mode)
 
     def _slot(self, upload: Upload, number: int, synced: int) -> record.Slot:
         return record.Slot(

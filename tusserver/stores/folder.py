@@ -81,7 +81,7 @@ class Claim:
     def __init__(self, root: Path, scope: str, file_mode: int) -> None:
         self._fd = -1
         with _room_permitting("nothing keeps a server with other locks off it"):
-            self._fd = disk.open_or_make(f"{root}/in-use", file_mode)
+            self._fd = disk.make_file(f"{root}/in-use", os.O_RDWR, file_mode)
             if not self._agree(scope.encode().ljust(_SCOPE)):
                 self.close()
                 raise ValueError(

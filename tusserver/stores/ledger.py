@@ -139,14 +139,13 @@ class FileLedger:
                 os.close(fd)
 
     def _open(self, path: str, make: bool) -> int:
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if make else 0)
+        if not make:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            return os.open(path, flags, self._file_mode)
+            return disk.make_file(path, os.O_RDWR, self._file_mode)
         except FileNotFoundError:
-            if not make:
-                raise
             disk.make_folder(self._folder, self._folder_mode, sync=False)
-            return os.open(path, flags, self._file_mode)
+            return disk.make_file(path, os.O_RDWR, self._file_mode)
 
 
 def _entry(upload_id: UploadId) -> bytes:
