@@ -30,7 +30,7 @@ async def test_uploads_are_served_at_the_path_and_nothing_elsewhere(tmp_path: Pa
         assert created.status_code == 201
         assert created.headers["location"].startswith("http://tus.example/a/b/")
         assert (await http.post("/a/b/", headers={"Upload-Length": "3"})).status_code == 201
-        for path in ("/", "/a", "/a/bc", "/b", "/favicon.ico"):
+        for path in ("/a", "/a/bc", "/b", "/favicon.ico"):
             answer = await http.get(path)
             assert (answer.status_code, answer.headers["content-type"]) == (404, "text/plain; charset=utf-8")
 
@@ -41,6 +41,31 @@ async def test_health_is_told_beside_the_uploads(tmp_path: Path) -> None:
         answer = await http.get("/readyz")
         assert (answer.status_code, answer.json()["checks"]) == (200, {"store": "ok", "locks": "ok"})
         assert (await http.get("/livez/x")).status_code == 404
+
+
+async def test_the_upload_page_is_beside_the_uploads_and_knows_where_they_are(tmp_path: Path) -> None:
+    async with client(effective(tmp_path, server__path="/a/b")) as http:
+        page = await http.get("/")
+        assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert '<meta name="tus-endpoint" content="a/b">' in page.text
+        assert (await http.get("/upload.js")).status_code == 200
+
+
+async def test_the_upload_page_can_be_switched_off(tmp_path: Path) -> None:
+    async with client(effective(tmp_path, pages__upload="false")) as http:
+        assert (await http.get("/")).status_code == 404
+        assert (await http.get("/upload.js")).status_code == 404
+
+
+async def test_uploads_win_where_the_page_has_the_same_path(tmp_path: Path) -> None:
+    async with client(effective(tmp_path, server__path="/upload.js")) as http:
+        assert (await http.post("/upload.js", headers={"Upload-Length": "3"})).status_code == 201
+        assert (await http.get("/")).status_code == 404
+
+
+async def test_the_page_links_no_downloads_where_there_are_none(tmp_path: Path) -> None:
+    async with client(effective(tmp_path, tus__download="false")) as http:
+        assert '<meta name="tus-download" content="no">' in (await http.get("/")).text
 
 
 async def test_limits_reach_the_protocol(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tusserver.stores.base import Store
 from tusserver.stores.file import Durability, FileStore
 from tusserver.stores.memory import MemoryStore
 from tusserver.web.cors import Cors
+from tusserver.web.pages import UploadPage
 
 __version__ = "0.1.0"
 
@@ -37,5 +38,6 @@ __all__ = [
     "TusError",
     "Upload",
     "UploadId",
+    "UploadPage",
     "__version__",
 ]

@@ -17,16 +17,18 @@ from tusserver.stores.file import FileStore
 from tusserver.stores.ledger import FileLedger
 from tusserver.web import health
 from tusserver.web.cors import Cors
+from tusserver.web.pages import UploadPage
 
 
 class Site:
-    """The ASGI app of `tusserver serve`: uploads below one path, health at two, and 404 for everything else.
+    """The ASGI app of `tusserver serve`: uploads below one path, health and the page beside it, 404 elsewhere.
 
     A router would do, but for small requests it costs as much as reading their headers.
     """
 
-    def __init__(self, tus: Tus, path: str, locker: Locker, claim: Claim) -> None:
+    def __init__(self, tus: Tus, path: str, locker: Locker, claim: Claim, page: UploadPage | None) -> None:
         self.tus = tus
+        self.page = page
         self._locker = locker
         self._claim = claim
         self._path = path
@@ -45,7 +47,8 @@ class Site:
                 await self.tus.health(scope, receive, send)
                 return
             if not path.startswith(self._below) and path != self._path:
-                await PlainTextResponse("Not Found", 404)(scope, receive, send)
+                page = self.page if self.page is not None and self.page.has(path) else None
+                await (page or PlainTextResponse("Not Found", 404))(scope, receive, send)
                 return
             # No redirect to or from a trailing slash: clients do not follow one with a body, and both forms are served.
             scope["root_path"] = scope.get("root_path", "") + self._path
@@ -105,7 +108,11 @@ def assemble(configured: Effective) -> Site:
         trusted_proxies=settings.proxies.trusted,
         relative_location=settings.proxies.relative_location,
     )
-    return Site(app, settings.server.path, locker, claim)
+    # The page is told where uploads are made from where it is itself, so that a proxy may put a path before both.
+    page = UploadPage(settings.server.path.removeprefix("/"), download=tus.download) if settings.pages.upload else None
+    if page is not None and page.has(settings.server.path):
+        page = None  # uploads win, and a page that lacks one of its files is of no use
+    return Site(app, settings.server.path, locker, claim, page)
 
 
 def open_locker(configured: Effective, store: FileStore) -> Locker:

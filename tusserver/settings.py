@@ -392,6 +392,13 @@ class Proxies(Group):
     """Whether Location is a path, without scheme and host."""
 
 
+class Pages(Group):
+    """Pages for people."""
+
+    upload: bool = True
+    """Whether a browser gets a page to upload with at /."""
+
+
 class Log(Group):
     """What is told on standard error."""
 
@@ -411,6 +418,7 @@ class Settings(Group):
     tus: Tus = Field(default_factory=Tus)
     cors: Cors = Field(default_factory=Cors)
     proxies: Proxies = Field(default_factory=Proxies)
+    pages: Pages = Field(default_factory=Pages)
     log: Log = Field(default_factory=Log)
 
 

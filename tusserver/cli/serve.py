@@ -45,12 +45,17 @@ def serve(options: argparse.Namespace) -> int:
     if not wire.AT_WORK:  # uvicorn's own protocol cannot deliver trailers, and so OPTIONS does not promise them
         extensions = tuple(extension for extension in extensions if extension is not Extension.CHECKSUM_TRAILER)
 
+    has_page = site.page is not None
+
     def started() -> None:
         workers = settings.server.workers
         say(f"tusserver {__version__}" if workers == 1 else f"tusserver {__version__} with {workers} workers")
         say(f"Storing in {settings.store.root.absolute()} (durability: {settings.store.durability})")
         say(f"Extensions: {', '.join(extensions) or 'none'}")
-        say(f"Listening on http://{run.address_of(listeners[0])}{settings.server.path}")
+        address = f"http://{run.address_of(listeners[0])}"
+        if has_page:
+            say(f"Upload page: {address}/")
+        say(f"Listening on {address}{settings.server.path}")
 
     def waiting(requests: int) -> None:
         longest = show_duration(settings.server.shutdown_timeout)
