@@ -137,6 +137,24 @@ def test_hangup_replaces_each_worker_and_no_request_fails(server: TusServer) -> 
     assert stop(server, signal.SIGTERM) == 0
 
 
+def test_hangup_reads_the_settings_anew_and_wrong_ones_change_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "tusserver.toml"
+    config.write_text('[limits]\nmax_size = "1KB"\n')
+    with TusServer(tmp_path / "data", "--workers", "2", "--config", str(config)) as server:
+        tus = Tus(server.url)
+        assert tus.options()["Tus-Max-Size"] == "1000"
+        config.write_text('[limits]\nmax_size = "2KB"\n')
+        os.kill(server.pid, signal.SIGHUP)
+        server.wait_for_output("all workers are new")
+        assert eventually(lambda: len(workers(server)) == 2, ENOUGH)
+        assert tus.options()["Tus-Max-Size"] == "2000"
+        before = workers(server)
+        config.write_text('[limits]\nmax_size = "lots"\n')
+        os.kill(server.pid, signal.SIGHUP)
+        server.wait_for_output('the workers stay as they are: limits.max_size = "lots"')
+        assert workers(server) == before
+
+
 def test_one_worker_is_not_enough_reason_for_a_parent(tmp_path: Path) -> None:
     with TusServer(tmp_path / "data", "--workers", "1") as server:
         assert workers(server) == []
