@@ -12,7 +12,7 @@ ARGS ?=
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test fuzz check format docs bench bench-memory bench-beside lock clean
+.PHONY: help install serve test fuzz torture check format docs bench bench-memory bench-beside lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -31,6 +31,9 @@ fuzz: $(STAMP)  ## look for requests that break the server or are read in two wa
 	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "seed $$seed: SEED=$$seed make fuzz does the same"; \
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/python -m pytest tests/server/test_fuzz.py -n $(WORKERS) -o timeout=0 \
 		--hypothesis-seed=$$seed $(ARGS)
+
+torture: $(STAMP)  ## kill a server under load for ten minutes, check every byte (ARGS='--minutes 1 --workers 4 --seed 7')
+	@$(BIN)/python -m tests.torture $(ARGS)
 
 check: $(STAMP)  ## format, lint, types, floors of the house, spelling: what .ci/run checks
 	$(BIN)/ruff format --check .

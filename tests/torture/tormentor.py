@@ -1,0 +1,131 @@
+"""Starts a server over and over, and lets it suffer: killed, stopped, frozen, as a whole or one of its processes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from tests.support.processes import children, lives
+from tests.support.server import TusServer
+from tests.support.tus import eventually
+from tests.torture.ledger import Ledger
+
+DURABILITIES = ("none", "finish", "ack")
+CALM = 1.2
+"""Most seconds between two torments."""
+FORMER = 20.0
+"""Seconds in which workers whose parent was killed end by themselves."""
+
+
+class Tormentor:
+    """A server on one port and one data folder, with another durability at each start."""
+
+    def __init__(self, storage: Path, ledger: Ledger, seed: str, *, workers: int, life: float, sweep: float) -> None:
+        self._storage = storage
+        self._ledger = ledger
+        self._rng = random.Random(seed)
+        self._workers = workers
+        self._options = ["--workers", str(workers), "--expire-after", f"{life}s", "--sweep-interval", f"{sweep}s"]
+        self._options += ["--expiry.keep_finished", f"{life}s", "--expiry.keep_parts", f"{life}s"]
+        self._port = 0
+        self._former: list[int] = []
+        self.server = self._start()
+
+    def run(self, stop: threading.Event) -> None:
+        """Torment until told to stop; leave a server that runs."""
+        torments: list[Callable[[], None]] = [self._kill, self._kill, self._kill, self._terminate, self._freeze]
+        if self._workers > 1:
+            torments += [self._kill_worker] * 4 + [self._kill_parent] * 2
+        while not stop.wait(self._rng.random() * CALM):
+            self._rng.choice(torments)()
+
+    def finish(self) -> None:
+        """End the server as an operator does, and see that nothing of it lives on."""
+        self._stop()
+        self._hear()
+        if not eventually(lambda: not any(map(lives, self._former)), FORMER):
+            self._ledger.accuse(f"workers outlive their parent: {[pid for pid in self._former if lives(pid)]}")
+
+    def abandon(self) -> None:
+        """Leave no process behind, whatever happened."""
+        for process in [*children(self.server.pid), *self._former]:
+            _send(process, signal.SIGKILL)
+        _send(self.server.pid, signal.SIGKILL)
+
+    # torments --------------------------------------------------------------------------------------------------------
+
+    def _kill(self) -> None:
+        """All processes at once, as a crash of the machine does but for the disk."""
+        everyone = [self.server.pid, *children(self.server.pid)]
+        for process in everyone:
+            _send(process, signal.SIGKILL)
+        self._former += everyone
+        self._ledger.count("kills")
+        self._restart()
+
+    def _kill_worker(self) -> None:
+        if workers := children(self.server.pid):
+            _send(self._rng.choice(workers), signal.SIGKILL)
+            self._ledger.count("kills")
+            self._ledger.count("kills of a worker")
+
+    def _kill_parent(self) -> None:
+        """Its workers notice, and end by themselves beside those of the next."""
+        self._former += children(self.server.pid)
+        self.server.kill()
+        self._ledger.count("kills")
+        self._ledger.count("kills of a parent")
+        self._restart()
+
+    def _terminate(self) -> None:
+        self._stop()
+        self._restart()
+
+    def _freeze(self) -> None:
+        """One process stands still, as under a debugger or on a machine without memory."""
+        process = self._rng.choice(children(self.server.pid) or [self.server.pid])
+        _send(process, signal.SIGSTOP)
+        threading.Event().wait(self._rng.random() * 0.6)
+        _send(process, signal.SIGCONT)
+        self._ledger.count("freezes")
+
+    # the server ------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> TusServer:
+        options = [*self._options, "--durability", self._rng.choice(DURABILITIES)]
+        server = TusServer(self._storage, *options, port=self._port).start()
+        self._port = int(server.host.rsplit(":", 1)[1])
+        self._ledger.count("starts")
+        return server
+
+    def _restart(self) -> None:
+        assert self.server.process is not None
+        self.server.process.wait(10)
+        self._hear()
+        self._former = [process for process in self._former if lives(process)]
+        self.server = self._start()
+
+    def _stop(self) -> None:
+        assert self.server.process is not None
+        self.server.process.send_signal(signal.SIGTERM)
+        if (code := self.server.process.wait(30)) != 0:
+            self._ledger.accuse(f"a server that was told to stop ended with {code}")
+        self._ledger.count("stops")
+
+    def _hear(self) -> None:
+        """What the log tells that no operator should have to read."""
+        lines = list(self.server.output)
+        for at, line in enumerate(lines):
+            if "Traceback" in line or " ERROR " in line or " CRITICAL " in line:
+                self._ledger.accuse("the log says: " + "".join(lines[max(at - 1, 0) : at + 25]))
+                return
+
+
+def _send(process: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, number)

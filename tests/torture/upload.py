@@ -1,0 +1,239 @@
+"""One upload and everything that clients ask of it, noted down for `order`."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+
+from tests.support.tus import Headers, Tus, checksum, patching
+from tests.support.wire import Answer, Connection, HungUp, NoAnswer
+from tests.torture.ledger import Ledger
+from tests.torture.order import Born, Op, Verb
+
+PATIENCE = 20.0
+"""Seconds within which the server has to answer, or to hang up, what was sent wholly. It is asked twice."""
+
+FINE = {
+    Verb.HEAD: {200, 404, 410, 423, 503},
+    Verb.GET: {200, 404, 410, 423, 503},
+    Verb.PATCH: {204, 404, 409, 410, 423, 460, 503, 507},
+    Verb.DELETE: {204, 404, 410, 423, 503},
+}
+"""Every answer that may be given."""
+
+
+class Absent(Exception):
+    """The server takes no connection: nothing was asked."""
+
+
+def connect(tus: Tus) -> Connection:
+    """Open a connection that keeps no protocol of what passes.
+
+    Raises:
+        Absent
+    """
+    try:
+        return Connection(tus.endpoint)
+    except OSError:
+        raise Absent from None
+
+
+def hear(connection: Connection, ledger: Ledger, what: str) -> Answer | None:
+    """Wait for an answer; None if the connection ended without one."""
+    for _ in range(2):  # all may have been frozen, the server too
+        try:
+            return connection.answer(PATIENCE)
+        except HungUp:
+            return None
+        except NoAnswer:
+            continue
+    ledger.accuse(f"no answer to {what}")
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How a body is sent."""
+
+    pieces: int = 1
+    pause: float = 0.0
+    """Seconds between two of them."""
+    cut: str = ""
+    """What happens after the last but one of several pieces: the client resets, closes, or ends its side."""
+    whole: str = ""
+    """Whether a checksum goes along, right or wrong."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Upload:
+    """An upload that exists, as its clients know it. `content` are the bytes that it shall have in the end."""
+
+    tus: Tus
+    url: str
+    content: bytes
+    born: Born
+    ledger: Ledger
+    deferred: bool = False
+    """Its length is told with the last piece."""
+    ops: list[Op] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def id(self) -> str:
+        """As the store knows it."""
+        return self.url.rsplit("/", 1)[1]
+
+    def head(self) -> int | None:
+        """Ask for the offset; None if the answer has none."""
+        answer = self._ask(Verb.HEAD)
+        return int(answer["Upload-Offset"] or -1) if answer is not None and answer.status == 200 else None
+
+    def get(self) -> int | None:
+        """Download it and compare every byte; return the status."""
+        answer = self._ask(Verb.GET)
+        return None if answer is None else answer.status
+
+    def delete(self) -> int | None:
+        """Remove it; return the status."""
+        answer = self._ask(Verb.DELETE)
+        return None if answer is None else answer.status
+
+    def patch(self, at: int, size: int, manner: Manner) -> int | None:
+        """Send bytes from an offset on; return the status."""
+        body = self.content[at : at + size]
+        headers: dict[str, str | bytes | None] = {**patching(at), "Content-Length": str(len(body))}
+        if self.deferred and at + size >= len(self.content):
+            headers["Upload-Length"] = str(len(self.content))
+        if manner.whole:
+            headers["Upload-Checksum"] = checksum(body if manner.whole == "right" else body + b"!")
+        begin = time.monotonic()
+        with connect(self.tus) as connection:
+            connection.ask("PATCH", self.tus.target(self.url), self.tus.fields(headers))
+            sent = self._send(connection, body, manner)
+            answer = None if manner.cut in ("close", "reset") else hear(connection, self.ledger, f"PATCH {self.url}")
+        self._note(Verb.PATCH, begin, answer, at=at, sent=sent, whole=bool(manner.whole))
+        return None if answer is None else answer.status
+
+    def _send(self, connection: Connection, body: bytes, manner: Manner) -> int:
+        """Return the most bytes that may arrive."""
+        step = -(-len(body) // manner.pieces) or 1
+        for at in range(0, len(body), step):
+            if at and manner.pause:
+                threading.Event().wait(manner.pause)
+            if manner.cut and at + step >= len(body):
+                {"reset": connection.cut, "close": connection.close}.get(manner.cut, connection.finish_sending)()
+                return at
+            if not connection.send(body[at : at + step]):
+                return min(at + step, len(body))
+        return len(body)
+
+    def _ask(self, verb: Verb) -> Answer | None:
+        begin = time.monotonic()
+        headers: Headers = {"Tus-Resumable": None} if verb is Verb.GET else {}
+        with connect(self.tus) as connection:
+            self.tus.ask(connection, verb.value, self.url, headers)
+            answer = hear(connection, self.ledger, f"{verb.value} {self.url}")
+        self._note(verb, begin, answer)
+        return answer
+
+    def _note(
+        self, verb: Verb, begin: float, answer: Answer | None, *, at: int = 0, sent: int = 0, whole: bool = False
+    ) -> None:
+        end = time.monotonic()
+        self.ledger.count("requests")
+        if answer is None:
+            self.ledger.count("without an answer")
+            if verb in (Verb.PATCH, Verb.DELETE):
+                self._add(Op(verb=verb, begin=begin, end=math.inf, at=at, sent=sent, whole=whole))
+            return
+        self.ledger.count(f"answers {answer.status}")
+        if answer.status not in FINE[verb]:
+            self.ledger.accuse(f"{verb.value} {self.url} was answered {answer!r} {answer.body[:200]!r}")
+            return
+        said = answer["Upload-Offset"]
+        offset = int(said) if said is not None else None
+        if verb is Verb.GET and answer.status == 200:
+            offset = len(answer.body)
+            self.ledger.count("bytes checked", len(answer.body))
+            if answer.body != self.content:
+                self.ledger.accuse(f"GET {self.url} gave {differing(answer.body, self.content)}")
+        self._add(
+            Op(verb=verb, begin=begin, end=end, status=answer.status, offset=offset, at=at, sent=sent, whole=whole)
+        )
+
+    def _add(self, op: Op) -> None:
+        with self._lock:
+            self.ops.append(op)
+
+
+def differing(found: bytes, wanted: bytes) -> str:
+    """Where bytes differ, in words."""
+    at = next((at for at, pair in enumerate(zip(found, wanted, strict=False)) if pair[0] != pair[1]), None)
+    return f"{len(found)} bytes of {len(wanted)}" + ("" if at is None else f", wrong from byte {at}")
+
+
+def create(
+    tus: Tus,
+    ledger: Ledger,
+    content: bytes,
+    life: float,
+    *,
+    first: int = 0,
+    deferred: bool = False,
+    partial: bool = False,
+) -> Upload | None:
+    """Create an upload, `first` bytes along with it; None if that was not answered with a URL."""
+    headers: dict[str, str | bytes | None] = {"Upload-Defer-Length": "1"} if deferred else {}
+    if not deferred:
+        headers["Upload-Length"] = str(len(content))
+    if partial:
+        headers["Upload-Concat"] = "partial"
+    if first:
+        headers["Content-Type"] = "application/offset+octet-stream"
+    return post(tus, ledger, content, life, headers, content[:first], deferred=deferred)
+
+
+def join(tus: Tus, ledger: Ledger, parts: list[Upload], life: float) -> Upload | None:
+    """Ask for the final upload of complete parts."""
+    headers = {"Upload-Concat": f"final;{' '.join(tus.target(part.url) for part in parts)}"}
+    return post(tus, ledger, b"".join(part.content for part in parts), life, headers, joined=True)
+
+
+def post(
+    tus: Tus,
+    ledger: Ledger,
+    content: bytes,
+    life: float,
+    headers: Headers,
+    body: bytes = b"",
+    *,
+    deferred: bool = False,
+    joined: bool = False,
+) -> Upload | None:
+    """Create by a POST as it is given."""
+    begin = time.monotonic()
+    with connect(tus) as connection:
+        tus.ask(connection, "POST", "", headers, body)
+        answer = hear(connection, ledger, "POST")
+    ledger.count("requests")
+    if answer is None:
+        ledger.count("without an answer")
+        return None
+    ledger.count(f"answers {answer.status}")
+    if answer.status != 201:
+        # A part may have expired, or be in another's hands.
+        if answer.status not in ((400, 404, 423, 503, 507) if joined else (503, 507)):
+            ledger.accuse(f"POST was answered {answer!r} {answer.body[:200]!r}")
+        return None
+    ledger.count("uploads")
+    offset = len(content) if joined else int(answer["Upload-Offset"] or 0)
+    born = Born(at=begin, offset=offset, total=len(content), life=life)
+    return Upload(tus=tus, url=tus.located(answer), content=content, born=born, ledger=ledger, deferred=deferred)
+
+
+def make_content(rng: random.Random, size: int) -> bytes:
+    """Bytes that are the same for the same seed, and unlike any others."""
+    return rng.randbytes(size)
