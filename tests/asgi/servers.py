@@ -14,6 +14,7 @@ from typing import Self
 
 import trustme
 
+from tests.support.ports import free_port
 from tests.support.tus import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ class Running:
     def __init__(self, kind: Kind, folder: Path) -> None:
         self.kind = kind
         self._folder = folder
-        self._port = _free_port()
+        self._port = free_port()
         self.url = f"http{'s' if kind.tls else ''}://localhost:{self._port}/files"
         self.certificate = folder / "certificate.pem"
         """What a client has to trust."""
@@ -127,8 +128,3 @@ class Running:
     def log(self) -> str:
         """What it printed."""
         return (self._folder / "log").read_text(errors="replace")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as picked:
-        return int(picked.getsockname()[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import json
 import os
 import re
 import shlex
@@ -27,7 +28,7 @@ from tests.support.server import TusServer
 from tests.support.tus import metadata
 from tusserver import settings
 
-LANGUAGES = {"sh", "python", "js", "toml", "ini"}
+LANGUAGES = {"sh", "python", "js", "toml", "ini", "json"}
 
 NOT_RUN = 8
 """Blocks that may be excused, in all documents."""
@@ -327,3 +328,8 @@ def test_units_of_systemd_parse(block: Block) -> None:
     assert parser.sections()
     for command in parser["Service"].values():
         assert shlex.split(command)
+
+
+@named(of("json"))
+def test_json_parses(block: Block) -> None:
+    json.loads(block.code)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import trustme
 
-from tests.examples.running import EXAMPLES, Program, free_port, listens
+from tests.examples.running import EXAMPLES, Program, listens
+from tests.support.ports import free_port
 from tests.support.server import TusServer
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")

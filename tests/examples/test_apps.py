@@ -13,8 +13,9 @@ import httpx
 import pytest
 from tusclient.client import TusClient
 
-from tests.examples.running import ROOT, free_port, uvicorn
+from tests.examples.running import ROOT, uvicorn
 from tests.interop.goods import MIB, make_bytes
+from tests.support.ports import free_port
 from tests.support.tus import eventually, metadata, patching
 
 TUS = {"Tus-Resumable": "1.0.0"}

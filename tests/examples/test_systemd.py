@@ -15,8 +15,9 @@ import pytest
 from tusclient.client import TusClient
 
 from tests.examples.proxies import changed
-from tests.examples.running import EXAMPLES, Program, free_port, listens
+from tests.examples.running import EXAMPLES, Program, listens
 from tests.interop.goods import MIB, make_bytes
+from tests.support.ports import free_port
 
 UNIT = EXAMPLES / "systemd" / "tusserver.service"
 OURS = Path(sys.executable).with_name("tusserver")
