@@ -103,13 +103,34 @@ async def test_parts_cut_again_and_again_become_one(server: TusServer, open_prox
     assert_arrived(None if location is None else str(location), b"".join(sources))
 
 
-async def test_lost_answers_cost_no_bytes(server: TusServer, open_proxy: OpenProxy) -> None:
+@pytest.mark.parametrize("fault", [Fault.CLOSE, Fault.RESET, Fault.HALF_CLOSE])
+async def test_lost_answers_cost_no_bytes(server: TusServer, open_proxy: OpenProxy, fault: Fault) -> None:
     source = make_bytes(MIB)
     proxy = open_proxy(server)
-    proxy.fail(Fault.CLOSE, after=1500, answers=True, times=2)  # the creation is heard, some PATCHes are not
+    proxy.fail(fault, after=1500, answers=True, times=2)  # the creation is heard, some PATCHes are not
     url = await upload(proxy.through(server.url), source, chunksize=30_000, config=PATIENT)
     assert proxy.failed.is_set()
     assert proxy.sent < MIB + HEADERS
+    assert_arrived(url, source)
+
+
+async def test_a_trickling_upload_arrives(server: TusServer, open_proxy: OpenProxy) -> None:
+    source = make_bytes(20 * KIB)
+    proxy = open_proxy(server)
+    proxy.slow(piece=97, pause=0.001)
+    assert_arrived(await upload(proxy.through(server.url), source), source)
+
+
+async def test_a_silent_client_is_cut_off_and_its_bytes_are_kept(
+    start_server: StartServer, open_proxy: OpenProxy
+) -> None:
+    server = start_server("--limits.idle_timeout", "1s")
+    source = make_bytes(3 * MIB)
+    proxy = open_proxy(server)
+    proxy.fail(Fault.STALL, after=5 * MIB // 2)
+    url = await upload(proxy.through(server.url), source, chunksize=MIB, config=PATIENT)
+    assert proxy.failed.is_set()
+    assert proxy.sent < 3 * MIB + HEADERS
     assert_arrived(url, source)
 
 

@@ -277,6 +277,39 @@ def test_a_cut_connection_costs_a_retry(
     assert_arrived(client.url, source.read_bytes())
 
 
+@pytest.mark.parametrize("fault", [Fault.CLOSE, Fault.RESET, Fault.HALF_CLOSE])
+def test_lost_answers_cost_no_bytes(
+    server: TusServer, node: Node, source: Path, open_proxy: OpenProxy, fault: Fault
+) -> None:
+    proxy = open_proxy(server)
+    proxy.fail(fault, after=1500, answers=True, times=2)  # the creation is heard, some PATCHes are not
+    options = {"endpoint": proxy.through(server.url), "chunkSize": 100_000, "retryDelays": PATIENT}
+    client = node.run(source, options=options)
+    assert proxy.failed.is_set()
+    assert proxy.sent < source.stat().st_size + 8 * HEADERS
+    assert_arrived(client.url, source.read_bytes())
+
+
+def test_a_trickling_upload_arrives(server: TusServer, node: Node, tmp_path: Path, open_proxy: OpenProxy) -> None:
+    source = tmp_path / "small"
+    source.write_bytes(make_bytes(20_000))
+    proxy = open_proxy(server)
+    proxy.slow(piece=97, pause=0.001)
+    assert_arrived(node.run(source, options={"endpoint": proxy.through(server.url)}).url, source.read_bytes())
+
+
+def test_a_silent_client_is_cut_off_and_its_bytes_are_kept(
+    start_server: StartServer, node: Node, source: Path, open_proxy: OpenProxy
+) -> None:
+    server = start_server("--limits.idle_timeout", "1s")
+    proxy = open_proxy(server)
+    proxy.fail(Fault.STALL, after=2 * MIB)
+    client = node.run(source, options={"endpoint": proxy.through(server.url), "retryDelays": PATIENT})
+    assert proxy.failed.is_set()
+    assert proxy.sent < source.stat().st_size + 4 * HEADERS
+    assert_arrived(client.url, source.read_bytes())
+
+
 def test_a_creation_cut_in_the_middle_of_its_data_is_retried(
     server: TusServer, node: Node, source: Path, open_proxy: OpenProxy
 ) -> None:

@@ -159,12 +159,13 @@ def test_an_upload_cut_again_and_again_arrives(server: TusServer, open_proxy: Op
     assert_arrived(client.url, source)
 
 
-def test_a_lost_answer_costs_no_bytes(server: TusServer, open_proxy: OpenProxy) -> None:
+@pytest.mark.parametrize("fault", [Fault.CLOSE, Fault.RESET, Fault.HALF_CLOSE])
+def test_a_lost_answer_costs_no_bytes(server: TusServer, open_proxy: OpenProxy, fault: Fault) -> None:
     source = make_bytes(2 * MIB)
     proxy = open_proxy(server)
     client = uploader(proxy.through(server.url), source, **PATIENT)
     client.set_url(client.create_url())
-    proxy.fail(Fault.CLOSE, after=1, answers=True)
+    proxy.fail(fault, after=1, answers=True)
     client.upload()
     assert proxy.failed.is_set()
     assert proxy.sent < 2 * MIB + HEADERS, "the client learns that all has arrived"

@@ -145,7 +145,7 @@ class Client:
                         return False
                     if status in (204, 409):
                         continue
-                elif upload.ops[-1].status in (404, 410):
+                elif upload.gone:
                     return False
             except Absent:
                 pass

@@ -86,6 +86,11 @@ class Upload:
         """As the store knows it."""
         return self.url.rsplit("/", 1)[1]
 
+    @property
+    def gone(self) -> bool:
+        """Whether any client has heard that it is."""
+        return any(op.status in (404, 410) and op.verb is not Verb.GET for op in self.ops)
+
     def head(self) -> int | None:
         """Ask for the offset; None if the answer has none."""
         answer = self._ask(Verb.HEAD)
