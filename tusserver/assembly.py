@@ -12,6 +12,7 @@ from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.rules import Expiry, Limits
 from tusserver.settings import Effective
+from tusserver.stores import folder
 from tusserver.stores.base import Claim
 from tusserver.stores.file import FileStore
 from tusserver.stores.ledger import FileLedger
@@ -153,7 +154,7 @@ def open_store(configured: Effective) -> FileStore:
     """
     store = configured.settings.store
     finished = store.finished_folder and store.finished_folder.absolute()
-    for inside in ("uploads", "calendar", "locks", "tally"):
+    for inside in folder.FOLDERS:
         if finished and finished.is_relative_to(store.root.absolute() / inside):
             raise configured.refusal("store.finished_folder", "is where unfinished uploads live; name another folder")
     try:

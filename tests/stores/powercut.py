@@ -178,8 +178,9 @@ class Recording:
                 if before:
                     note(None, *args, **options)
                     return real(*args, **options)
-                existed = name == "open" and os.path.lexists(args[0])
+                existed = name == "open" and os.path.lexists(_absolute(args, options)[0][0])
                 result = real(*args, **options)
+                args, options = _absolute(args, options)
                 if name == "open":
                     note(result, existed, *args, **options)
                 else:
@@ -282,6 +283,16 @@ class Recording:
             else:
                 left.append(change)
         return left
+
+
+def _absolute(args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Name what a call names within an open folder by its whole path."""
+    options = dict(options)
+    for at, option in ((0, "dir_fd"), (1, "dst_dir_fd")):
+        if (fd := options.pop(option, None)) is not None:
+            path = os.path.join(os.readlink(f"/proc/self/fd/{fd}"), args[at])
+            args = (*args[:at], path, *args[at + 1 :])
+    return args, options
 
 
 def _folder(path: str) -> str:

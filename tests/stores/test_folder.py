@@ -235,3 +235,35 @@ def test_a_group_that_a_folder_hands_down_is_handed_down_further(tmp_path: Path)
     finally:
         os.umask(before)
     assert (tmp_path / "data" / "uploads").stat().st_mode & 0o7777 == 0o2770
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o701, 0o704])
+def test_folders_that_all_can_look_into_are_told_at_the_start(
+    tmp_path: Path, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    FileStore(tmp_path)
+    (tmp_path / "uploads").chmod(mode)
+    FileStore(tmp_path)
+    (line,) = warned(caplog)
+    assert str(tmp_path / "uploads") in line
+    assert "chmod o=" in line
+
+
+def test_what_the_modes_allow_is_no_reason_for_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    FileStore(tmp_path, folder_mode=0o755)
+    FileStore(tmp_path, folder_mode=0o755)
+    tmp_path.chmod(0o755)  # what is in it is closed, or meant to be open
+    FileStore(tmp_path, folder_mode=0o755)
+    assert warned(caplog) == []
+
+
+def test_a_folder_in_which_all_can_change_things_is_told_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tmp_path.chmod(0o777)
+    FileStore(tmp_path)
+    assert [str(tmp_path) in line and "chmod o-w" in line for line in warned(caplog)] == [True]

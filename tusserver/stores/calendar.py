@@ -8,6 +8,7 @@ or if the machine was restarted (they are not synced).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -78,7 +79,8 @@ class Calendar:
     def due(self, now: float) -> Iterator[str]:
         """Go through the names listed up to `now`. A list is removed once the iterator has gone past it."""
         try:
-            lists = sorted(entry.name for entry in os.scandir(self._folder))
+            with os.scandir(self._folder) as entries:
+                lists = sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
         except FileNotFoundError:
             return
         for name in lists:
@@ -91,20 +93,24 @@ class Calendar:
             with contextlib.suppress(FileNotFoundError):
                 if path.suffix != _CLAIMED:
                     claimed = self._folder / (name + _CLAIMED)
-                    if claimed.exists():  # left by a sweep that died; it has its own turn in this loop
+                    if (
+                        disk.written_at(str(claimed)) is not None
+                    ):  # left by a sweep that died; it has its own turn in this loop
                         continue
                     path = path.rename(claimed)
                     with self._guard:
                         if stem == str(self._moment):
                             self._close()
-                yield from dict.fromkeys(path.read_text(encoding="ascii", errors="replace").split())
+                yield from dict.fromkeys(disk.read_file(str(path)).decode("ascii", "replace").split())
             disk.unlink(path)
 
     def covers(self, boot: str) -> bool:
         """Whether the lists are whole: made or made anew under this run of the machine."""
         try:
-            return (self._folder / _COVERS).read_text(encoding="ascii") == boot
-        except FileNotFoundError:
+            return disk.read_file(str(self._folder / _COVERS)) == boot.encode()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):  # a link says nothing, and is replaced
+                raise
             return False
 
     def set_covers(self, boot: str) -> None:

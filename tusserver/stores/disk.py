@@ -252,6 +252,47 @@ def make_folder(path: Path, mode: int, *, sync: bool = True) -> None:
         sync_folder(path.parent)
 
 
+def open_folder_below(folder: Path, parts: Sequence[str], mode: int) -> int:
+    """Open a folder some levels below another, and make what is missing of it.
+
+    `folder` may be a link; none of the levels may, whoever put it there.
+
+    Raises:
+        OSError
+    """
+    make_folder(folder, mode)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts:
+            inner = _open_level(fd, part, mode)
+            os.close(fd)
+            fd = inner
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _open_level(fd: int, name: str, mode: int) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(name, flags, dir_fd=fd)
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, mode, dir_fd=fd)
+    except NotADirectoryError as error:
+        raise OSError(errno.ELOOP, f"{name} is a link or a file, where a folder is needed") from error
+    inner = os.open(name, flags, dir_fd=fd)
+    try:
+        if mode & _OTHERS:
+            _settle_mode(inner, mode)
+        os.fsync(fd)
+    except BaseException:
+        os.close(inner)
+        raise
+    return inner
+
+
 def make_file(path: str, flags: int, mode: int) -> int:
     """Open a file, made if it is not there, with exactly these permissions whatever the umask."""
     fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
@@ -303,7 +344,8 @@ def sync_folder(path: Path) -> None:
 
 def read_file(path: str) -> bytes:
     """Return what a small file holds."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    # Without waiting: what lies there may be a pipe, put there by somebody.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         content = os.read(fd, _READ)
         while len(content) % _READ == 0 and (more := os.read(fd, _READ)):
@@ -368,11 +410,30 @@ def write_line(fd: int, line: str) -> None:
 
 
 def written_at(path: str) -> int | None:
-    """Return when a file was last written, in nanoseconds; None if it is not there."""
+    """Return when a file was last written, in nanoseconds; None if it is not there, or is a link or no file."""
     try:
-        return os.lstat(path).st_mtime_ns
+        found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return found.st_mtime_ns if stat.S_ISREG(found.st_mode) else None
+
+
+def leads_elsewhere(path: str) -> bool:
+    """Whether there is a symbolic link."""
+    try:
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+    except OSError:  # whoever opens it hears the same
+        return False
+
+
+def cut(path: str, size: int) -> None:
+    """Make a file no longer than `size`."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if os.fstat(fd).st_size > size:
+            os.ftruncate(fd, size)
+    finally:
+        os.close(fd)
 
 
 def unlink(path: str | Path) -> bool:

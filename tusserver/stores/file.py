@@ -102,6 +102,7 @@ class FileStore:
         self._folder = str(self._uploads)
         try:
             marked = folder.check_format(self.root)
+            folder.inspect(self.root, folder_mode)
             disk.make_folder(self._uploads, folder_mode)
             if not os.access(self._uploads, os.W_OK | os.X_OK):
                 raise PermissionError(13, "it is not writable")
@@ -119,6 +120,7 @@ class FileStore:
         self._settled = self._read_settled()
         self._unsettled = False
         self._slow_until = 0.0
+        self._plain: set[str] = set()
         self._progress: dict[UploadId, record.Progress] = {}
         self._run = Threads(_THREADS, "tusserver-store").run
 
@@ -165,7 +167,19 @@ class FileStore:
     # Plain text: a Path costs more to make than its file to open.
 
     def _path(self, upload_id: UploadId) -> str:
-        return f"{self._folder}/{upload_id[:2]}/{upload_id}"
+        shard = upload_id[:2]
+        if shard not in self._plain:
+            self._look_at(shard)
+        return f"{self._folder}/{shard}/{upload_id}"
+
+    def _look_at(self, shard: str) -> None:
+        """Let no link stand for a folder: no file is opened through a link, but the way to it would go through one."""
+        path = f"{self._folder}/{shard}"
+        if disk.leads_elsewhere(path):
+            logger.error("%s is a symbolic link, so what is behind it is not used", path)
+            raise StoreUnavailable
+        if not self._folder_mode & 0o022:  # else others may put one there at any time
+            self._plain.add(shard)
 
     def _bytes_path(self, upload: Upload) -> str:
         return self._path(upload.id) if upload.place is None else upload.place
@@ -404,13 +418,12 @@ class FileStore:
         path = self._path(upload.id)
         with disk.translated("writing a record"):
             try:
-                with open(path + _RECORD, "rb") as old:
-                    last = record.read_slot(old.fileno())
+                last = record.newer(disk.read_file(path + _RECORD))
             except FileNotFoundError:
                 raise UploadNotFound from None
             number, synced = (last.number, last.synced) if last is not None else (0, 0)
-            if upload.place is None and upload.length is not None and os.stat(path).st_size > upload.length:
-                os.truncate(path, upload.length)  # it had grown in large steps
+            if upload.place is None and upload.length is not None:
+                disk.cut(path, upload.length)  # it had grown in large steps
             content = record.pack(upload, self._slot(upload, number + 1, min(synced, upload.offset)))
             disk.replace_file(path + _RECORD, content, self._file_mode, sync=self._syncs(upload))
 
@@ -520,7 +533,7 @@ class FileStore:
         if upload.place is None and self._template is not None:
             path = Path(self._path(upload.id))
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_nlink > 1:
+                if path.lstat().st_nlink > 1:
                     place = str(self._template.link(path, upload))
         if place is not None:
             disk.unlink(place)
@@ -541,7 +554,8 @@ class FileStore:
                     continue  # logged where it was read
 
     def _shards(self) -> list[Path]:
-        return sorted(path for path in self._uploads.iterdir() if path.is_dir())
+        with os.scandir(self._uploads) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
 
     async def due(self, now: datetime) -> AsyncIterator[UploadId]:
         """See `Store.due`."""
@@ -615,10 +629,12 @@ class FileStore:
 
     def _read_settled(self) -> dict[str, float]:
         try:
-            lines = (self.root / "settled").read_text(encoding="ascii").splitlines()
+            lines = disk.read_file(str(self.root / "settled")).decode("ascii").splitlines()
+            return {boot: float(moment) for boot, _, moment in (line.partition(" ") for line in lines)}
         except FileNotFoundError:
             return {}
-        return {boot: float(moment) for boot, _, moment in (line.partition(" ") for line in lines)}
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.root}/settled cannot be read ({error}); remove it") from error
 
 
 def _ids(shard: Path, suffix: str) -> Iterator[UploadId]:

@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,9 @@ logger = logging.getLogger("tusserver.store")
 
 FORMAT = 1
 """What is written today."""
+FOLDERS = ("uploads", "calendar", "tally", "locks")
+"""What is in it, made when it is needed."""
+_WORLD = 0o007
 _SCOPE = 128
 """Bytes: always as many, so that writing needs no room once it is there."""
 _TRIES = 3
@@ -56,6 +60,28 @@ def check_format(root: Path) -> bool:
             " run the newer version that wrote it"
         )
     return True
+
+
+def inspect(root: Path, folder_mode: int) -> None:
+    """Refuse folders that lead elsewhere; warn of those that others can look into.
+
+    Raises:
+        ValueError
+    """
+    for name in FOLDERS:
+        path = root / name
+        try:
+            mode = os.lstat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if stat.S_ISLNK(mode):
+            raise ValueError(f"{path} is a symbolic link; only the data folder as a whole may be one")
+        if mode & _WORLD & ~folder_mode:
+            logger.warning("all users of this machine can look into %s; chmod o= it, or allow it by folder_mode", path)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        mode = root.stat().st_mode
+        if mode & stat.S_IWOTH & ~folder_mode and not mode & stat.S_ISVTX:
+            logger.warning("all users of this machine can change what is in %s; chmod o-w it", root)
 
 
 def mark(root: Path, file_mode: int) -> None:

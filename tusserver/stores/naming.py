@@ -54,27 +54,19 @@ class Template:
     def link(self, source: Path, upload: Upload) -> Path:
         """Give a file its readable name beside the one it has; return it.
 
-        Never overwrites: where the name is taken, " (2)", " (3)" … are tried. A name that is this very file already
-        (a crash came between) is taken as given.
+        Never overwrites and follows no link, as others may write in the folder too. Where the name is taken, " (2)",
+        " (3)" … are tried. A name that is this very file already (a crash came between) is taken as given.
 
         Raises:
             OSError
         """
-        wanted = self._folder / self._render(upload)
-        disk.make_folder(wanted.parent, self._folder_mode)
-        for number in range(1, _TRIES):
-            place = wanted if number == 1 else wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}")
-            try:
-                os.link(source, place, follow_symlinks=False)
-            except FileExistsError:
-                # Not `samefile`: it follows links, and fails where one leads nowhere.
-                if os.path.samestat(os.lstat(source), os.lstat(place)):
-                    return place
-                continue
-            return place
-        place = wanted.with_name(f"{wanted.stem} {upload.id}{wanted.suffix}")
-        os.link(source, place, follow_symlinks=False)
-        return place
+        *parts, name = self._render(upload).split("/")
+        folder = disk.open_folder_below(self._folder, parts, self._folder_mode)
+        try:
+            name = _link(source, folder, name, upload.id)
+        finally:
+            os.close(folder)
+        return self._folder.joinpath(*parts, name)
 
     def _render(self, upload: Upload) -> str:
         filename = safe_name(upload.metadata.name or "") or upload.id
@@ -89,6 +81,25 @@ class Template:
             day=f"{upload.created_at:%d}",
         ).split("/")
         return "/".join(safe_name(part) or upload.id for part in parts)
+
+
+def _link(source: Path, folder: int, name: str, upload_id: str) -> str:
+    """Link a file into an open folder under a name that is free there, or is its own already; return that."""
+    wanted = Path(name)
+    for number in range(1, _TRIES):
+        if number > 1:
+            name = f"{wanted.stem} ({number}){wanted.suffix}"
+        try:
+            os.link(source, name, dst_dir_fd=folder, follow_symlinks=False)
+        except FileExistsError:
+            # Not `samefile`: it follows links, and fails where one leads nowhere.
+            if os.path.samestat(os.lstat(source), os.stat(name, dir_fd=folder, follow_symlinks=False)):
+                return name
+            continue
+        return name
+    name = f"{wanted.stem} {upload_id}{wanted.suffix}"
+    os.link(source, name, dst_dir_fd=folder, follow_symlinks=False)
+    return name
 
 
 def safe_name(name: str) -> str:

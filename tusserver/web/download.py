@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from email.utils import format_datetime
 from urllib.parse import quote
 
@@ -58,9 +59,11 @@ class KernelFileResponse(FileResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._zero_copy = "http.response.zerocopysend" in (scope.get("extensions") or {})
         try:
-            self.stat_result = await anyio.to_thread.run_sync(os.stat, self.path)
+            self.stat_result = await anyio.to_thread.run_sync(os.lstat, self.path)
         except FileNotFoundError:
             raise UploadNotFound from None
+        if not stat.S_ISREG(self.stat_result.st_mode):
+            raise UploadNotFound
         self.set_stat_headers(self.stat_result)
 
         async def send_as_ours(message: Message) -> None:
@@ -103,9 +106,13 @@ class KernelFileResponse(FileResponse):
         await self._send(send, 206, headers, start, end - start)
 
     async def _send(self, send: Send, status: int, headers: MutableHeaders, at: int, count: int) -> None:
-        async with await anyio.open_file(self.path, "rb") as file:
+        async with await anyio.open_file(self.path, "rb", opener=_without_links) as file:
             await send({"type": "http.response.start", "status": status, "headers": headers.raw})
             await send({"type": "http.response.zerocopysend", "file": file.wrapped, "offset": at, "count": count})
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
 def disposition(name: str | None, media_type: str) -> str:
