@@ -116,7 +116,7 @@ def run(page: str, server: TusServer, folder: Path) -> str:
 
 
 STEPPED = sorted({block.page for block in BLOCKS if block.steps})
-WATCHED = ("docs/getting-started.md", "docs/clients.md", "docs/operations.md")
+WATCHED = ("docs/getting-started.md", "docs/command-line.md", "docs/clients.md", "docs/operations.md")
 """Pages whose outcome is looked at, each by a test of its own."""
 
 
@@ -136,12 +136,26 @@ def test_the_walk_with_curl_uploads_resumes_compares_and_deletes(reader: tuple[T
 
     lines = [line.rstrip() for line in run("docs/getting-started.md", server, folder).splitlines()]
 
-    url = next(line for line in lines if line.startswith(server.url))
+    whole, url = (line for line in lines if line.startswith(server.url))
+    assert_arrived(whole, (folder / "photo.raw").read_bytes())
     assert [line.split()[1] for line in lines if line.startswith("HTTP/1.1 ")] == ["204", "200", "204", "204"]
     offsets = [line.split()[1] for line in lines if line.lower().startswith("upload-offset:")]
     assert offsets == ["500000", "500000", "1500000"]
     assert "same" in lines
     assert [path for path in server.files() if url.rsplit("/", 1)[1] in path.name] == []
+
+
+def test_the_commands_that_upload_do_so(reader: tuple[TusServer, Path]) -> None:
+    server, folder = reader
+
+    lines = [line for line in run("docs/command-line.md", server, folder).splitlines() if line.startswith(server.url)]
+
+    source = (folder / "photos" / "photo.raw").read_bytes()
+    one, another, archive = (line.split("\t")[0] for line in lines)
+    assert_arrived(one, source)
+    assert_arrived(another, source)
+    assert one != another
+    assert source in httpx.get(archive).content
 
 
 def test_the_clients_of_the_page_upload_their_file(reader: tuple[TusServer, Path]) -> None:

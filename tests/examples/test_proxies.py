@@ -24,6 +24,7 @@ from tests.examples.proxies import KINDS, STOP, Front, put_in_front
 from tests.interop.goods import KIB, MIB, make_bytes
 from tests.interop.node import Node
 from tests.support.tus import eventually, patching
+from tusserver.web.pages import PATHS
 
 pytestmark = pytest.mark.proxy
 
@@ -184,6 +185,22 @@ def test_a_reload_of_nginx_cuts_nothing(front: Front) -> None:
         assert running.result(30).status_code == 204
     with client_of(front) as client:
         assert client.get(url).content == source
+
+
+@pytest.mark.parametrize("http2", HTTP)
+def test_the_upload_page_is_there_whole(front: Front, http2: bool) -> None:
+    origin = front.url.removesuffix("/files")
+    with client_of(front, http2=http2) as client:
+        answers = {path: client.get(origin + path) for path in PATHS}
+    assert {path: answer.status_code for path, answer in answers.items()} == dict.fromkeys(PATHS, 200)
+    assert "connect-src 'self'" in answers["/"].headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_the_health_of_the_server_is_nobodys_business(front: Front, path: str) -> None:
+    with client_of(front) as client:
+        assert client.get(front.url.removesuffix("/files") + path).status_code == 404
+    assert httpx.get(front.server.url.removesuffix("/files") + path).status_code == 200
 
 
 # foreign clients, as they go through ---------------------------------------------------------------------------------
