@@ -16,6 +16,7 @@ import pytest
 from tests.cli.conftest import Run
 from tests.support.proxy import Fault, Proxy
 from tests.support.server import TusServer
+from tests.support.tus import eventually
 
 BYTES = bytes(range(256)) * 8192  # 2 MiB
 
@@ -213,15 +214,16 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(
     server = TusServer(tmp_path / "data").start()
     try:
         with Proxy(server.host) as proxy:
-            proxy.fail(Fault.STALL, after=1_500_000)
+            proxy.slow(piece=16_384, pause=0.02)
             command = [sys.executable, "-m", "tusserver", "upload", str(file), proxy.through(server.url), "--json"]
             with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as client:
-                assert proxy.failed.wait(30)
+                assert eventually(lambda: proxy.sent > 300_000, within=30)
                 server.kill()
-                proxy.release()
+                proxy.slow(piece=65_536, pause=0)
                 server.start()
-                out, _ = client.communicate(timeout=50)
-                assert client.returncode == 0
+                out, _ = client.communicate(timeout=40)
+                assert client.returncode == 0, out
+            assert "waiting" in out
             assert json.loads(out.splitlines()[-1])["bytes"] == len(BYTES)
     finally:
         server.stop()

@@ -25,6 +25,12 @@ _CLIENTS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None], Comma
         transfers.add_upload,
         transfers.upload,
     ),
+    (
+        "download",
+        "download a file, and go on where an earlier try was cut",
+        transfers.add_download,
+        transfers.download,
+    ),
 )
 """Commands that speak to a server and know no settings."""
 _STORE = ("store.root",)

@@ -1,4 +1,4 @@
-"""Uploads that are under way, remembered between two runs of `tusserver upload`: one small file for each."""
+"""Uploads and downloads that are under way, remembered between two runs of a command: one small file for each."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from pathlib import Path
 from tusserver.cli.client import Failed
 
 
-def state_folder() -> Path:
-    """Where they are kept: XDG_STATE_HOME/tusserver/uploads."""
+def state_folder(kind: str) -> Path:
+    """Where `uploads` or `downloads` are kept: below XDG_STATE_HOME/tusserver."""
     home = os.environ.get("XDG_STATE_HOME", "")
     # XDG: "All paths set in these environment variables must be absolute."
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".local/state") / "tusserver" / "uploads"
+    return (Path(home) if os.path.isabs(home) else Path.home() / ".local/state") / "tusserver" / kind
 
 
 def key_of(endpoint: str, path: Path, status: os.stat_result) -> str:
     """A file as it is now, on its way to a server. A changed file has another key, so it starts fresh."""
-    facts = [endpoint, os.fspath(path.absolute()), status.st_size, status.st_mtime_ns]
+    return key_from(endpoint, os.fspath(path.absolute()), status.st_size, status.st_mtime_ns)
+
+
+def key_from(*facts: str | int) -> str:
+    """What tells one transfer from all others."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:40]
 
 
 class Memory:
-    """The address of one upload. tuspy's FileStorage writes one JSON file whole for all, at once from every command."""
+    """What is kept of one transfer. tuspy's FileStorage writes one JSON file for all, whole, from every command."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self._folder = folder
@@ -36,11 +40,11 @@ class Memory:
         self._lock = folder / f"{key}.lock"
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other commands away from this upload.
+    def alone(self, otherwise: str) -> Iterator[None]:
+        """Keep other commands away from this transfer; `otherwise` is said if one is at it.
 
         Raises:
-            Failed: one is at it.
+            Failed
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
@@ -49,7 +53,7 @@ class Memory:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
-                raise Failed("another command is uploading this file to this server") from None
+                raise Failed(otherwise) from None
             # Whoever held it before may have removed the file that we locked.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), self._lock.stat()):
@@ -61,16 +65,16 @@ class Memory:
             self._lock.unlink(missing_ok=True)
             os.close(descriptor)
 
-    def url(self) -> str | None:
-        """The remembered address; None if there is none that can be read."""
+    def recall(self, fact: str) -> str | None:
+        """A fact that was kept; None if there is none that can be read."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return str(json.loads(self._file.read_text())["url"])
+            return str(json.loads(self._file.read_text())[fact])
         return None
 
-    def keep(self, url: str, path: str) -> None:
-        """Remember it: whole, or not at all."""
+    def keep(self, **facts: str) -> None:
+        """Remember them: whole, or not at all."""
         with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".tmp", delete=False) as file:
-            json.dump({"url": url, "path": path}, file)
+            json.dump(facts, file)
         os.replace(file.name, self._file)
 
     def forget(self) -> None:

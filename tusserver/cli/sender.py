@@ -104,14 +104,14 @@ class Sender(Uploader):
         Raises:
             Failed, Stopped
         """
-        self.address = self._memory.url() if self._memory is not None else None
+        self.address = self._memory.recall("url") if self._memory is not None else None
         known, lost = False, 0
         while True:
             try:
                 if self.address is None:
                     self.address, self.offset = self.create_url(), 0
                     if self._memory is not None:
-                        self._memory.keep(self.address, self._path)
+                        self._memory.keep(url=self.address, path=self._path)
                 elif not known:
                     self.offset = self.get_offset()
                 known = True

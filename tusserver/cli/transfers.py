@@ -15,6 +15,13 @@ def upload(options: argparse.Namespace) -> int:
     return upload(options)
 
 
+def download(options: argparse.Namespace) -> int:
+    """`tusserver download`."""
+    from tusserver.cli.download import download
+
+    return download(options)
+
+
 def add_upload(command: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     command.add_argument("paths", metavar="FILE", nargs="+", help="a file, a folder, or - for standard input")
@@ -28,6 +35,22 @@ def add_upload(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--checksum", metavar="NAME", help="let the server check each part: sha1, sha256, ...")
     command.add_argument("--jobs", type=int, default=1, metavar="N", help="so many files at once (default: 1)")
+    command.add_argument("--json", action="store_true", help="print one JSON object a line for all that happens")
+    command.add_argument("--quiet", action="store_true", help="show no progress, as when standard error is no terminal")
+    _add_connection(command)
+
+
+def add_download(command: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    command.add_argument("url", metavar="URL", help="the address of a finished upload, or of any file")
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where to (a folder: there; -: standard output; default: the file's name)",
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    command.add_argument("--fresh", action="store_true", help="begin anew instead of going on")
     command.add_argument("--json", action="store_true", help="print one JSON object a line for all that happens")
     command.add_argument("--quiet", action="store_true", help="show no progress, as when standard error is no terminal")
     _add_connection(command)

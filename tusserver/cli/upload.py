@@ -164,12 +164,12 @@ class _Run:
                     raise Failed("is not a regular file; give it as standard input")
                 length = status.st_size
                 try:
-                    memory = Memory(state_folder(), key_of(self._endpoint, source.path, status))
-                    stack.enter_context(memory.alone())
+                    memory = Memory(state_folder("uploads"), key_of(self._endpoint, source.path, status))
+                    stack.enter_context(memory.alone("another command is uploading this file to this server"))
                     if options.fresh:
                         memory.forget()
                 except OSError as error:
-                    raise Failed(f"{state_folder()} cannot be used: {error.strerror}") from None
+                    raise Failed(f"{state_folder('uploads')} cannot be used: {error.strerror}") from None
             name = os.fsencode(source.name).decode("utf-8", "replace")
             metadata = {"filename": name}
             if kind := mimetypes.guess_type(name)[0]:
