@@ -191,7 +191,7 @@ def test_the_type_of_what_is_not_there_is_not_known(tmp_path: Path) -> None:
 def test_a_failure_is_told_to_clients_in_general_and_to_the_log_in_detail(
     code: int, refusal: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(refusal) as told, disk.translated("testing"):
+    with pytest.raises(refusal) as told, disk.Troubles().translated("testing"):
         raise OSError(code, "details", "/secret/path")
     assert "/secret/path" not in str(told.value)
     assert "while testing" in caplog.text

@@ -61,6 +61,7 @@ class FileLocker:
         self._post: _Post | None = None
         self._leading = False
         self._process = os.getpid()
+        self._deaf = False
         self._open: list[int] = []
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -165,7 +166,22 @@ class FileLocker:
 
     async def ask(self, upload_id: UploadId, manner: Manner) -> bool:
         """Ask whichever process holds an upload; return whether the holder leaves."""
-        return await self.post().ask(upload_id, manner)
+        return self.listen() and await self.post().ask(upload_id, manner)
+
+    def listen(self) -> bool:
+        """Let other processes ask us from now on, if that can be: on a full disk there is no room for a socket's name.
+
+        Without it locks hold as ever, and who wants ours has to wait.
+        """
+        try:
+            self.post()
+        except OSError as error:
+            if not self._deaf:
+                logger.warning("other processes cannot ask for locks now: %s", error.strerror)
+            self._deaf = True
+            return False
+        self._deaf = False
+        return True
 
     def post(self) -> _Post:
         """Return the post office of the running loop."""
@@ -202,7 +218,7 @@ class _Hold:
             await ask()
 
     async def __aenter__(self) -> Lease:
-        self._locker.post()  # from now on others can ask us
+        self._locker.listen()
         lease = await self._within.__aenter__()
         try:
             if not self._locker.try_byte(self._byte):
@@ -247,7 +263,11 @@ class _Post:
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}.sock"
         self._answers: dict[str, asyncio.Future[bool]] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        self._socket.bind(self._address(self._name))
+        try:
+            self._socket.bind(self._address(self._name))
+        except BaseException:
+            self._socket.close()
+            raise
         loop.add_reader(self._socket.fileno(), self._read)
 
     def _address(self, name: str) -> str:

@@ -39,6 +39,7 @@ class Sweeper:
         self._quota = quota
         self._interval = interval
         self._now = now
+        self._failed: set[UploadId] = set()
 
     async def run(self) -> None:
         """Sweep for ever, where several processes share the store one of them. A sweep that fails is logged; the next
@@ -50,6 +51,8 @@ class Sweeper:
                     await self.sweep()
                 else:
                     await self._store.tidy()  # what this process wrote, nobody else knows
+            except TusError as error:
+                logger.error("a sweep failed: %s", error)
             except Exception:
                 logger.exception("a sweep failed")
             await anyio.sleep(self._interval)
@@ -57,14 +60,17 @@ class Sweeper:
     async def sweep(self) -> int:
         """Look at everything that is due; return the number of uploads removed."""
         removed = 0
+        self._failed.clear()
         async for upload_id in self._store.due(self._now()):
             try:
                 removed += await self._look(upload_id)
-            except Exception:
-                logger.exception("an upload could not be swept", extra={"upload_id": upload_id})
+            except Exception as error:
+                self._note_failure("swept", upload_id, error)
                 await self._store.remind(upload_id, self._now() + TRY_AGAIN)
         await self._store.tidy()
         await self._quota.tidy()
+        if len(self._failed) > 1:
+            logger.warning("%d uploads in all could not be swept; they are tried again", len(self._failed))
         if removed:
             logger.info("sweep removed %d expired uploads", removed)
         return removed
@@ -92,7 +98,7 @@ class Sweeper:
             # "Expiring never touches an upload that is being written": its writer may move the deadline.
             await self._store.remind(upload_id, self._now() + TRY_AGAIN)
         except TusError as error:
-            logger.warning("an upload could not be swept: %s", error, extra={"upload_id": upload_id})
+            self._note_failure("swept", upload_id, error)
             await self._store.remind(upload_id, self._now() + TRY_AGAIN)
         return False
 
@@ -100,4 +106,13 @@ class Sweeper:
         try:
             await self._lifecycle.finish(upload)
         except TusError as error:  # it is noted already for another look
-            logger.warning("an upload could not be finished: %s", error, extra={"upload_id": upload.id})
+            self._note_failure("finished", upload.id, error)
+
+    def _note_failure(self, what: str, upload_id: UploadId, error: Exception) -> None:
+        """Log a failure; of refusals the first one in a sweep, as the disk may refuse all, and there may be many."""
+        self._failed.add(upload_id)
+        trace = None if isinstance(error, TusError) else error
+        level = (
+            logging.ERROR if trace is not None else logging.WARNING if self._failed == {upload_id} else logging.DEBUG
+        )
+        logger.log(level, "an upload could not be %s: %s", what, error, exc_info=trace, extra={"upload_id": upload_id})

@@ -133,7 +133,7 @@ class Store(Protocol):
         """
 
     async def remind(self, upload_id: UploadId, at: datetime) -> None:
-        """Let `due` name this id from `at` on."""
+        """Let `due` name this id from `at` on. It does not fail: a store that cannot note it now finds it later."""
 
     async def check(self) -> None:
         """Find out whether uploads can be taken now. Leaves nothing.

@@ -32,6 +32,8 @@ class Calendar:
         # The last list stays open: most new uploads go to the same one.
         self._moment = 0
         self._fd = -1
+        self._failures = 0
+        self._doubted = False
 
     def __del__(self) -> None:
         self._close()
@@ -57,12 +59,16 @@ class Calendar:
 
     def _append(self, moment: int, name: str) -> None:
         with self._guard:
-            # A list that somebody removed with its folder is not one that is read.
-            if moment != self._moment or not os.fstat(self._fd).st_nlink:
-                self._close()
-                self._fd = self._open(f"{self._folder}/{moment}")
-                self._moment = moment
-            disk.write_line(self._fd, name)
+            try:
+                # A list that somebody removed with its folder is not one that is read.
+                if moment != self._moment or not os.fstat(self._fd).st_nlink:
+                    self._close()
+                    self._fd = self._open(f"{self._folder}/{moment}")
+                    self._moment = moment
+                disk.write_line(self._fd, name)
+            except BaseException:
+                self._failures += 1
+                raise
 
     def _close(self) -> None:
         if self._moment:
@@ -77,7 +83,10 @@ class Calendar:
             return disk.make_file(path, os.O_WRONLY | os.O_APPEND, self._file_mode)
 
     def due(self, now: float) -> Iterator[str]:
-        """Go through the names listed up to `now`. A list is removed once the iterator has gone past it."""
+        """Go through the names listed up to `now`. A list is removed once the iterator has gone past it.
+
+        It stays, and has another turn, if meanwhile a name could not be listed: that may have been one of its own.
+        """
         try:
             with os.scandir(self._folder) as entries:
                 lists = sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
@@ -89,23 +98,25 @@ class Calendar:
             if not stem.isdigit() or int(stem) + 1 > now:
                 continue
             path = self._folder / name
+            failures = self._failures
             # Another process may sweep at the same time. That one and we may both go through a list; no harm is done.
             with contextlib.suppress(FileNotFoundError):
                 if path.suffix != _CLAIMED:
                     claimed = self._folder / (name + _CLAIMED)
-                    if (
-                        disk.written_at(str(claimed)) is not None
-                    ):  # left by a sweep that died; it has its own turn in this loop
-                        continue
+                    if disk.written_at(str(claimed)) is not None:
+                        continue  # left by a sweep that died; it has its own turn in this loop
                     path = path.rename(claimed)
                     with self._guard:
                         if stem == str(self._moment):
                             self._close()
                 yield from dict.fromkeys(disk.read_file(str(path)).decode("ascii", "replace").split())
-            disk.unlink(path)
+            if failures == self._failures:
+                disk.unlink(path)
 
     def covers(self, boot: str) -> bool:
         """Whether the lists are whole: made or made anew under this run of the machine."""
+        if self._doubted:
+            return False
         try:
             return disk.read_file(str(self._folder / _COVERS)) == boot.encode()
         except OSError as error:
@@ -113,7 +124,18 @@ class Calendar:
                 raise
             return False
 
+    @property
+    def failures(self) -> int:
+        """How many names could not be listed so far."""
+        return self._failures
+
+    def doubt(self) -> None:
+        """Say that the lists are not whole: they are made anew at the next look, by whatever process has it."""
+        self._doubted = True  # if only we can be told
+        disk.discard(f"{self._folder}/{_COVERS}")
+
     def set_covers(self, boot: str) -> None:
         """Say that they are."""
         disk.make_folder(self._folder, self._folder_mode)
         disk.replace_file(str(self._folder / _COVERS), boot.encode(), self._file_mode, sync=False)
+        self._doubted = False

@@ -7,10 +7,13 @@ import ctypes
 import errno
 import fcntl
 import logging
+import math
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable
@@ -19,6 +22,10 @@ logger = logging.getLogger("tusserver.store")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV}
+EVERY = 30.0
+"""Seconds between two lines of the log about the same trouble."""
+QUIET = 10.0
+"""Seconds without a failure after which it is over."""
 _COPY_STEP = 256 << 20
 _LITTLE = 1 << 20
 """Bytes that are reserved without an exact look at the free space first."""
@@ -33,21 +40,66 @@ _READ = 16 * 1024
 _OTHERS = 0o077
 
 
-@contextlib.contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Turn what the operating system says into what a client may read; the log keeps the details.
+class Troubles:
+    """What goes wrong with one storage: told to clients in general, and to the log in detail but not without end.
 
-    Raises:
-        OutOfSpace, StoreUnavailable
+    Of each kind of trouble the log hears at once, then every `EVERY` seconds how often it came, and when it is over.
+    `clock`: seconds that only grow.
     """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            logger.warning("storage is full while %s", doing)
-            raise OutOfSpace from error
-        logger.error("storage failed while %s: %s", doing, error)
-        raise StoreUnavailable from error
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._troubles: dict[str, _Trouble] = {}
+        self._guard = threading.Lock()
+
+    @contextlib.contextmanager
+    def translated(self, doing: str) -> Iterator[None]:
+        """Turn what the operating system says into what a client may read.
+
+        Raises:
+            OutOfSpace, StoreUnavailable
+        """
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in _FULL
+            self._note(doing, error, full)
+            raise (OutOfSpace if full else StoreUnavailable) from error
+        if self._troubles:  # else nothing is worth a look
+            self._note_success(doing)
+
+    def _note(self, doing: str, error: OSError, full: bool) -> None:
+        now = self._clock()
+        with self._guard:
+            trouble = self._troubles.setdefault(doing, _Trouble(since=now))
+            trouble.count += 1
+            trouble.last = now
+            if trouble.full is full and now - trouble.told < EVERY:
+                return
+            trouble.full, trouble.told = full, now
+            often = f" ({trouble.count} times in {now - trouble.since:.0f} s)" if trouble.count > 1 else ""
+        if full:
+            logger.warning("storage is full while %s%s", doing, often)
+        else:
+            logger.error("storage failed while %s: %s%s", doing, error, often)
+
+    def _note_success(self, doing: str) -> None:
+        now = self._clock()
+        with self._guard:
+            trouble = self._troubles.get(doing)
+            if trouble is None or now - trouble.last < QUIET:  # a small upload may fit where a large one does not
+                return
+            del self._troubles[doing]
+        logger.info("storage works again while %s; it had failed %d times", doing, trouble.count)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Trouble:
+    since: float
+    count: int = 0
+    last: float = 0.0
+    told: float = -math.inf
+    full: bool | None = None
 
 
 def _find_fallocate() -> Callable[[int, int, int], int] | None:
@@ -333,6 +385,19 @@ def sync_file(path: str) -> None:
         os.close(fd)
 
 
+def sync_data(fd: int) -> None:
+    """Make the bytes and the size of a file survive a power cut.
+
+    Raises:
+        OSError: EIO, also if the disk was full. The kernel tells that once and takes the bytes for written from then
+            on, so they count for nothing until they have come again: a second sync may succeed and mean nothing.
+    """
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        raise OSError(errno.EIO, f"not synced ({error.strerror})") from error
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder survive a power cut."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -362,7 +427,7 @@ def replace_file(path: str, content: bytes, mode: int, *, sync: bool) -> None:
         _write_file(temporary, content, os.O_TRUNC, mode, sync=sync)
         os.rename(temporary, path)
     except BaseException:
-        unlink(temporary)
+        discard(temporary)
         raise
     if sync:
         sync_folder(Path(path).parent)
@@ -443,6 +508,13 @@ def unlink(path: str | Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def discard(*paths: str) -> None:
+    """Remove what came of something that failed, as far as that is possible: what failed is told, not this."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            unlink(path)
 
 
 def boot_id() -> str:

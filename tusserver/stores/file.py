@@ -97,6 +97,7 @@ class FileStore:
         self.durability = Durability(durability)
         self._sync = self.durability is Durability.ACK
         self._file_mode = file_mode
+        self._translated = disk.Troubles().translated
         self._folder_mode = folder_mode
         self._uploads = self.root / "uploads"
         self._folder = str(self._uploads)
@@ -197,7 +198,7 @@ class FileStore:
         look = now + FIRST_LOOK
         if upload.expires_at is not None:
             look = min(look, upload.expires_at.timestamp())
-        with disk.translated("creating an upload"):
+        with self._translated("creating an upload"):
             self._reserver.require_room()
             self._calendar.add(upload.id, look, now)
             try:
@@ -214,11 +215,10 @@ class FileStore:
                 content = record.pack(upload, self._slot(upload, 0, 0))
                 disk.write_new_file(path + _RECORD, content, self._file_mode, sync=self._sync)
             except FileExistsError:  # the bytes of that one have gone to their readable place
-                disk.unlink(path)
+                disk.discard(path)
                 raise IdTaken from None
             except BaseException:
-                disk.unlink(path + _RECORD)
-                disk.unlink(path)
+                disk.discard(path + _RECORD, path)
                 raise
 
     def _open_new(self, path: str) -> int:
@@ -246,7 +246,7 @@ class FileStore:
 
     def _load(self, upload_id: UploadId) -> Upload:
         try:
-            with disk.translated("reading a record"):
+            with self._translated("reading a record"):
                 try:
                     content = disk.read_file(self._path(upload_id) + _RECORD)
                 except FileNotFoundError:
@@ -267,8 +267,9 @@ class FileStore:
             logger.warning("upload %s goes back to byte %d after a restart of the machine", upload.id, slot.synced)
             upload = replace(upload, offset=slot.synced, finished=False)
         in_hand = upload.place is None or not upload.finished  # people take finished files away
-        if in_hand and disk.written_at(self._bytes_path(upload)) is None:
-            raise UploadNotFound  # a power cut came while it was made or removed
+        with self._translated("looking for the bytes"):
+            if in_hand and disk.written_at(self._bytes_path(upload)) is None:
+                raise UploadNotFound  # a power cut came while it was made or removed
         return upload
 
     def _was_never_whole(self, content: bytes) -> bool:
@@ -290,7 +291,7 @@ class FileStore:
         try:
             if source.drainable:
                 fd = await self._swift(self._open_bytes, upload, source.expected or 0)
-                with disk.translated("writing"):
+                with self._translated("writing"):
                     return await source.drain_to(fd, upload.offset, kept)
             written = 0
             while batch := await source.read(BATCH):
@@ -307,7 +308,7 @@ class FileStore:
 
     def _open_bytes(self, upload: Upload, more: int) -> int:
         """Open the file with room for `more` bytes behind the offset."""
-        with disk.translated("opening an upload"):
+        with self._translated("opening an upload"):
             try:
                 fd = os.open(self._bytes_path(upload), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
@@ -328,7 +329,7 @@ class FileStore:
         if opened:
             fd = self._open_bytes(upload, size)
         try:
-            with disk.translated("writing"):
+            with self._translated("writing"):
                 if upload.length is None and os.fstat(fd).st_size < at + size:
                     self._grow(fd, at, size)
                 return fd, disk.write_all(fd, batch, at)
@@ -378,7 +379,7 @@ class FileStore:
     def _commit(self, upload: Upload) -> None:
         """Bytes first, then the record that says so."""
         self._unsettled = True
-        with disk.translated("committing"):
+        with self._translated("committing"):
             try:
                 fd = os.open(self._path(upload.id) + _RECORD, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
@@ -396,7 +397,12 @@ class FileStore:
                 record.write_slot(fd, slot)
                 # `finished` alone needs no sync: if it is lost, finishing is done again.
                 if self._syncs(upload) and (slot.offset, slot.expires_at) != (last.offset, last.expires_at):
-                    os.fdatasync(fd)
+                    try:
+                        disk.sync_data(fd)
+                    except OSError:
+                        with contextlib.suppress(OSError):  # nobody shall read of an offset that may not last
+                            record.take_back(fd, slot)
+                        raise
                     if not self._sync:  # the names neither: nothing was synced when they were made
                         disk.sync_folder(self._uploads / upload.id[:2])
                         disk.sync_folder(self._uploads)
@@ -406,7 +412,7 @@ class FileStore:
     def _sync_bytes(self, upload: Upload) -> None:
         fd = os.open(self._bytes_path(upload), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            os.fdatasync(fd)
+            disk.sync_data(fd)
         finally:
             os.close(fd)
 
@@ -416,7 +422,7 @@ class FileStore:
 
     def _amend(self, upload: Upload) -> None:
         path = self._path(upload.id)
-        with disk.translated("writing a record"):
+        with self._translated("writing a record"):
             try:
                 last = record.newer(disk.read_file(path + _RECORD))
             except FileNotFoundError:
@@ -441,7 +447,7 @@ class FileStore:
             os.close(fd)
 
     def _copy(self, part: Upload, target: int, at: int) -> None:
-        with disk.translated("joining partial uploads"):
+        with self._translated("joining partial uploads"):
             source = self._open_bytes(part, 0)
             try:
                 disk.copy(source, target, at, part.offset)
@@ -451,13 +457,13 @@ class FileStore:
     async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
         """See `Store.note_awaiting`."""
         path = self._path(part) + _AWAITED
-        with disk.translated("noting a final upload"):
+        with self._translated("noting a final upload"):
             await self._run(disk.append_line, path, final, self._file_mode)
 
     async def awaiting(self, part: UploadId) -> tuple[UploadId, ...]:
         """See `Store.awaiting`."""
         path = self._path(part) + _AWAITED
-        with disk.translated("reading which final uploads wait"):
+        with self._translated("reading which final uploads wait"):
             try:
                 text = (await self._swift(disk.read_file, path)).decode("ascii", "replace")
             except FileNotFoundError:
@@ -477,7 +483,7 @@ class FileStore:
         return await self._run(self._finish, self._template, upload)
 
     def _finish(self, template: Template, upload: Upload) -> Upload:
-        with disk.translated("renaming a finished upload"):
+        with self._translated("renaming a finished upload"):
             path = self._path(upload.id)
             # The file has both names until the record knows the new one, so a crash loses neither.
             place = upload.place or str(template.link(Path(path), upload))
@@ -499,7 +505,8 @@ class FileStore:
 
     def _has_bytes(self, upload: Upload) -> bool:
         """Whether the bytes are still where they were put: people move finished files away, and names are reused."""
-        found = disk.written_at(self._bytes_path(upload))
+        with self._translated("looking for the bytes"):
+            found = disk.written_at(self._bytes_path(upload))
         return found is not None and (upload.place is None or not upload.finished or found == upload.seal)
 
     async def remove(self, upload_id: UploadId) -> bool:
@@ -512,7 +519,7 @@ class FileStore:
             upload = self._load(upload_id)
         except TusError:
             upload = None
-        with disk.translated("removing an upload"):
+        with self._translated("removing an upload"):
             if upload is not None:
                 now = time.time()
                 with contextlib.suppress(OSError):  # removing must work on a full disk
@@ -545,7 +552,7 @@ class FileStore:
     async def uploads(self) -> AsyncIterator[Upload]:
         """See `Store.uploads`."""
         for shard in await self._run(self._shards):
-            for upload_id in await self._run(lambda shard=shard: sorted(_ids(shard, _RECORD))):
+            for upload_id in await self._run(self._listed, shard):
                 try:
                     yield await self.load(upload_id)
                 except UploadNotFound:
@@ -554,28 +561,53 @@ class FileStore:
                     continue  # logged where it was read
 
     def _shards(self) -> list[Path]:
-        with os.scandir(self._uploads) as entries:
+        with self._translated("looking for uploads"), os.scandir(self._uploads) as entries:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+
+    def _listed(self, shard: Path) -> list[UploadId]:
+        with self._translated("looking for uploads"):
+            return sorted(_ids(shard, _RECORD))
 
     async def due(self, now: datetime) -> AsyncIterator[UploadId]:
         """See `Store.due`."""
-        if not await self._run(self._calendar.covers, self._boot):
-            await self._remake_calendar()
+        try:
+            if not await self._run(self._covers):
+                await self._remake_calendar()
+        except (OutOfSpace, StoreUnavailable):
+            pass  # the next sweep tries again; to remove what is listed makes room
         names = self._calendar.due(now.timestamp())
-        while (name := await self._run(next, names, None)) is not None:
+        while (name := await self._run(self._next, names)) is not None:
             try:
                 yield as_upload_id(str(name))
             except UploadNotFound:
                 continue  # a line torn by a power cut
 
+    def _covers(self) -> bool:
+        with self._translated("reading the calendar"):
+            return self._calendar.covers(self._boot)
+
+    def _next(self, names: Iterator[str]) -> str | None:
+        with self._translated("reading the calendar"):
+            return next(names, None)
+
     async def _remake_calendar(self) -> None:
         """List everything that is there: records at their deadlines, and bytes without one for a first look."""
         logger.info("making the calendar of deadlines anew")
+        failures = self._calendar.failures
         for shard in await self._run(self._shards):
             await self._run(self._list_shard, shard)
-        await self._run(self._calendar.set_covers, self._boot)
+        if failures == self._calendar.failures:
+            await self._run(self._set_covers)
+
+    def _set_covers(self) -> None:
+        with self._translated("making the calendar anew"):
+            self._calendar.set_covers(self._boot)
 
     def _list_shard(self, shard: Path) -> None:
+        with self._translated("making the calendar anew"):
+            self._list_each(shard)
+
+    def _list_each(self, shard: Path) -> None:
         now = time.time()
         for upload_id in {name for suffix in ("", _RECORD, _RECORD + _NEW, _AWAITED) for name in _ids(shard, suffix)}:
             try:
@@ -605,8 +637,16 @@ class FileStore:
 
     async def remind(self, upload_id: UploadId, at: datetime) -> None:
         """See `Store.remind`."""
-        with disk.translated("noting a deadline"):
-            await self._run(self._calendar.add, upload_id, at.timestamp(), time.time())
+        await self._run(self._remind, upload_id, at.timestamp())
+
+    def _remind(self, upload_id: UploadId, at: float) -> None:
+        # What it is about has happened. So it stands, and the calendar is made anew when that can be done.
+        with contextlib.suppress(OutOfSpace, StoreUnavailable), self._translated("noting a deadline"):
+            try:
+                self._calendar.add(upload_id, at, time.time())
+            except OSError:
+                self._calendar.doubt()
+                raise
 
     # power cuts in the weaker modes ----------------------------------------------------------------------------------
 
@@ -617,7 +657,7 @@ class FileStore:
             await self._run(self._settle)
 
     def _settle(self) -> None:
-        with disk.translated("syncing"):
+        with self._translated("syncing"):
             moment = time.time()
             disk.sync_file_system(self.root)
             with disk.locked(self.root):  # other processes do the same

@@ -93,7 +93,7 @@ def mark(root: Path, file_mode: int) -> None:
             disk.write_new_file(temporary, b"tusserver data folder, format %d\n" % FORMAT, file_mode, sync=True)
             os.rename(temporary, root / "format")
         except BaseException:
-            disk.unlink(temporary)
+            disk.discard(temporary)
             raise
 
 

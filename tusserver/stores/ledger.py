@@ -57,6 +57,7 @@ class FileLedger:
 
     def __init__(self, folder: Path, *, file_mode: int = 0o600, folder_mode: int = 0o700) -> None:
         self._folder = folder
+        self._translated = disk.Troubles().translated
         self._file_mode = file_mode
         self._folder_mode = folder_mode
         self._run = Threads(2, "tusserver-ledger").run
@@ -66,7 +67,7 @@ class FileLedger:
         return await self._run(self._add, name, upload_id)
 
     def _add(self, name: str, upload_id: UploadId) -> int:
-        with disk.translated("counting an upload"), self._locked(name, make=True) as fd:
+        with self._translated("counting an upload"), self._locked(name, make=True) as fd:
             size = os.fstat(fd).st_size // _ENTRY * _ENTRY  # an entry that a crash tore is written over
             os.pwrite(fd, _entry(upload_id), size)
             return size // _ENTRY + 1
@@ -76,7 +77,7 @@ class FileLedger:
         return await self._run(self._read, name)
 
     def _read(self, name: str) -> Sequence[UploadId]:
-        with disk.translated("counting uploads"):
+        with self._translated("counting uploads"):
             try:
                 with self._locked(name) as fd:
                     return _entries(fd)
@@ -88,7 +89,7 @@ class FileLedger:
         return await self._run(self._keep, name, known, kept)
 
     def _keep(self, name: str, known: Sequence[UploadId], kept: Sequence[UploadId]) -> int:
-        with disk.translated("counting uploads"):
+        with self._translated("counting uploads"):
             try:
                 with self._locked(name) as fd:
                     entries = _entries(fd)
@@ -110,7 +111,7 @@ class FileLedger:
 
     def _names(self, idle: float) -> Sequence[str]:
         before = time.time() - idle
-        with disk.translated("looking for lists"):
+        with self._translated("looking for lists"):
             try:
                 return [
                     entry.name.replace("_", "/") for entry in _files(self._folder) if entry.stat().st_mtime < before

@@ -146,6 +146,11 @@ def write_slot(fd: int, slot: Slot) -> None:
     os.pwrite(fd, slot.pack(), SLOT_SPACE * (slot.number % 2))
 
 
+def take_back(fd: int, slot: Slot) -> None:
+    """Let the slot before this one count again."""
+    os.pwrite(fd, bytes(SLOT_SPACE), SLOT_SPACE * (slot.number % 2))
+
+
 def pack(upload: Upload, slot: Slot) -> bytes:
     """Write a whole record."""
     head = bytearray(JSON_AT)
