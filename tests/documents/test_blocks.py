@@ -122,7 +122,8 @@ WATCHED = ("docs/getting-started.md", "docs/command-line.md", "docs/clients.md",
 
 @pytest.fixture
 def reader(start_server: StartServer, tmp_path: Path) -> tuple[TusServer, Path]:
-    """A server as `make serve` starts it, and the folder that it was started in."""
+    """A server as `make serve` starts it, and the folder that it was started in, which has a .venv."""
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     return start_server(storage=tmp_path / "storage"), tmp_path
 
 
