@@ -28,10 +28,18 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (10)")
     parser.add_argument("--workers", type=int, default=1, help="processes of the server (1)")
     parser.add_argument("--clients", type=int, default=8, help="clients at once (8)")
+    parser.add_argument("--finished", action="store_true", help="give finished files readable names")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32), help="of a former run")
     given = parser.parse_args()
-    plan = Plan(seed=given.seed, time=60 * given.minutes, clients=given.clients, workers=given.workers)
-    tell(f"seed {plan.seed}: ARGS='--seed {plan.seed} --workers {plan.workers}' make torture does the same")
+    plan = Plan(
+        seed=given.seed,
+        time=60 * given.minutes,
+        clients=given.clients,
+        workers=given.workers,
+        finished=given.finished,
+    )
+    same = f"--seed {plan.seed} --workers {plan.workers}{' --finished' * plan.finished}"
+    tell(f"seed {plan.seed}: make torture ARGS='{same}' does the same")
     with tempfile.TemporaryDirectory(prefix="tusserver-torture-") as folder:
         ledger = torture(plan, Path(folder) / "data", tell)
     tell(report(ledger))

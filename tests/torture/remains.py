@@ -20,9 +20,9 @@ def pass_time(folder: Path) -> None:
             path.rename(path.with_name(str(int(path.name) - 2 * HOUR)))
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, *options: str) -> None:
     """Sweep as an operator does."""
-    command = [sys.executable, "-m", "tusserver", "sweep", "--storage", str(folder)]
+    command = [sys.executable, "-m", "tusserver", "sweep", "--storage", str(folder), *options]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
 
 

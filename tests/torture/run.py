@@ -31,13 +31,18 @@ class Plan:
     """Of uploads that nobody writes to, and of finished ones."""
     sweep: float = 0.5
     """Between two sweeps."""
+    finished: bool = False
+    """Whether finished files get readable names in a folder of their own."""
 
 
 def torture(plan: Plan, folder: Path, tell: Callable[[str], None]) -> Ledger:
     """Run a plan with its data in `folder`; what was seen is in the ledger."""
     ledger = Ledger()
     seed = f"{plan.seed} {plan.workers}"
-    tormentor = Tormentor(folder, ledger, f"{seed} tormentor", workers=plan.workers, life=plan.life, sweep=plan.sweep)
+    options = ["--store.finished_folder", str(folder / "finished")] if plan.finished else []
+    tormentor = Tormentor(
+        folder, ledger, f"{seed} tormentor", *options, workers=plan.workers, life=plan.life, sweep=plan.sweep
+    )
     try:
         began, number = time.monotonic(), 0
         while (left := plan.time - (time.monotonic() - began)) > 0:
@@ -55,7 +60,7 @@ def torture(plan: Plan, folder: Path, tell: Callable[[str], None]) -> Ledger:
         tormentor.abandon()
     threading.Event().wait(plan.life + 1.0)  # the last of them expire
     pass_time(folder)
-    sweep(folder)
+    sweep(folder, *options)
     for path in remains(folder):
         ledger.accuse(f"after a sweep there is still {path.relative_to(folder)}")
     return ledger

@@ -16,7 +16,7 @@ from tests.support.tus import eventually
 from tests.torture.ledger import Ledger
 
 DURABILITIES = ("none", "finish", "ack")
-CALM = 1.2
+CALM = 0.6
 """Most seconds between two torments."""
 FORMER = 20.0
 """Seconds in which workers whose parent was killed end by themselves."""
@@ -25,12 +25,22 @@ FORMER = 20.0
 class Tormentor:
     """A server on one port and one data folder, with another durability at each start."""
 
-    def __init__(self, storage: Path, ledger: Ledger, seed: str, *, workers: int, life: float, sweep: float) -> None:
+    def __init__(
+        self, storage: Path, ledger: Ledger, seed: str, *options: str, workers: int, life: float, sweep: float
+    ) -> None:
         self._storage = storage
         self._ledger = ledger
         self._rng = random.Random(seed)
         self._workers = workers
-        self._options = ["--workers", str(workers), "--expire-after", f"{life}s", "--sweep-interval", f"{sweep}s"]
+        self._options = [
+            *options,
+            "--workers",
+            str(workers),
+            "--expire-after",
+            f"{life}s",
+            "--sweep-interval",
+            f"{sweep}s",
+        ]
         self._options += ["--expiry.keep_finished", f"{life}s", "--expiry.keep_parts", f"{life}s"]
         self._port = 0
         self._former: list[int] = []
@@ -38,9 +48,9 @@ class Tormentor:
 
     def run(self, stop: threading.Event) -> None:
         """Torment until told to stop; leave a server that runs."""
-        torments: list[Callable[[], None]] = [self._kill, self._kill, self._kill, self._terminate, self._freeze]
+        torments: list[Callable[[], None]] = [*[self._kill] * 8, self._terminate, self._freeze]
         if self._workers > 1:
-            torments += [self._kill_worker] * 4 + [self._kill_parent] * 2
+            torments += [self._kill_worker] * 6 + [self._kill_parent] * 3
         while not stop.wait(self._rng.random() * CALM):
             self._rng.choice(torments)()
 
