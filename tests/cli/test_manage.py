@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,6 +68,28 @@ def files(folder: Path) -> list[str]:
 def rows(done: Outcome) -> list[list[str]]:
     """Cells of the table below its head."""
     return [line.split() for line in done.out.splitlines() if line.strip()][1:]
+
+
+def in_terminal(width: int, *arguments: str, until: str | None = None) -> str:
+    """What a command shows in a terminal so wide. With `until`, it ends by Ctrl-C once that was shown."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    command = [sys.executable, "-m", "tusserver", *arguments]
+    shown = b""
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env={**environ, "TERM": "xterm-256color"}
+    ) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # EIO: the other side is closed
+            while data := os.read(ours, 65536):
+                shown += data
+                if until is not None and until.encode() in shown:
+                    until = None
+                    process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0, shown
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 
 
 # list ----------------------------------------------------------------------------------------------------------------
@@ -164,6 +195,24 @@ def test_show_of_an_unknown_upload_fails_in_one_line(run: Run, folder: Path, nam
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("tusserver: there is no upload ")
     assert done.err.removesuffix("\n").isprintable()
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_list_in_a_terminal_fits_it_and_never_cuts_an_id(folder: Path, width: int) -> None:
+    text = in_terminal(width, "list", "--storage", str(folder))
+    assert max(map(len, text.splitlines())) <= width
+    assert {"done", "half", "final", "unknown", "expired"} <= set(text.split())
+
+
+def test_list_watched_shows_the_uploads_until_ctrl_c(folder: Path) -> None:
+    text = in_terminal(100, "list", "--watch", "--storage", str(folder), until="half")
+    assert "unknown" in text
+
+
+def test_watching_without_a_terminal_is_refused_in_one_line(run: Run, folder: Path) -> None:
+    done = run("list", "--watch", "--storage", folder)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "tusserver: --watch needs a terminal, and goes without --json\n"
 
 
 # remove --------------------------------------------------------------------------------------------------------------

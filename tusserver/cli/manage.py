@@ -9,11 +9,11 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from tusserver.cli.flags import effective
+from tusserver.cli.flags import UsageError, effective
 from tusserver.cli.terminal import complain, say
 from tusserver.locks.base import Manner
 from tusserver.protocol.errors import TusError, UploadNotFound
@@ -22,14 +22,32 @@ from tusserver.server.logs import configure, escaped
 from tusserver.settings import Effective
 from tusserver.stores.base import Store
 
+if TYPE_CHECKING:  # rich is slow to import, and most commands draw nothing
+    from rich.table import Table
+
 _PATIENCE = 5.0
 """Seconds to wait for a server that writes what is to be removed."""
+_REFRESH = 1.0
+"""Seconds between two looks of `list --watch`."""
+_NARROW = 80
+"""Columns of a terminal below which an upload takes two lines: an id alone has 32, and is of no use when cut."""
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def list_(options: argparse.Namespace) -> int:
-    """List the uploads, oldest first."""
-    return _with_store(options, partial(_list, as_json=options.json))
+    """List the uploads, oldest first; once, or until Ctrl-C.
+
+    Raises:
+        UsageError
+    """
+    if not options.watch:
+        return _with_store(options, partial(_list, as_json=options.json))
+    if options.json or not sys.stdout.isatty():
+        raise UsageError("--watch needs a terminal, and goes without --json")
+    try:
+        return _with_store(options, _watch)
+    except KeyboardInterrupt:
+        return 0
 
 
 def show(options: argparse.Namespace) -> int:
@@ -78,8 +96,24 @@ def _guarded(act: Callable[[], Awaitable[int]]) -> int:
         return 1
 
 
+async def _sorted(store: Store) -> list[Upload]:
+    return sorted([upload async for upload in store.uploads()], key=lambda upload: (upload.created_at, upload.id))
+
+
+async def _watch(store: Store) -> int:
+    from rich.live import Live
+
+    # On a screen of its own: what was on the terminal before is there again afterwards.
+    with Live(screen=True, auto_refresh=False) as live:
+        while True:
+            # The table is made anew for the width that the terminal has now. The newest come first: they move.
+            uploads = (await _sorted(store))[::-1][: live.console.height]
+            live.update(_table(uploads, datetime.now(UTC), live.console.width), refresh=True)
+            await anyio.sleep(_REFRESH)
+
+
 async def _list(store: Store, *, as_json: bool) -> int:
-    uploads = sorted([upload async for upload in store.uploads()], key=lambda upload: (upload.created_at, upload.id))
+    uploads = await _sorted(store)
     if as_json:
         say(json.dumps([_described(upload) for upload in uploads], indent=2))
     elif uploads:
@@ -185,22 +219,36 @@ def _word(value: object) -> str:
 
 def _print_table(uploads: Sequence[Upload], now: datetime) -> None:
     from rich.console import Console
+
+    # In a pipe there is no width to fit, and a cut text is of no use to a program.
+    fits = sys.stdout.isatty()
+    console = Console(highlight=False, width=None if fits else 1000)
+    console.print(_table(uploads, now, console.width if fits else None))
+
+
+def _table(uploads: Sequence[Upload], now: datetime, width: int | None) -> Table:
+    """A table that fits `width` columns; None: as wide as it comes."""
     from rich.table import Table
     from rich.text import Text
 
-    # The name takes what width is left. In a pipe there is none to fit, and a cut text is of no use to a program.
-    fits = sys.stdout.isatty()
-    console = Console(highlight=False, width=None if fits else 1000)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=fits)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=width is not None)
+    if width is not None and width < _NARROW:
+        table.add_column("Uploads", no_wrap=True, overflow="ellipsis")
+        for upload in uploads:
+            state = _progress(upload) if upload.complete else f"{_progress(upload)}, expires {_expiry(upload, now)}"
+            name = escaped(upload.metadata.name or "")
+            table.add_row(Text(f"{upload.id}\n  {state}" + (f"  {name}" if name else "")))
+        return table
+    # The name takes what width is left.
     table.add_column("ID", no_wrap=True)
-    table.add_column("Name", no_wrap=True, ratio=1 if fits else None)
+    table.add_column("Name", no_wrap=True, ratio=1 if width is not None else None)
     table.add_column("Progress", no_wrap=True, justify="right")
     table.add_column("Age", no_wrap=True, justify="right")
     table.add_column("Expires", no_wrap=True, justify="right")
     for upload in uploads:
-        name = Text(escaped(upload.metadata.name or ""))
-        table.add_row(upload.id, name, _progress(upload), _span(now - upload.created_at), _expiry(upload, now))
-    console.print(table)
+        name = escaped(upload.metadata.name or "")
+        table.add_row(upload.id, Text(name), _progress(upload), _span(now - upload.created_at), _expiry(upload, now))
+    return table
 
 
 def _progress(upload: Upload) -> str:
