@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import hashlib
 import json
 import os
 import re
@@ -146,13 +147,17 @@ def test_the_walk_with_curl_uploads_resumes_compares_and_deletes(reader: tuple[T
     assert [path for path in server.files() if url.rsplit("/", 1)[1] in path.name] == []
 
 
-def test_the_commands_that_upload_do_so(reader: tuple[TusServer, Path]) -> None:
+def test_the_commands_that_upload_and_download_do_so(reader: tuple[TusServer, Path]) -> None:
     server, folder = reader
 
-    lines = [line for line in run("docs/command-line.md", server, folder).splitlines() if line.startswith(server.url)]
+    printed = run("docs/command-line.md", server, folder).splitlines()
+
+    lines = [line for line in printed if line.startswith(server.url)]
 
     source = (folder / "photos" / "photo.raw").read_bytes()
     one, another, archive = (line.split("\t")[0] for line in lines)
+    assert (folder / "photo.raw").read_bytes() == source
+    assert f"{hashlib.sha256(source).hexdigest()}  -" in printed
     assert_arrived(one, source)
     assert_arrived(another, source)
     assert one != another
