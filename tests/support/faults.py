@@ -1,0 +1,49 @@
+"""Faults at the seam of the system calls: a library, preloaded into a server, that lets calls fail (see faults.c)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).with_name("faults.c")
+
+
+class Faults:
+    """Arms and disarms the faults of one server. `folder`: where the library and the list of faults live.
+
+    Skips the test where there is no compiler.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            pytest.skip("needs a C compiler")
+        self._rules = folder / "faults"
+        self._new = folder / "faults.new"
+        self._hits = folder / "faults.hit"
+        library = folder / "faults.so"
+        command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
+        subprocess.run(command, check=True, timeout=60)
+        self.env = {"LD_PRELOAD": str(library), "FAULTS": str(self._rules)}
+        """Of the server."""
+        self.end()
+
+    def begin(self, *calls: str, code: int) -> None:
+        """Let calls fail with an error number, each said as "CALL TEXT": where the path contains the text."""
+        self._hits.unlink(missing_ok=True)
+        lines = [f"{call} {code} {text}\n" for call, _, text in (said.partition(" ") for said in calls)]
+        self._new.write_text("".join(lines))
+        self._new.rename(self._rules)  # the server may be reading
+
+    def end(self) -> None:
+        """Let everything through again."""
+        self._new.write_text("")
+        self._new.rename(self._rules)
+
+    @property
+    def hits(self) -> list[str]:
+        """Calls that failed since `begin`."""
+        return self._hits.read_text().splitlines() if self._hits.exists() else []
