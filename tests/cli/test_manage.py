@@ -43,9 +43,9 @@ async def fill(root: Path) -> None:
     await store.finish(done)
     hostile = Metadata(metadata(filename="[red]\x1b[2J\nforged", blob=b"\xff\x00"))
     await keep(
-        "half", 5_000_000, 4, length=10_000_000, metadata=hostile, expires_at=NOW + timedelta(hours=20, minutes=1)
+        "half", 5_000_000, 4, length=10_000_000, metadata=hostile, expires_at=NOW + timedelta(hours=20, minutes=50)
     )
-    await keep("unknown", 3, 3, expires_at=NOW + timedelta(days=3, minutes=1))
+    await keep("unknown", 3, 3, expires_at=NOW + timedelta(days=3, minutes=50))
     await keep("expired", 1, 2, length=2, expires_at=NOW - timedelta(hours=1))
     await keep("final", 0, 1, role=Role.FINAL, concat="final;/files/a", parts=(UploadId("a"),))
 
@@ -120,7 +120,7 @@ def test_list_in_json_tells_all_for_programs(run: Run, folder: Path) -> None:
         "created_at": (NOW - timedelta(hours=5)).isoformat(),
         "expires_at": None,
     }
-    assert entries[1]["expires_at"] == (NOW + timedelta(hours=20, minutes=1)).isoformat()
+    assert entries[1]["expires_at"] == (NOW + timedelta(hours=20, minutes=50)).isoformat()
 
 
 def test_list_cuts_no_id_in_a_pipe(run: Run, tmp_path: Path) -> None:
