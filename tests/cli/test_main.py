@@ -9,7 +9,7 @@ from tests.cli.conftest import Run
 from tusserver import __version__
 from tusserver.settings import declared
 
-COMMANDS = ("serve", "upload", "download", "list", "show", "remove", "sweep", "config")
+COMMANDS = ("serve", "upload", "download", "completion", "list", "show", "remove", "sweep", "config")
 
 
 def tusserver(*arguments: str, prelude: str = "") -> subprocess.CompletedProcess[str]:

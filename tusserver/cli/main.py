@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tusserver import __version__
-from tusserver.cli import config, manage, serve, transfers
+from tusserver.cli import completion, config, manage, serve, transfers
 from tusserver.cli.flags import SOURCES, Parser, UsageError, add_settings, parse
-from tusserver.cli.terminal import complain
+from tusserver.cli.terminal import complain, say
 from tusserver.settings import SettingsError
 
 OK, FAILED, WRONG = 0, 1, 2
@@ -84,9 +84,19 @@ def build_parser() -> Parser:
         )
         client.set_defaults(run=run)
         describe(client)
+    about = "print what makes the Tab key of bash know the commands and flags"
+    tab = commands.add_parser(
+        "completion", help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False
+    )
+    tab.set_defaults(run=lambda _: _completion(commands.choices))
     for command in (list_, show, effective):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _completion(commands: Mapping[str, argparse.ArgumentParser]) -> int:
+    say(completion.script(commands))
+    return OK
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
