@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.faults import Faults
 from tests.support.server import TusServer
-from tests.support.tus import OCTETS, Tus
-from tests.support.wire import Answer
+from tests.support.tus import OCTETS, Tus, eventually, patching
+from tests.support.wire import Answer, chunk
 
 FULL = [errno.ENOSPC, errno.EDQUOT]
 WRITES = [*FULL, errno.EIO]
@@ -105,6 +105,31 @@ def test_an_append_is_refused_loses_nothing_and_goes_on_afterwards(
     offset = tus.offset(url)
     assert KEPT <= offset < len(DATA)
     assert tus.patch(url, offset, DATA[offset:]).status == 204
+    assert tus.get(url).body == DATA
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["drained", "read"])
+def test_a_disk_that_gets_full_during_a_body_keeps_what_had_come(
+    tus: Tus, server: TusServer, faults: Faults, chunked: bool
+) -> None:
+    url = tus.upload(len(DATA), None, DATA[:KEPT])
+    written = server.storage / "uploads" / url.rsplit("/", 1)[1][:2] / url.rsplit("/", 1)[1]
+    half = KEPT + LARGE // 2
+    framing = {"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(LARGE)}
+    pieces = [DATA[KEPT:half], DATA[half:]]
+    with tus.connect(url) as connection:
+        connection.ask("PATCH", tus.target(url), tus.fields({**patching(KEPT), **framing}))
+        connection.send(chunk(pieces[0]) if chunked else pieces[0])
+        assert eventually(lambda: written.read_bytes()[:half] == DATA[:half], 10)
+        faults.begin(*(f"{call} {written.name}$" for call in ("pwrite", "pwritev", "splice")), code=errno.ENOSPC)
+        # The rest reaches the disk as a failure; the record is written in place, which needs no room.
+        connection.send(chunk(pieces[1]) if chunked else pieces[1])
+        answer = connection.answer()
+    faults.end()
+    assert faults.hits
+    assert requires_patience(answer, errno.ENOSPC)
+    assert half <= tus.offset(url) < len(DATA)
+    assert tus.patch(url, tus.offset(url), DATA[tus.offset(url) :]).status == 204
     assert tus.get(url).body == DATA
 
 

@@ -1,8 +1,9 @@
 /* Makes system calls fail in the process that it is preloaded into, where and when a file says so.
 
    The file named by FAULTS holds one line for each fault: "CALL ERRNO TEXT", for example "fdatasync 5 .record". A call
-   on a path that contains TEXT (that of its descriptor, or the first one it was given) fails. Each one that did is noted in
-   the file FAULTS.hit. An empty file lets everything through. Nothing here allocates: it may run anywhere. */
+   on a path that contains TEXT fails (that of its descriptor, or the first one it was given); "TEXT$" is the end of a
+   path. Each call that failed is noted in the file FAULTS.hit. An empty file lets everything through. Nothing here
+   allocates: it may run anywhere. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -48,6 +49,15 @@ static void note(const char *call, const char *path)
     }
 }
 
+static int named(const char *path, char *where)
+{
+    size_t end = strlen(where), length = strlen(path);
+    if (!end || where[end - 1] != '$')
+        return strstr(path, where) != NULL;
+    where[--end] = 0;
+    return length >= end && !strcmp(path + length - end, where);
+}
+
 /* The number of the error with which a call on `path` is to fail, or 0. */
 static int fault(const char *call, const char *path)
 {
@@ -57,7 +67,7 @@ static int fault(const char *call, const char *path)
         while (!failed && (line = strsep(&rest, "\n"))) {
             char wanted[32], where[1024] = "";
             int code;
-            if (sscanf(line, "%31s %d %1023s", wanted, &code, where) >= 2 && !strcmp(wanted, call) && strstr(path, where)) {
+            if (sscanf(line, "%31s %d %1023s", wanted, &code, where) >= 2 && !strcmp(wanted, call) && named(path, where)) {
                 note(call, path);
                 failed = code;
             }

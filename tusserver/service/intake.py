@@ -62,6 +62,8 @@ class Intake:
         self.expected = expected
         self.received = 0
         """Bytes taken so far."""
+        self.written = 0
+        """Bytes that the store is known to have written."""
         self._body = body
         self._room = room
         self._beyond = beyond
@@ -73,6 +75,11 @@ class Intake:
         self._looked_at: int | None = None
         self._ended = expected == 0
         self._cut: Cut | None = None
+
+    def fail(self, reason: TusError) -> None:
+        """Note that the store could not write all that came: the body ends with what it did write."""
+        self._ended = False
+        self._cut = reason
 
     # who wants it to end ---------------------------------------------------------------------------------------------
 
@@ -168,7 +175,9 @@ class Intake:
         watch = _Watch(self, kept)
 
         def moved(count: int) -> None:
-            watch.moved(self._take(count))
+            now = self._take(count)
+            self.written = self.received
+            watch.moved(now)
 
         try:
             with anyio.CancelScope() as self._scope:

@@ -16,6 +16,7 @@ from tusserver.locks.base import Lease, Locker, Manner
 from tusserver.protocol import rules
 from tusserver.protocol.errors import (
     ClientGone,
+    OutOfSpace,
     ShuttingDown,
     TusError,
     UploadLocked,
@@ -230,7 +231,7 @@ class UploadService:
         if self._closing:  # it was waiting for something when the others were stopped
             intake.stop(ShuttingDown())
         try:
-            added = await self._store.write(upload, intake, self._checkpoints(upload, intake))
+            added = await self._write(upload, intake)
             intake.verify()  # raises before anything is committed
             if added and (intake.cut is None or not intake.verifying):
                 with anyio.CancelScope(shield=True):  # what is written shall be told
@@ -238,6 +239,16 @@ class UploadService:
             return upload, intake.cut
         finally:
             self._intakes.discard(intake)
+
+    async def _write(self, upload: Upload, intake: Intake) -> int:
+        """Return the bytes written: on a disk that got full those before. Of one that fails nobody can tell."""
+        try:
+            return await self._store.write(upload, intake, self._checkpoints(upload, intake))
+        except OutOfSpace as error:
+            if not intake.written:
+                raise
+            intake.fail(error)
+            return intake.written
 
     async def _settle(self, upload: Upload) -> Upload:
         if upload.complete and not upload.finished:
@@ -250,6 +261,7 @@ class UploadService:
 
         def kept(added: int) -> Awaitable[None] | None:
             nonlocal last
+            intake.written = added
             now = time.monotonic()
             if intake.verifying or now - last < CHECKPOINT:
                 return None
