@@ -237,7 +237,8 @@ export class Transfer {
     let offset = part.url ? null : 0;
     let reached = 0; // the highest offset that the server told
     let piece = Infinity;
-    await this.#patiently(async (failures) => {
+    let broken = 0; // bodies in a row of which nothing got through
+    await this.#patiently(async () => {
       if (!part.url) {
         offset = await this.#begin(part, length, extensions, at);
       } else if (offset === null) {
@@ -245,7 +246,8 @@ export class Transfer {
         offset = told.offset;
         this.record.expires = told.expires ?? this.record.expires;
         // Whole bodies that never get through may meet a time limit on the way: try with less.
-        if (failures > 2 && offset === reached) piece = less(piece, length - offset);
+        broken = offset > reached ? 0 : broken + 1;
+        if (broken > 3) piece = less(piece, length - offset);
       }
       at(offset);
       while (offset < length) {
@@ -313,13 +315,13 @@ export class Transfer {
     await this.server.remove(urls); // the final upload is a copy
   }
 
-  /** Try until it works, with growing waits; `reached` grows when a try got somewhere, and the waits start anew. */
+  /** Try until it works, with growing waits. `reached` grows when a try got somewhere, and the waits start anew. */
   async #patiently(attempt, reached = () => 0) {
     let failures = 0;
     let before = reached();
     for (;;) {
       try {
-        const result = await attempt(failures);
+        const result = await attempt();
         this.waiting(false);
         return result;
       } catch (error) {

@@ -331,8 +331,8 @@ class Pace {
 
   at(sent) {
     const now = performance.now();
+    if (sent < (this.#marks.at(-1)?.sent ?? 0)) this.#marks = []; // what was on its way did not arrive
     const last = this.#marks.at(-1);
-    if (last && sent < last.sent) this.#marks = [];
     if (!last || now - last.now > 100) this.#marks.push({ now, sent });
     while (this.#marks.length > 2 && now - this.#marks[0].now > 5000) this.#marks.shift();
     const first = this.#marks[0];
