@@ -203,6 +203,16 @@ def test_a_first_body_that_finds_no_room_leaves_an_upload_that_goes_on_or_none(t
     assert requires_patience(answer, errno.ENOSPC)
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_the_server_is_not_ready_while_its_disk_fails(tus: Tus, server: TusServer, faults: Faults, code: int) -> None:
+    url = f"http://{server.host}/readyz"
+    assert eventually(lambda: tus.get(url).status == 200, 10)
+    faults.begin(*(f"{call} {server.storage}" for call in ("create", "write", "pwrite", "pwritev")), code=code)
+    assert eventually(lambda: tus.get(url).status == 503, 10)
+    faults.end()
+    assert eventually(lambda: tus.get(url).status == 200, 10)
+
+
 def test_a_server_whose_locks_have_no_room_for_a_socket_works(faults: Faults, tmp_path: Path) -> None:
     faults.begin("bind .sock", code=errno.ENOSPC)
     with TusServer(tmp_path, env=faults.env) as running:
