@@ -53,11 +53,16 @@ class Tormentor:
             torments += [self._kill_worker] * 6 + [self._kill_parent] * 3
         while not stop.wait(self._rng.random() * CALM):
             self._rng.choice(torments)()
+        self._outlive()
 
     def finish(self) -> None:
         """End the server as an operator does, and see that nothing of it lives on."""
         self._stop()
         self._hear()
+        self._outlive()
+
+    def _outlive(self) -> None:
+        """See workers without a parent end: until then they answer on the same port."""
         if not eventually(lambda: not any(map(lives, self._former)), FORMER):
             self._ledger.accuse(f"workers outlive their parent: {[pid for pid in self._former if lives(pid)]}")
 
