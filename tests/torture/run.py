@@ -39,10 +39,11 @@ def torture(plan: Plan, folder: Path, tell: Callable[[str], None]) -> Ledger:
     """Run a plan with its data in `folder`; what was seen is in the ledger."""
     ledger = Ledger()
     seed = f"{plan.seed} {plan.workers}"
-    options = ["--store.finished_folder", str(folder / "finished")] if plan.finished else []
-    tormentor = Tormentor(
-        folder, ledger, f"{seed} tormentor", *options, workers=plan.workers, life=plan.life, sweep=plan.sweep
-    )
+    options = ["--expire-after", f"{plan.life}s", "--expiry.keep_finished", f"{plan.life}s"]
+    options += ["--expiry.keep_parts", f"{plan.life}s"]
+    if plan.finished:
+        options += ["--store.finished_folder", str(folder / "finished")]
+    tormentor = Tormentor(folder, ledger, f"{seed} tormentor", *options, workers=plan.workers, sweep=plan.sweep)
     try:
         began, number = time.monotonic(), 0
         while (left := plan.time - (time.monotonic() - began)) > 0:

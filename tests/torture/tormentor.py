@@ -25,23 +25,12 @@ FORMER = 20.0
 class Tormentor:
     """A server on one port and one data folder, with another durability at each start."""
 
-    def __init__(
-        self, storage: Path, ledger: Ledger, seed: str, *options: str, workers: int, life: float, sweep: float
-    ) -> None:
+    def __init__(self, storage: Path, ledger: Ledger, seed: str, *options: str, workers: int, sweep: float) -> None:
         self._storage = storage
         self._ledger = ledger
         self._rng = random.Random(seed)
         self._workers = workers
-        self._options = [
-            *options,
-            "--workers",
-            str(workers),
-            "--expire-after",
-            f"{life}s",
-            "--sweep-interval",
-            f"{sweep}s",
-        ]
-        self._options += ["--expiry.keep_finished", f"{life}s", "--expiry.keep_parts", f"{life}s"]
+        self._options = [*options, "--workers", str(workers), "--sweep-interval", f"{sweep}s"]
         self._port = 0
         self._former: list[int] = []
         self.server = self._start()
