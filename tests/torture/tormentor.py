@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from tests.support.ports import free_port
 from tests.support.processes import children, lives
 from tests.support.server import TusServer
 from tests.support.tus import eventually
@@ -31,7 +32,7 @@ class Tormentor:
         self._rng = random.Random(seed)
         self._workers = workers
         self._options = [*options, "--workers", str(workers), "--sweep-interval", f"{sweep}s"]
-        self._port = 0
+        self._port = free_port()
         self._former: list[int] = []
         self.server = self._start()
 
@@ -65,7 +66,8 @@ class Tormentor:
 
     def _kill(self) -> None:
         """All processes at once, as a crash of the machine does but for the disk."""
-        everyone = [self.server.pid, *children(self.server.pid)]
+        _send(self.server.pid, signal.SIGSTOP)  # it shall not start another one meanwhile
+        everyone = [*children(self.server.pid), self.server.pid]
         for process in everyone:
             _send(process, signal.SIGKILL)
         self._former += everyone
@@ -103,7 +105,6 @@ class Tormentor:
     def _start(self) -> TusServer:
         options = [*self._options, "--durability", self._rng.choice(DURABILITIES)]
         server = TusServer(self._storage, *options, port=self._port).start()
-        self._port = int(server.host.rsplit(":", 1)[1])
         self._ledger.count("starts")
         return server
 
