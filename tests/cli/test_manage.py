@@ -209,6 +209,16 @@ def test_list_watched_shows_the_uploads_until_ctrl_c(folder: Path) -> None:
     assert "unknown" in text
 
 
+def test_show_watched_shows_one_upload_until_ctrl_c(folder: Path) -> None:
+    text = in_terminal(100, "show", "half", "--watch", "--storage", str(folder), until="metadata")
+    assert "unknown" not in text
+    assert "offset" in text
+
+
+def test_what_is_watched_may_not_be_there_yet(folder: Path) -> None:
+    in_terminal(100, "show", "nobody", "--watch", "--storage", str(folder), until="there is no upload nobody")
+
+
 def test_watching_without_a_terminal_is_refused_in_one_line(run: Run, folder: Path) -> None:
     done = run("list", "--watch", "--storage", folder)
     assert (done.code, done.out) == (2, "")

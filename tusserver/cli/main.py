@@ -57,6 +57,7 @@ def build_parser() -> Parser:
     list_ = add("list", manage.list_, "list the uploads in the data folder", _STORE)
     list_.add_argument("--watch", action="store_true", help="show them until Ctrl-C, anew every second")
     show = add("show", manage.show, "show all that is known about an upload", _STORE)
+    show.add_argument("--watch", action="store_true", help="show it until Ctrl-C, anew every second")
     show.add_argument("id", metavar="ID")
     remove = add(
         "remove",

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,16 @@ from tusserver.settings import Effective
 from tusserver.stores.base import Store
 
 if TYPE_CHECKING:  # rich is slow to import, and most commands draw nothing
+    from rich.console import Console
     from rich.table import Table
+
+    Look = Callable[[Store, Console], Awaitable[Table]]
+    """Draws what is watched."""
 
 _PATIENCE = 5.0
 """Seconds to wait for a server that writes what is to be removed."""
 _REFRESH = 1.0
-"""Seconds between two looks of `list --watch`."""
+"""Seconds between two looks of `--watch`."""
 _NARROW = 80
 """Columns of a terminal below which an upload takes two lines: an id alone has 32, and is of no use when cut."""
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
@@ -40,19 +44,29 @@ def list_(options: argparse.Namespace) -> int:
     Raises:
         UsageError
     """
-    if not options.watch:
-        return _with_store(options, partial(_list, as_json=options.json))
-    if options.json or not sys.stdout.isatty():
-        raise UsageError("--watch needs a terminal, and goes without --json")
-    try:
-        return _with_store(options, _watch)
-    except KeyboardInterrupt:
-        return 0
+    if options.watch:
+        return _watched(options, _newest)
+    return _with_store(options, partial(_list, as_json=options.json))
 
 
 def show(options: argparse.Namespace) -> int:
-    """Show one upload."""
+    """Show one upload; once, or until Ctrl-C.
+
+    Raises:
+        UsageError
+    """
+    if options.watch:
+        return _watched(options, partial(_lines_of, upload_id=options.id))
     return _with_store(options, partial(_show, upload_id=options.id, as_json=options.json))
+
+
+def _watched(options: argparse.Namespace, look: Look) -> int:
+    if options.json or not sys.stdout.isatty():
+        raise UsageError("--watch needs a terminal, and goes without --json")
+    try:
+        return _with_store(options, partial(_watch, look=look))
+    except KeyboardInterrupt:
+        return 0
 
 
 def remove(options: argparse.Namespace) -> int:
@@ -100,16 +114,21 @@ async def _sorted(store: Store) -> list[Upload]:
     return sorted([upload async for upload in store.uploads()], key=lambda upload: (upload.created_at, upload.id))
 
 
-async def _watch(store: Store) -> int:
+async def _watch(store: Store, *, look: Look) -> int:
     from rich.live import Live
 
     # On a screen of its own: what was on the terminal before is there again afterwards.
     with Live(screen=True, auto_refresh=False) as live:
         while True:
-            # The table is made anew for the width that the terminal has now. The newest come first: they move.
-            uploads = (await _sorted(store))[::-1][: live.console.height]
-            live.update(_table(uploads, datetime.now(UTC), live.console.width), refresh=True)
+            # Made anew for the size that the terminal has now.
+            live.update(await look(store, live.console), refresh=True)
             await anyio.sleep(_REFRESH)
+
+
+async def _newest(store: Store, console: Console) -> Table:
+    """The uploads that fit; the newest come first, as they move."""
+    uploads = (await _sorted(store))[::-1][: console.height]
+    return _table(uploads, datetime.now(UTC), console.width)
 
 
 async def _list(store: Store, *, as_json: bool) -> int:
@@ -125,24 +144,53 @@ async def _list(store: Store, *, as_json: bool) -> int:
 
 async def _show(store: Store, *, upload_id: str, as_json: bool) -> int:
     try:
-        upload = await store.load(as_upload_id(upload_id))
+        facts = await _facts(store, upload_id)
     except UploadNotFound:
         complain(f"there is no upload {escaped(upload_id)}")
         return 1
+    if as_json:
+        say(json.dumps(facts, indent=2))
+        return 0
+    for name, word in _lines(facts):
+        say(f"{name:<12} {word}")
+    return 0
+
+
+async def _lines_of(store: Store, console: Console, *, upload_id: str) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1))
+    try:
+        for name, word in _lines(await _facts(store, upload_id)):
+            table.add_row(name, Text(word, overflow="fold"))
+    except UploadNotFound:
+        table.add_row(Text(f"there is no upload {escaped(upload_id)}"))
+    return table
+
+
+async def _facts(store: Store, upload_id: str) -> dict[str, Any]:
+    """All that is known of an upload.
+
+    Raises:
+        UploadNotFound
+    """
+    upload = await store.load(as_upload_id(upload_id))
     facts = _described(upload)
     facts["metadata"] = {key: value.decode("utf-8", "replace") for key, value in upload.metadata.pairs().items()}
     if upload.concat is not None:
         facts["concat"] = upload.concat
     facts["file"] = await _place(store, upload)
-    if as_json:
-        say(json.dumps(facts, indent=2))
-        return 0
-    metadata = facts.pop("metadata")
+    return facts
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and words, as people read them."""
     for key, value in facts.items():
-        say(f"{key:<12} {_word(value)}")
-    for key, value in metadata.items():
-        say(f"{'metadata':<12} {escaped(key)} = {_word(value)}")
-    return 0
+        if key != "metadata":
+            yield key, _word(value)
+    for key, value in facts["metadata"].items():
+        yield "metadata", f"{escaped(key)} = {_word(value)}"
 
 
 async def _place(store: Store, upload: Upload) -> str | None:
