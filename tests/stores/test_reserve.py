@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ import pytest
 from tests.contracts.sources import Chunks, unheard
 from tests.contracts.stores import ID, OTHER, an_upload, bytes_of
 from tests.stores.conftest import Mount
-from tusserver.protocol.errors import OutOfSpace, StoreUnavailable
+from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable
 from tusserver.protocol.upload import UploadId
 from tusserver.stores import disk
 from tusserver.stores.file import FileStore
@@ -181,3 +183,37 @@ async def test_the_check_knows_a_real_file_system_that_became_read_only_and_one_
     (root / "filler").unlink()
     await store.check()
     await store.create(an_upload(length=10))
+
+
+# a limit on the size of files ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_files() -> Iterator[int]:
+    """As `ulimit -f` sets it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * MIB, before[1]))
+    yield 2 * MIB
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_an_upload_beyond_the_limit_on_file_sizes_is_refused_and_leaves_nothing(
+    tmp_path: Path, small_files: int
+) -> None:
+    store = FileStore(tmp_path / "data")
+    with pytest.raises(MaxSizeExceeded):
+        await store.create(an_upload(length=small_files + 1))
+    assert [path for path in files(tmp_path / "data" / "uploads") if path.is_file()] == []
+    await store.create(an_upload(length=small_files))
+
+
+async def test_an_upload_of_unknown_length_keeps_what_it_has_at_that_limit(tmp_path: Path, small_files: int) -> None:
+    store = FileStore(tmp_path / "data")
+    upload = an_upload(length=None)
+    await store.create(upload)
+    upload = replace(upload, offset=await store.write(upload, Chunks(b"x" * MIB), unheard))
+    await store.commit(upload)
+    with pytest.raises(MaxSizeExceeded):
+        await store.write(upload, Chunks(b"y" * (MIB + 1)), unheard)
+    assert await store.load(ID) == upload
+    assert await bytes_of(store, upload) == b"x" * MIB
