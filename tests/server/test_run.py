@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from tests.support.ports import free_port
 from tusserver.server.run import address_of, listen
 
 
@@ -20,8 +21,8 @@ def test_every_address_of_a_name_is_listened_on_at_one_port(monkeypatch: pytest.
 
 
 def test_if_one_address_is_taken_none_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.2", 0)) as other:
-        port = other.getsockname()[1]
+    port = free_port()  # not one that the system gives out: another test could be given it too, on 127.0.0.1
+    with socket.create_server(("127.0.0.2", port)):
         two = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port)) for last in (1, 2)]
         monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: two)
         with pytest.raises(OSError, match="in use"):
