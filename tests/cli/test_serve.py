@@ -51,18 +51,6 @@ def refused(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> st
     return done.stderr.rstrip("\n")
 
 
-def stop(server: TusServer, *signals: signal.Signals) -> int:
-    """Send signals, wait for the end of the process, and return its exit code."""
-    assert server.process is not None
-    for number in signals:
-        server.process.send_signal(number)
-    code = server.process.wait(ENOUGH)
-    output = server.process.stdout
-    assert output is not None
-    assert eventually(lambda: output.closed)  # the reader has every line
-    return code
-
-
 def traceless(server: TusServer) -> bool:
     """Whether it left without a traceback."""
     return not any("Traceback" in line or "Exception" in line for line in server.output)
@@ -198,7 +186,7 @@ def test_what_the_system_refuses_is_told_with_the_remedy(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly_and_it_says_so(started: TusServer, number: signal.Signals) -> None:
-    assert stop(started, number) == 0
+    assert started.end(number, within=ENOUGH) == 0
     assert started.output[-1] == "Stopped. Uploads are kept and can be resumed.\n"
     assert traceless(started)
 
@@ -208,7 +196,7 @@ def test_ctrl_c_ends_it_while_idle_connections_are_open(started: TusServer) -> N
     with tus.connect() as connection:
         tus.ask(connection, "OPTIONS")
         assert connection.answer().status == 204
-        assert stop(started, signal.SIGINT) == 0
+        assert started.end(signal.SIGINT, within=ENOUGH) == 0
     assert traceless(started)
 
 
@@ -218,7 +206,7 @@ def test_ctrl_c_cuts_a_running_upload_keeps_its_bytes_and_lets_it_resume(started
     with tus.begin_patch(url, 0, 10, headers={"Expect": "100-continue"}) as connection:
         assert eventually(connection.readable)  # 100: the body is being waited for
         connection.send(b"0123")
-        assert stop(started, signal.SIGINT) == 0
+        assert started.end(signal.SIGINT, within=ENOUGH) == 0
         answer = connection.answer()
     assert answer.status == 503
     assert started.output[-1] == "Stopped. Uploads are kept and can be resumed.\n"
@@ -245,14 +233,14 @@ def test_a_second_ctrl_c_ends_what_the_first_one_waits_for(started: TusServer) -
         started.process.send_signal(signal.SIGINT)
         started.wait_for_output("Waiting for running requests (1), 10s at most. Ctrl-C again ends them.")
         assert started.process.poll() is None
-        assert stop(started, signal.SIGINT) == 0
+        assert started.end(signal.SIGINT, within=ENOUGH) == 0
     assert started.output[-1] == "Stopped. Uploads are kept and can be resumed.\n"
     assert traceless(started)
 
 
 def test_the_wait_for_running_requests_has_an_end(tmp_path: Path) -> None:
     with TusServer(tmp_path / "data", "--server.shutdown_timeout", "700ms") as server, slow_download(server):
-        assert stop(server, signal.SIGINT) == 0
+        assert server.end(signal.SIGINT, within=ENOUGH) == 0
     assert server.output[-1] == "Stopped. Uploads are kept and can be resumed.\n"
     assert traceless(server)
 
@@ -263,7 +251,7 @@ def test_two_signals_at_once_end_it_as_well_and_lose_nothing(started: TusServer)
     with tus.begin_patch(url, 0, 10, headers={"Expect": "100-continue"}) as connection:
         assert eventually(connection.readable)
         connection.send(b"0123")
-        assert stop(started, signal.SIGINT, signal.SIGTERM) == 0
+        assert started.end(signal.SIGINT, signal.SIGTERM, within=ENOUGH) == 0
     assert traceless(started)
     with started:
         assert tus.offset(url) == 4

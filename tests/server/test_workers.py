@@ -42,14 +42,8 @@ def workers(server: TusServer) -> list[int]:
 
 
 def stop(server: TusServer, *signals: signal.Signals) -> int:
-    """Send signals, wait for the end of the process, and return its exit code."""
-    assert server.process is not None
-    for number in signals:
-        server.process.send_signal(number)
-    code = server.process.wait(ENOUGH)
-    output = server.process.stdout
-    assert output is not None
-    assert eventually(lambda: output.closed)  # the reader has every line
+    """Send signals, and return the exit code of a process that ended without a trace."""
+    code = server.end(*signals, within=ENOUGH)
     assert not any("Traceback" in line for line in server.output)
     return code
 

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.tus import eventually
+
 LISTENING = re.compile(r"(https?://\S+)")
 
 
@@ -103,6 +105,17 @@ class TusServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+    def end(self, *signals: signal.Signals, within: float) -> int:
+        """Send signals, wait for the end and for the last line of the output, and return the exit code."""
+        assert self.process is not None
+        for number in signals:
+            self.process.send_signal(number)
+        code = self.process.wait(within)
+        output = self.process.stdout
+        assert output is not None
+        assert eventually(lambda: output.closed)  # the reader has every line
+        return code
 
     def files(self) -> list[Path]:
         """Every file below the data folder that belongs to an upload."""
