@@ -246,6 +246,28 @@ async def test_options_tells_what_is_on(options: dict[str, Any], header: str, va
     assert (status, headers.get(header)) == (204, value)
 
 
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"limits": tusserver.Limits(metadata_size=20_000)}, ("limits.metadata_size", "header_size")),
+        ({"header_size": 1000}, ("limits.metadata_size", "header_size")),
+        ({"header_size": 200_000}, ("header_size", "head_size")),
+        ({"limits": tusserver.Limits(parts=6000)}, ("limits.parts", "head_size")),
+        ({"limits": tusserver.Limits(parts=100_000), "new_id": lambda: "a"}, ("limits.parts", "head_size")),
+    ],
+)
+def test_limits_that_do_not_fit_together_are_refused_by_name(options: dict[str, Any], names: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"{names[0]} = .*{names[1]} = .*raise") as refused:
+        Tus(MemoryStore(), **options)
+    assert "\n" not in str(refused.value)
+
+
+def test_limits_that_fit_together_are_taken() -> None:
+    Tus(MemoryStore(), limits=tusserver.Limits(parts=6000), head_size=256 * 1024)
+    Tus(MemoryStore(), limits=tusserver.Limits(parts=6000), new_id=lambda: "a")  # whose ids may be short
+    Tus(MemoryStore(), limits=tusserver.Limits(parts=6000), disable=["concatenation"])
+
+
 async def test_what_has_expired_can_be_removed_by_hand() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     tus = Tus(MemoryStore(), now=lambda: now)

@@ -43,12 +43,15 @@ Callback = Callable[[Upload], Awaitable[None]]
 """Called with an upload as it is at that moment."""
 
 
+_ID_DIGITS = 32
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
 class _RandomIds:
-    """32 hexadecimal digits from the system's random numbers, fetched many at a time: a call may cost 25 µs."""
+    """`_ID_DIGITS` hexadecimal digits of random numbers, fetched many at a time: one call may cost 25 µs."""
 
     def __init__(self) -> None:
         self._digits = ""
@@ -56,8 +59,8 @@ class _RandomIds:
 
     def __call__(self) -> str:
         if not self._digits or self._process != os.getpid():  # a forked child must not repeat its parent's
-            self._digits, self._process = secrets.token_hex(16 * 256), os.getpid()
-        name, self._digits = self._digits[:32], self._digits[32:]
+            self._digits, self._process = secrets.token_hex(_ID_DIGITS // 2 * 256), os.getpid()
+        name, self._digits = self._digits[:_ID_DIGITS], self._digits[_ID_DIGITS:]
         return name
 
 
@@ -78,7 +81,9 @@ class Tus:
         idle_timeout: seconds a client may be silent within a body.
         min_speed: bytes a second that a body must bring, averaged over `idle_timeout`; 0 for any speed.
         lock_patience: seconds a request waits for another one that writes the same upload.
-        header_size: bytes of one header value; more is answered with 431.
+        header_size: bytes of one header value, other than Upload-Concat; more is answered with 431.
+        head_size: bytes of all headers with the request target; more is answered with 431. The server in front may have
+            a limit of its own.
         disable: names of extensions that are not offered.
         delete_parts: whether partial uploads are removed once the final upload made of them is done.
         download: whether finished uploads can be read with GET.
@@ -108,6 +113,7 @@ class Tus:
         min_speed: float = 100.0,
         lock_patience: float = 5.0,
         header_size: int = 17 * 1024,
+        head_size: int = 192 * 1024,
         disable: Iterable[str] = (),
         delete_parts: bool = False,
         download: bool = True,
@@ -126,6 +132,8 @@ class Tus:
         expiry = expiry or Expiry()
         locker = locker or _locker_of(store)
         on = enabled(store.extensions, disable, expires=expiry.after is not None)
+        joins = Extension.CONCATENATION in on
+        _check_sizes(limits, header_size, head_size, part_size=0 if not joins else 2 if new_id else _ID_DIGITS + 1)
         bus = _bus(on_created, on_finished, on_terminated, on_expired)
         lifecycle = Lifecycle(store, bus, expiry, now)
         joiner = Joiner(
@@ -157,7 +165,7 @@ class Tus:
         )
         dialect = TusDialect(on, max_size=limits.max_size, download=download, any_host=relative_location)
         origin = Origin(trusted_proxies, relative=relative_location)
-        self._endpoint = UploadEndpoint(service, dialect, origin, header_size=header_size)
+        self._endpoint = UploadEndpoint(service, dialect, origin, header_size=header_size, head_size=head_size)
         self._app: ASGIApp = self._endpoint
         if cors is not None:
             options = {"Tus-Resumable": VERSION, **dialect.options(trailers=False)}
@@ -279,6 +287,25 @@ def enabled(can: frozenset[Extension], disable: Iterable[str], *, expires: bool)
         if needed not in on:
             on.discard(extension)
     return frozenset(on)
+
+
+def _check_sizes(limits: Limits, header_size: int, head_size: int, *, part_size: int) -> None:
+    """Refuse limits that cannot be reached. `part_size`: least bytes of a partial upload's URL and a blank.
+
+    Raises:
+        ValueError: one of them cannot.
+    """
+    if limits.metadata_size > header_size:
+        problem = f"limits.metadata_size = {limits.metadata_size} is more than header_size = {header_size} lets in"
+        raise ValueError(f"{problem}; raise that one too")
+    if header_size > head_size:
+        raise ValueError(
+            f"header_size = {header_size} is more than head_size = {head_size} lets in; raise that one too"
+        )
+    least = limits.parts * part_size
+    if least > head_size:
+        problem = f"limits.parts = {limits.parts} need {least} bytes in Upload-Concat"
+        raise ValueError(f"{problem}, and head_size = {head_size} lets in less; raise that one")
 
 
 def _checked(new_id: Callable[[], str]) -> Callable[[], UploadId]:

@@ -94,6 +94,7 @@ def assemble(configured: Effective) -> Site:
         min_speed=limits.min_speed or 0,
         lock_patience=limits.lock_patience.total_seconds(),
         header_size=limits.header_size,
+        head_size=limits.head_size,
         disable=frozenset(tus.disable),
         delete_parts=tus.delete_parts,
         download=tus.download,

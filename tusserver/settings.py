@@ -33,6 +33,8 @@ CONFIG = "TUSSERVER_CONFIG"
 """Variable that names the TOML file, as `--config` does."""
 CONFIG_FILE = Path("tusserver.toml")
 """Read from the working folder if neither names one."""
+ID_DIGITS = 32
+"""Characters of an upload's id."""
 
 SHORT = {
     "host": "server.host",
@@ -319,7 +321,9 @@ class Limits(Group):
     metadata_size: Size = 16 * 1024
     """Longest Upload-Metadata."""
     header_size: Size = 17 * 1024
-    """Longest value of any one header."""
+    """Longest value of any one header but Upload-Concat, which has limits.parts and limits.head_size."""
+    head_size: Size = 192 * 1024
+    """Longest request head: room for limits.parts URLs in Upload-Concat."""
     parts: Annotated[int, Field(ge=1)] = 1000
     """Most partial uploads in a final one."""
     uploads: CountOrOff = None
@@ -430,6 +434,14 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.limits.metadata_size > settings.limits.header_size:
         size = show_size(settings.limits.header_size)
         yield "limits.metadata_size", f"is more than limits.header_size ({size}) lets in; raise that one too"
+    head_size, size = settings.limits.head_size, show_size(settings.limits.head_size)
+    if settings.limits.header_size > head_size:
+        yield "limits.header_size", f"is more than limits.head_size ({size}) lets in; raise that one too"
+    joins = not {Extension.CREATION, Extension.CONCATENATION} & set(settings.tus.disable)
+    least = settings.limits.parts * len(f"{settings.server.path}/{ID_DIGITS * 'x'} ")
+    if joins and least > head_size:
+        problem = f"need {least} bytes in Upload-Concat, and limits.head_size ({size}) lets in less"
+        yield "limits.parts", f"{problem}; raise that one, or lower this one"
 
 
 # what is declared, for whoever derives something from it -------------------------------------------------------------

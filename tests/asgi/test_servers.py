@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
 
 from tests.asgi.servers import KINDS, ROOT, Kind, Running
-from tests.support.tus import VERSION, patching
+from tests.support.tus import OCTETS, VERSION, patching
 
 BODIES = ("patch", "creation_with_upload", "checksum", "deferred_length", "concatenation", "creation")
 """Parts of the suite whose requests have bodies."""
@@ -56,6 +58,26 @@ def test_bodies_arrive_under_every_server(kind: Kind, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS[::2], ids=lambda kind: kind.name)
 def test_bodies_without_a_length_arrive_too(kind: Kind, tmp_path: Path) -> None:
     check(kind, tmp_path, "--tus-chunked", differs={*kind.differs, *WITHOUT_LENGTH})
+
+
+SMALL_HEADS = ("uvicorn-h11", "hypercorn")
+"""Servers that by themselves refuse a head that our limits let in: see docs/embedding.md."""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name not in SMALL_HEADS], ids=lambda kind: kind.name)
+def test_a_final_upload_may_name_as_many_parts_as_the_limit_says(kind: Kind, tmp_path: Path) -> None:
+    host = "uploads." + "department-of-storage." * 3 + "example.org"
+    usual = {"Tus-Resumable": VERSION, "Host": host}
+    with Running(kind, tmp_path) as running:
+        trust = ssl.create_default_context(cafile=running.certificate) if kind.tls else True
+        with httpx.Client(headers=usual, verify=trust) as client:
+            part = {"Upload-Concat": "partial", "Upload-Length": "1", "Content-Type": OCTETS}
+            url = client.post(running.url, headers=part, content=b"x").headers["Location"]
+            assert len(url) > 120
+            final = client.post(running.url, headers={"Upload-Concat": "final;" + " ".join([url] * 1000)})
+            assert final.status_code == 201, final.text
+            path = urlsplit(final.headers["Location"]).path
+            assert client.get(urljoin(running.url, path)).content == b"x" * 1000
 
 
 def test_bodies_arrive_over_http_2(tmp_path: Path) -> None:

@@ -459,30 +459,49 @@ def echo(stage: Stage) -> None:
 
 @pytest.mark.usefixtures("echo")
 def test_a_head_below_the_limit_is_read(client: Connection) -> None:
-    client.ask("GET", "/", [HOST, ("A", "x" * (wire.HEAD_LIMIT - 100))])
+    client.ask("GET", "/", [HOST, ("A", "x" * (wire.HEAD_SIZE - 100))])
     assert client.answer().body == b"2 0"
+
+
+@pytest.mark.usefixtures("echo")
+def test_a_head_below_the_limit_is_read_in_pieces_too(client: Connection) -> None:
+    sent = render("GET", "/", [HOST, *[("A", "x" * 50_000)] * 3, ("B", "y" * 40_000)])
+    for at in range(0, len(sent), 1000):
+        client.send(sent[at : at + 1000])
+    assert client.answer().body == b"5 0"
 
 
 @pytest.mark.usefixtures("echo")
 @pytest.mark.parametrize("pieces", [1, 50])
 @pytest.mark.parametrize(
-    "flood",
+    ("flood", "named"),
     [
-        render("GET", "/", [HOST, ("A", "x" * wire.HEAD_LIMIT)]),
-        render("GET", "/", [HOST, *[("A", "x" * 100)] * 700]),
-        render("GET", "/" + "x" * wire.HEAD_LIMIT, [HOST]),
-        b"GET / HTTP/1.1\r\nA: " + b"x" * 600_000,
-        b"GET / HTTP/1.1\r\n" + b"x" * 600_000,
-        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 100_000,
+        (render("GET", "/", [HOST, ("Upload-Concat", "x" * wire.HEAD_SIZE)]), b"Upload-Concat"),
+        (render("GET", "/", [HOST, ("B", "x" * 150_000), *[("A", "x" * 100)] * 700]), b"B"),
+        (render("GET", "/", [HOST, *[("A", "x" * 100)] * 2000]), b"A"),
+        (render("GET", "/" + "x" * wire.HEAD_SIZE, [HOST]), b"the request target"),
+        (b"GET / HTTP/1.1\r\nUpload-Metadata: " + b"x" * 600_000, b"Upload-Metadata"),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"x" * 100 + b"\r\nUpload-Metadata:" + b"x" * 600_000,
+            b"Upload-Metadata",
+        ),
+        (b"GET / HTTP/1.1\r\n" + b"x" * 600_000, None),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 100_000, b"Host"),
     ],
-    ids=["value", "fields", "target", "endless value", "endless name", "endless fields"],
+    ids=["value", "and fields", "fields", "target", "endless value", "behind others", "endless name", "endless fields"],
 )
-def test_a_head_above_the_limit_is_refused(client: Connection, flood: bytes, pieces: int) -> None:
+def test_a_head_above_the_limit_is_refused_by_name(
+    client: Connection, flood: bytes, named: bytes | None, pieces: int
+) -> None:
     step = -(-len(flood) // pieces)
     for at in range(0, len(flood), step):
         client.send(flood[at : at + step])
     refused = client.answer()
-    assert (refused.status, refused["Connection"]) == (431, "close")
+    assert (refused.status, refused["Connection"], refused["Cache-Control"]) == (431, "close", "no-store")
+    assert refused.body.startswith(b"ERR_HEADER_TOO_LARGE: ")
+    limit = f"limits.head_size is {wire.HEAD_SIZE} bytes for a whole request head".encode()
+    longest = b"" if named is None else b"; the longest part of it is " + named
+    assert refused.body.rstrip().endswith(limit + longest)
     assert client.closes()
 
 
@@ -511,7 +530,8 @@ def test_overhead_without_end_in_a_chunked_body_is_refused(client: Connection, f
 @pytest.mark.usefixtures("echo")
 def test_what_is_no_http_is_refused_as_uvicorn_does(client: Connection) -> None:
     client.send(b"hello\r\n\r\n")
-    assert client.answer().status == 400
+    refused = client.answer()
+    assert (refused.status, refused["Connection"], refused["Cache-Control"]) == (400, "close", "no-store")
     assert client.closes()
 
 

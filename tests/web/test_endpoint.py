@@ -171,7 +171,30 @@ async def test_long_metadata_passes_and_a_header_that_is_longer_still_does_not(s
     assert response.status_code == 201
     assert (await client.head(response.headers["Location"])).headers["Upload-Metadata"] == metadata
     for size, status in ((17 * 1024, 201), (17 * 1024 + 1, 431)):
-        assert (await client.create(5, {"X-Filler": "x" * size})).status_code == status
+        response = await client.create(5, {"X-Filler": "x" * size})
+        assert response.status_code == status
+    assert "X-Filler has 17409, and limits.header_size is 17408 bytes" in response.text
+
+
+async def test_a_head_that_is_larger_than_its_limit_is_refused_by_its_longest_header(serve: Serve) -> None:
+    client = await serve(header_size=1000, head_size=5000, limits=Limits(metadata_size=1000, parts=100))
+    assert (await client.create(5, {f"X-{n}": "x" * 900 for n in range(4)})).status_code == 201
+    refused = await client.create(5, {f"X-{n}": "x" * (900 + n) for n in range(6)})
+    assert refused.status_code == 431
+    assert "limits.head_size is 5000 bytes for a whole request head" in refused.text
+    assert refused.text.endswith("the longest part of it is X-5\n")
+    refused = await client.ask("POST", headers={"Upload-Concat": "final;" + "/files/x " * 700})
+    assert (refused.status_code, "Upload-Concat" in refused.text) == (431, True)
+
+
+async def test_a_final_upload_may_name_as_many_parts_as_the_limit_says(client: Client) -> None:
+    host = {"Host": "uploads." + "department-of-storage." * 3 + "example.org"}
+    urls = [await client.upload(0, headers={"Upload-Concat": "partial", **host}) for _ in range(2)]
+    assert min(map(len, urls)) > 120
+    created = await client.ask("POST", headers={"Upload-Concat": "final;" + " ".join(urls * 500), **host})
+    assert created.status_code == 201, created.text
+    refused = await client.ask("POST", headers={"Upload-Concat": "final;" + " ".join(urls * 501), **host})
+    assert refused.status_code == 400
 
 
 async def test_bytes_that_are_no_text_break_nothing(client: Client) -> None:

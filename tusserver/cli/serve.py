@@ -134,6 +134,7 @@ def _run(configured: Effective, site: Any, listeners: list[socket.socket], **how
         keep_alive=settings.server.keep_alive.total_seconds(),
         backlog=settings.server.backlog,
         idle_timeout=limits.idle_timeout.total_seconds(),
+        head_size=limits.head_size,
         limits=gate.Limits(
             connections=limits.connections,
             per_address=limits.connections_per_address,

@@ -23,7 +23,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tusserver.server.gate import Gate, Limits
-from tusserver.server.wire import guarded
+from tusserver.server.wire import HEAD_SIZE, guarded
 from tusserver.web.origin import Trusted
 
 logger = logging.getLogger("tusserver.server")
@@ -189,11 +189,12 @@ def run(
     keep_alive: float = 75.0,
     backlog: int = 2048,
     idle_timeout: float = 30.0,
+    head_size: int = HEAD_SIZE,
     limits: Limits | None = None,
     trusted: Trusted | None = None,
     make_server: MakeServer = Server,
 ) -> bool:
-    """Serve until SIGINT or SIGTERM; return whether it came to serving. Times are in seconds.
+    """Serve until SIGINT or SIGTERM; return whether it came to serving. Times are in seconds, sizes in bytes.
 
     A client that takes nothing of an answer for `idle_timeout` is cut off. Proxies that are `trusted` are counted in
     all, not by address.
@@ -203,7 +204,7 @@ def run(
     gate = Gate(within(limits or Limits(), files), trusted)
     config = uvicorn.Config(
         app,
-        http=guarded(gate),
+        http=guarded(gate, head_size=head_size),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -28,7 +28,7 @@ from uvicorn.protocols.http import flow_control, httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tusserver.protocol.checksum import Digest
-from tusserver.protocol.errors import ClientGone, TooManyConnections
+from tusserver.protocol.errors import ClientGone, HeaderTooLarge, TooManyConnections, TusError
 from tusserver.server.drain import Drain, pump, write_all
 from tusserver.server.gate import Gate
 from tusserver.server.sendfile import send_file
@@ -64,8 +64,12 @@ there; one that frames, routes or authenticates would be a smuggler's."""
 TRAILER_FIELDS: Final = 32
 TRAILER_BYTES: Final = 8 << 10
 
-HEAD_LIMIT: Final = 64 << 10
-"""Bytes of a request line with its header fields; and of whatever else is no byte of a body."""
+HEAD_SIZE: Final = 192 << 10
+"""Bytes of a request line with its header fields, if `guarded` is not told otherwise (`limits.head_size`)."""
+OVERHEAD: Final = 64 << 10
+"""Bytes in a row of a message that are neither of its head nor of its body: empty lines, extensions of chunks."""
+FIELD_SHOWN: Final = 128
+"""Bytes of the start of a field's line that are kept until the line is whole, to name the field in a refusal."""
 FIELD_OVERHEAD: Final = 32
 """Bytes that a header field counts beside its name and value, as in HTTP/2 (RFC 9113 §6.5.2): its tuple and strings."""
 PIPELINED: Final = 64
@@ -80,11 +84,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "upgrade", "trailer", "keep-alive"})
 _PHRASES = {100: "Continue", 103: "Early Hints", 104: "Upload Resumption Supported"}
-_BAD_HEAD = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n"
-_REFUSAL = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
-    b"content-length: 23\r\nconnection: close\r\n\r\nRequest head too large."
-)
+_BAD_HEAD = b"HTTP/1.1 400 Bad Request\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
 
 
 def missing(leaned_on: Mapping[str, tuple[str, ...]] = LEANED_ON) -> list[str]:
@@ -389,6 +389,7 @@ class WireProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with a Wire for each request. `guarded` makes one with limits."""
 
     gate: ClassVar[Gate | None] = None
+    head_size: ClassVar[int] = HEAD_SIZE
 
     def __init__(
         self,
@@ -403,6 +404,10 @@ class WireProtocol(HttpToolsProtocol):
         """That of the newest request, which is the one the parser is at."""
         self._in_head = False
         self._head = 0
+        self._target = 0
+        """Bytes of the request target."""
+        self._field = b""
+        """The start of the line of a head that is not whole yet, if that line began in an earlier read."""
         self._trailer_fields = 0
         self._trailer_bytes = 0
         self._progress = False
@@ -446,7 +451,9 @@ class WireProtocol(HttpToolsProtocol):
             return
         if not self._timed and self.timeout_keep_alive_task is None:
             self._time_the_next_head()
-        if self._unheard > HEAD_LIMIT:
+        if self._in_head:
+            self._note_field(data)
+        if self._unheard > (self.head_size if self._in_head else OVERHEAD):
             self.send_400_response("Overhead without end received.")
             return
         wire = self._wire
@@ -507,12 +514,13 @@ class WireProtocol(HttpToolsProtocol):
             return
         super().on_message_begin()
         self._progress = self._in_head = True
-        self._head = 0
+        self._head = self._target = 0
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request target."""
         if self._going_on:
             return
+        self._target += len(url)
         self._count(len(url))
         super().on_url(url)
 
@@ -521,8 +529,8 @@ class WireProtocol(HttpToolsProtocol):
         if self._going_on:
             return
         if self._in_head:
-            self._count(len(name) + len(value) + FIELD_OVERHEAD)
             super().on_header(name, value)
+            self._count(len(name) + len(value) + FIELD_OVERHEAD)
         else:
             self._take_trailer(name.lower(), value)
 
@@ -532,6 +540,7 @@ class WireProtocol(HttpToolsProtocol):
             return
         self._progress = True
         self._in_head = False
+        self._field = b""
         if self._timed and self.gate is not None:
             self._timed = False
             self.gate.welcome(self)
@@ -595,8 +604,29 @@ class WireProtocol(HttpToolsProtocol):
 
     def _count(self, count: int) -> None:
         self._head += count
-        if self._head > HEAD_LIMIT:
+        if self._head > self.head_size:
             raise ValueError("the request head is too large")  # likewise
+
+    def _note_field(self, data: bytes) -> None:
+        """Keep the start of the line that is under way."""
+        start = data.rfind(b"\n") + 1
+        if start:
+            self._field = data[start : start + FIELD_SHOWN]
+        elif len(self._field) < FIELD_SHOWN:
+            self._field += data[: FIELD_SHOWN - len(self._field)]
+
+    def _too_large(self) -> HeaderTooLarge:
+        """Say what of the head is too large, as far as it can be known."""
+        sizes = [(len(name) + len(value), name) for name, value in self.headers]
+        begun = self._field.partition(b":")[0]
+        sizes.append((self._unheard - self._head, b"" if begun == self._field else begun))  # what was not counted
+        size, name = max(sizes)
+        text = name.decode("latin-1").title()
+        if self._target >= size:
+            text = "the request target"
+        known = self._target >= size or _TOKEN.fullmatch(text)
+        named = f"; the longest part of it is {text}" if known else ""
+        return HeaderTooLarge(f"limits.head_size is {self.head_size} bytes for a whole request head{named}")
 
     def _take_trailer(self, name: bytes, value: bytes) -> None:
         self._trailer_fields += 1
@@ -623,10 +653,11 @@ class WireProtocol(HttpToolsProtocol):
         elif cycle is not None and not cycle.response_complete and cycle.scope["method"] == "HEAD":
             self.transport.write(_BAD_HEAD)  # whose answer has no body
             self.transport.close()
-        elif not self._in_head or max(self._head, self._unheard) <= HEAD_LIMIT:
-            super().send_400_response(msg)
+        elif not self._in_head or max(self._head, self._unheard) <= self.head_size:
+            self.transport.write(_answer(400, msg))
+            self.transport.close()
         else:
-            self._dismiss(_REFUSAL)
+            self._dismiss(_render(self._too_large()))
 
     def turn_away(self, refusal: TooManyConnections, *, politely: bool) -> None:
         """See `Guest.turn_away`."""
@@ -656,22 +687,27 @@ class WireProtocol(HttpToolsProtocol):
         self.loop.call_later(LINGER, self.transport.close)
 
 
-def _render(refusal: TooManyConnections) -> bytes:
-    body = f"{refusal.code}: {refusal}\n".encode()
+def _render(refusal: TusError) -> bytes:
+    retry = "" if refusal.retry_after is None else f"retry-after: {refusal.retry_after}\r\n"
+    return _answer(refusal.status, f"{refusal.code}: {refusal}\n", retry)
+
+
+def _answer(status: int, text: str, further: str = "") -> bytes:
+    body = text.encode()
     head = (
-        f"HTTP/1.1 {refusal.status} {http.HTTPStatus(refusal.status).phrase}\r\n"
+        f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n"
         f"content-type: text/plain; charset=utf-8\r\ncontent-length: {len(body)}\r\n"
-        f"retry-after: {refusal.retry_after}\r\nconnection: close\r\n\r\n"
+        f"cache-control: no-store\r\n{further}connection: close\r\n\r\n"
     )
     return head.encode("ascii") + body
 
 
-def guarded(gate: Gate) -> type[HttpToolsProtocol]:
-    """Return `TusHttpProtocol` with a gate before it; for one event loop."""
+def guarded(gate: Gate, *, head_size: int = HEAD_SIZE) -> type[HttpToolsProtocol]:
+    """Return `TusHttpProtocol` with a gate before it, for one event loop. `head_size`: bytes of a request head."""
     if not AT_WORK:
-        logger.warning("with this uvicorn nothing limits connections and the time of request heads")
+        logger.warning("with this uvicorn nothing limits connections, and the size and time of request heads")
         return TusHttpProtocol
-    return type("GuardedProtocol", (WireProtocol,), {"gate": gate})
+    return type("GuardedProtocol", (WireProtocol,), {"gate": gate, "head_size": head_size})
 
 
 def choose(lost: list[str]) -> type[HttpToolsProtocol]:

@@ -20,6 +20,7 @@ logger = logging.getLogger("tusserver.web")
 
 _WITH_BODY = ("POST", "PATCH")
 """Methods whose body counts."""
+_CONCAT = b"upload-concat"
 
 
 class InternalError(TusError):
@@ -31,13 +32,19 @@ class InternalError(TusError):
 
 
 class UploadEndpoint:
-    """The collection at the root path and the uploads below it. `header_size`: bytes of one header value."""
+    """The collection at the root path and the uploads below it.
 
-    def __init__(self, service: UploadService, dialect: Dialect, origin: Origin, *, header_size: int) -> None:
+    `header_size`: bytes of one header value; `head_size`: bytes of all headers, with their names and the target.
+    """
+
+    def __init__(
+        self, service: UploadService, dialect: Dialect, origin: Origin, *, header_size: int, head_size: int
+    ) -> None:
         self._service = service
         self._dialect = dialect
         self._origin = origin
         self._header_size = header_size
+        self._head_size = head_size
         self._responder = Responder()
 
     def open(self) -> None:
@@ -54,11 +61,10 @@ class UploadEndpoint:
         """Answer one HTTP request."""
         began = time.monotonic()
         body = RequestBody(scope, receive, self._dialect)
-        head, too_large = self._head(scope, body)
+        head = self._head(scope, body)
         outcome = None
         try:
-            if too_large:
-                raise HeaderTooLarge(f"a header value may have {self._header_size} bytes")
+            self._check_sizes(scope)
             command = self._dialect.read(head)
             who = self._service.quota.by_client and isinstance(command, Create)
             client = self._origin.party(scope, head.headers) if who else ""
@@ -90,17 +96,14 @@ class UploadEndpoint:
         logger.info("refused: %s", error.code, extra=facts)
         return self._dialect.refuse(error, head)
 
-    def _head(self, scope: Scope, body: RequestBody) -> tuple[RequestHead, bool]:
-        """Return the request without its body, and whether one of its headers is too large."""
+    def _head(self, scope: Scope, body: RequestBody) -> RequestHead:
+        """Return the request without its body."""
         headers: dict[str, str] = {}
         repeated: set[str] = set()
-        longest = 0
         for raw_name, raw_value in scope["headers"]:
             name = raw_name.decode("latin-1")
             if name in headers:
                 repeated.add(name)
-            if len(raw_value) > longest:
-                longest = len(raw_value)
             headers[name] = raw_value.decode("latin-1").strip(" \t")
         if (
             "content-length" not in headers
@@ -110,7 +113,7 @@ class UploadEndpoint:
             headers["transfer-encoding"] = "chunked"  # so to speak: HTTP/2 and 3 tell the end of a body by themselves
         base_url, base_paths = self._origin.locate(scope, headers)
         path: str = scope["path"]
-        head = RequestHead(
+        return RequestHead(
             method=(headers.get("x-http-method-override") or scope["method"]).upper(),
             name=path.removeprefix(scope.get("root_path", "")).removeprefix("/").removesuffix("/"),
             headers=headers,
@@ -119,4 +122,25 @@ class UploadEndpoint:
             base_paths=base_paths,
             trailers=body.wire is not None and body.wire.trailers is not None,
         )
-        return head, longest > self._header_size
+
+    def _check_sizes(self, scope: Scope) -> None:
+        """Refuse a head that is too large, or a field of it. Upload-Concat has as many URLs as the rules allow.
+
+        Raises:
+            HeaderTooLarge: it is.
+        """
+        total, longest, its_name = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b"")), 0, b""
+        for name, value in scope["headers"]:
+            total += len(name) + len(value)
+            if len(value) > self._header_size and name != _CONCAT:
+                limit = f"limits.header_size is {self._header_size} bytes for the value of one header"
+                raise HeaderTooLarge(f"{_shown(name)} has {len(value)}, and {limit}")
+            if len(value) > longest:
+                longest, its_name = len(value), name
+        if total > self._head_size:
+            limit = f"limits.head_size is {self._head_size} bytes for a whole request head"
+            raise HeaderTooLarge(f"{limit}, and this one has {total}; the longest part of it is {_shown(its_name)}")
+
+
+def _shown(name: bytes) -> str:
+    return name.decode("latin-1").title()
