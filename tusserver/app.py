@@ -163,7 +163,7 @@ class Tus:
             before_create=before_create,
             now=now,
         )
-        dialect = TusDialect(on, max_size=limits.max_size, download=download, any_host=relative_location)
+        dialect = TusDialect(on, max_size=limits.max_size, download=download)
         origin = Origin(trusted_proxies, relative=relative_location)
         self._endpoint = UploadEndpoint(service, dialect, origin, header_size=header_size, head_size=head_size)
         self._app: ASGIApp = self._endpoint

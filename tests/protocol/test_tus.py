@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import example, given
@@ -413,7 +414,12 @@ hosts = st.sampled_from(["example.org", "EXAMPLE.org:8443", "127.0.0.1:8080", "[
 folders = st.lists(
     st.text("abcXYZ09._~-", min_size=1, max_size=8).filter(lambda name: name.strip(".")), max_size=3
 ).map(lambda names: "".join(f"/{name}" for name in names))
-forms = st.sampled_from(["url", "path", "name", "slash", "query", "other scheme", "other case", "inside"])
+forms = st.sampled_from(
+    [
+        *("url", "path", "name", "slash", "query", "other scheme", "other case", "inside"),
+        *("other host", "no scheme", "beside", "dotted", "encoded"),
+    ]
+)
 
 
 def url_of(form: str, upload_id: str, host: str, outside: str, inside: str) -> str:
@@ -433,6 +439,17 @@ def url_of(form: str, upload_id: str, host: str, outside: str, inside: str) -> s
             return base.replace(host, host.swapcase()) + f"/{upload_id}" if host else f"{base}/{upload_id}"
         case "inside":  # as the server is called behind a proxy that adds a prefix
             return f"{inside}/{upload_id}"
+        case "other host":  # behind a proxy that changes Location but not Host, or the other way round
+            return f"https://cdn.example:444{outside}/{upload_id}"
+        case "no scheme":
+            return f"//cdn.example{outside}/{upload_id}"
+        case "beside":  # the collection, resolved as a URL without a trailing slash
+            return f"{outside.rpartition('/')[2] or '.'}/{upload_id}"
+        case "dotted":
+            return f"./{upload_id}/"
+        case "encoded":
+            encoded = "".join(f"%{ord(letter):02x}" for letter in upload_id)
+            return f"{outside.replace('a', '%61').replace('.', '%2E')}/{encoded}"
         case _:
             return f"{base}/{upload_id}"
 
@@ -481,6 +498,11 @@ def test_any_other_text_is_refused_or_kept_to_the_letter(text: str) -> None:
 @example("https://evil.example/files/a")
 @example("https://example.org:1/files/a")
 @example("https://user@example.org/files/a")
+@example("/files/a/.")
+@example("/files/%61")
+@example("files/a")
+@example("files/../a")
+@example("%2e%2e/files/a")
 @example("//evil.example/files/a")
 @example("/files/../files/a")
 @example("../files/a")
@@ -499,18 +521,42 @@ def test_a_part_is_always_an_upload_of_this_collection(urls: str) -> None:
     assert len(create.parts) == len(urls.split())
     for part, url in zip(create.parts, urls.split(), strict=True):
         assert re.fullmatch(r"[A-Za-z0-9_-]{1,128}", part)
-        path = url.partition("?")[0].partition("#")[0].rstrip("/")
-        assert path.rpartition("/")[2] == part
+        path = [unquote(segment) for segment in url.partition("?")[0].partition("#")[0].split("/")]
+        assert [segment for segment in path if segment not in ("", ".")][-1] == part
+        assert ".." not in path
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        "https://evil.example/files/a",
-        "https://example.org:8443/files/a",
-        "https://example.org@evil.example/files/a",
-        "//evil.example/files/a",
+        "https://other.example/a",
+        "https://other.example/files/x/a",
+        "https://example.org/other/a",
+        "//files/a",
+        "////files/a",
+        "/files//a",
+        "http:files/a",
+        "https:///files/a",
+        "file:///files/a",
         "/other/a",
+        "other/a",
+        "files/files/a",
+        "../files/a",
+        "files/../files/a",
+        "/x/../files/a",
+        "/files/%2e%2e/files/a",
+        "%2e%2E/files/a",
+        "/files%2fa",
+        "files%2Fa",
+        "/%2ffiles/a",
+        "%2Ffiles/a",
+        "a%2f",
+        "a%20b",
+        "a%",
+        "a%zz",
+        "%ff",
+        "a.b",
+        "a" * 129,
         "/files",
         "/files/",
         "/files/a/b",
@@ -519,7 +565,7 @@ def test_a_part_is_always_an_upload_of_this_collection(urls: str) -> None:
         "/files/a%00",
         "..",
         "https://[::1/files/a",
-        "ftp://evil.example/files/a",
+        "ftp://other.example/files/a",
         "mailto:a",
         "/files/a\\b",
         "/files\\a",
@@ -538,13 +584,26 @@ def test_a_url_has_no_characters_that_its_parser_would_drop(urls: str) -> None:
         DIALECT.read(a_post({"upload-concat": f"final;{urls}"}))
 
 
-def test_where_the_server_does_not_know_its_own_host_any_may_be_named() -> None:
-    head = a_post({"upload-concat": "final;https://outer.example/files/a"}, base_url="/files")
-    with pytest.raises(InvalidConcat):
-        DIALECT.read(head)
-    create = TusDialect(ALL, any_host=True).read(head)
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("https://other.example/files/a", "http://other.example:8443/files/a/", "//other.example/files/a", "/files/a"),
+        *("files/a", "./files/a", "files/a/", "./a", "a", "a/", "/files/./a", "%66iles/%61", "/files/%61/", "%61"),
+        *("https://user@other.example/files/a", "HTTPS://OTHER.example/files/a?x=1#y"),
+    ],
+)
+@pytest.mark.parametrize("base_url", ["https://example.org/files", "/files"])
+def test_which_upload_a_part_is_says_its_path_and_not_its_host(url: str, base_url: str) -> None:
+    create = DIALECT.read(a_post({"upload-concat": f"final;{url}"}, base_url=base_url))
     assert isinstance(create, Create)
     assert create.parts == (UploadId("a"),)
+
+
+def test_a_collection_at_the_root_has_its_parts_there() -> None:
+    urls = "https://other.example/a /a a ./a a/"
+    create = DIALECT.read(a_post({"upload-concat": f"final;{urls}"}, base_url="https://example.org", base_paths=("",)))
+    assert isinstance(create, Create)
+    assert create.parts == (UploadId("a"),) * 5
 
 
 @pytest.mark.parametrize("text", ["final;", "final; ", "final;   "])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import assert_never
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tusserver.protocol.checksum import ALGORITHMS, Checksum
 from tusserver.protocol.dialect import Reply, RequestHead
@@ -91,6 +91,7 @@ _ONCE = frozenset(
     }
 )
 _FINAL = "final;"
+_NOT_OURS = "a partial upload's URL is not one of this server"
 
 
 class TusDialect:
@@ -102,7 +103,6 @@ class TusDialect:
         *,
         max_size: int | None = None,
         download: bool = True,
-        any_host: bool = False,
     ) -> None:
         self._on = frozenset(extensions)
         # Looked up for every request; hashing an Enum is slow.
@@ -110,8 +110,6 @@ class TusDialect:
         self._checksums = Extension.CHECKSUM in self._on
         self._expires = Extension.EXPIRATION in self._on
         self._max_size = max_size
-        self._any_host = any_host
-        """Whether partial uploads may be named by another host's URL: we do not know our own (relative Location)."""
         on_collection = ["OPTIONS", "POST"] if Extension.CREATION in self._on else ["OPTIONS"]
         on_upload = ["OPTIONS", "HEAD", "PATCH"]
         if download:
@@ -248,19 +246,32 @@ class TusDialect:
         return None
 
     def _part(self, url: str, head: RequestHead) -> UploadId:
-        """Find the id in the URL of a partial upload: one of ours, absolute or relative, as a path or with our host."""
+        """Find the id in the URL of a partial upload, by its path.
+
+        The host does not count: behind a proxy, clients may know us by another one than we see. A path without a
+        leading slash is relative to the collection, be that meant as a folder (`ID`) or not (`files/ID`).
+        """
         try:
-            target = urlsplit(urljoin(head.base_url + "/", url))
-            ours = urlsplit(head.base_url).netloc
+            target = urlsplit(url)
         except ValueError:
             raise InvalidConcat("a partial upload's URL cannot be read") from None
-        folder, _, name = target.path.rstrip("/").rpartition("/")
-        if folder not in head.base_paths or (target.netloc.lower() != ours.lower() and not self._any_host):
-            raise InvalidConcat("a partial upload's URL is not one of this server")
+        if target.scheme not in (("http", "https", "") if target.netloc else ("",)):
+            raise InvalidConcat(_NOT_OURS)
+        path = target.path.rstrip("/")
+        starts = [*head.base_paths, *(base.rpartition("/")[0] for base in head.base_paths)]
+        if target.netloc or path.startswith("/"):
+            path, starts = path.removeprefix("/"), [""]
+        segments = [segment for segment in map(unquote, path.split("/")) if segment != "."]
+        if any(segment in ("", "..") or "/" in segment for segment in segments):
+            raise InvalidConcat(_NOT_OURS)
+        *folders, name = segments or [""]
+        folder = "".join(f"/{segment}" for segment in folders)
+        if not any(start + folder in head.base_paths for start in starts):
+            raise InvalidConcat(_NOT_OURS)
         try:
             return as_upload_id(name)
         except UploadNotFound:
-            raise InvalidConcat("a partial upload's URL is not one of this server") from None
+            raise InvalidConcat(_NOT_OURS) from None
 
     # answers ---------------------------------------------------------------------------------------------------------
 
