@@ -150,13 +150,51 @@ async def test_what_a_browser_only_shows_is_shown(client: Client, kind: str) -> 
 
 
 @pytest.mark.parametrize(
-    "kind", ["", "nonsense", "text/html\r\nX-Evil: 1", "text/html; charset=utf-7", "a/b/c", "\u65e5/\u672c", "/"]
+    "kind",
+    [
+        *("", "nonsense", "text/html\r\nX-Evil: 1", "text/html; charset=utf-7", "a/b/c", "\u65e5/\u672c", "/"),
+        *("video/webm;codecs=vp8\r\nX-Evil: 1", 'video/webm;codecs="vp8\r\nX-Evil: 1"', "video/webm;codecs"),
+        *(
+            'video/webm;codecs="vp8',
+            'video/webm;codecs="vp8" vp9',
+            "video/webm;codecs=vp8, text/html",
+            "video/webm vp8",
+        ),
+        *('video/webm;codecs="\u65e5"', 'video/webm;codecs="\0"', "video/webm;=vp8", "video/webm;a b=c", "; a=b"),
+        *('text/plain;charset="utf-7"', "text/plain; x=1; CHARSET=UTF-7", 'text/plain; charset="utf\\-7"'),
+        *("text/plain;charset=utf-8;charset=utf-7", "text/html;charset=iso-2022-jp", "text/plain;charset=nonsense"),
+        *("multipart/byteranges; boundary=x", "multipart/x-mixed-replace;boundary=x", "video/webm;a=" + "b" * 1000),
+    ],
 )
 async def test_a_type_that_is_none_is_octets(client: Client, kind: str) -> None:
     _, headers = await download(client, filetype=kind)
     assert headers["content-type"] == "application/octet-stream"
     assert headers["content-disposition"] == "attachment"
     assert "x-evil" not in headers
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        *(("video/webm;codecs=vp8", True), ('video/mp4; codecs="avc1.42E01E, mp4a.40.2"', True)),
+        *(("audio/ogg; codecs=opus; x=y", True), ("image/png;a", None), ("text/plain; charset=iso-8859-1", True)),
+        *(("application/pdf ; version=1.7", True), ("text/html; charset=UTF-8", False), ("image/svg+xml;a=b", False)),
+        *(('application/x-thing; a="b\\"c; d"', False), ('application/xhtml+xml; x="image/png"', False)),
+    ],
+)
+async def test_the_parameters_of_a_type_are_kept_and_decide_nothing(
+    client: Client, kind: str, shown: bool | None
+) -> None:
+    _, headers = await download(client, filetype=kind)
+    assert headers["content-type"] == (kind if shown is not None else "application/octet-stream")
+    assert headers["content-disposition"] == ("inline" if shown else "attachment")
+
+
+async def test_the_type_itself_is_told_in_lower_case_and_its_parameters_as_they_came(client: Client) -> None:
+    _, headers = await download(client, filetype=" Video/MP4; Codecs=AVC1 ;")
+    assert headers["content-type"] == "video/mp4; Codecs=AVC1"
+    _, headers = await download(client, filetype="text/plain; format=flowed")
+    assert headers["content-type"] == "text/plain; format=flowed; charset=utf-8"
 
 
 async def test_a_browser_is_told_to_guess_nothing_and_to_run_nothing(client: Client) -> None:
@@ -208,7 +246,13 @@ async def test_a_range_beyond_the_end_cannot_be_had(client: Client, asked: str) 
 
 
 @only_files
-@pytest.mark.parametrize("asked", ["lines=1-2", "bytes", "bytes=", "bytes=x-y", "bytes=5-2", "\u00fc=1"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *("lines=1-2", "bytes", "bytes=", "bytes=x-y", "bytes=5-2", "\u00fc=1", "bytes=-", "bytes=1-2-3", "bytes=+1-2"),
+        *("bytes=0-1,x", "bytes=\u00b2-3", f"bytes={'9' * 5000}-", "bytes=" + ",".join(["0-1"] * 101)),
+    ],
+)
 async def test_a_range_that_is_none_is_as_if_it_were_not_there(client: Client, asked: str) -> None:
     """RFC 9110 14.2: "a server MAY ignore the Range header field", and MUST one of a unit it does not know."""
     url, _ = await download(client)

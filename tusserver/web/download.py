@@ -1,118 +1,282 @@
-"""GET of a finished upload: starlette's FileResponse (ranges, If-Range), made safe for whatever was uploaded."""
+"""GET of a finished upload: whole or in ranges, exactly its bytes, and safe for whatever was uploaded.
+
+starlette's FileResponse would send what the file has, and not what the upload has; and each of its versions reads
+ranges in another way.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
+import logging
 import os
 import re
 import stat
+from collections.abc import Coroutine, Mapping
 from email.utils import format_datetime
+from pathlib import Path
+from secrets import token_hex
 from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import FileResponse, MalformedRangeHeader, Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.messages import Content
 from tusserver.stores.naming import safe_name
+from tusserver.web.replies import InternalError
 
-_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}", re.ASCII)
+logger = logging.getLogger("tusserver.web")
+
+CHUNK = 256 * 1024
+"""Bytes read at once where the server cannot send a file by itself."""
+MAX_RANGES = 100
+"""Ranges in one request; one that names more gets the whole."""
+
+OCTETS = "application/octet-stream"
+_LONGEST_TYPE = 512
+_VISIBLE = re.compile(r"[\t\x20-\x7e]*")
+_TOKEN = r"[a-z0-9!#$%&'*+.^_`|~-]+"
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_PARAMETER = re.compile(rf"[ \t]*({_TOKEN})=({_TOKEN}|{_QUOTED})", re.ASCII | re.IGNORECASE)
+_MEDIA_TYPE = re.compile(
+    r"([a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126})"
+    rf"((?:[ \t]*;(?:[ \t]*{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*)",
+    re.ASCII | re.IGNORECASE,
+)
+_CHARSET = re.compile(
+    "(us-)?ascii|utf-?8|utf-?16(le|be)?|iso-8859-[0-9]{1,2}(-[ei])?|latin-?[0-9]|windows-[0-9]{3,4}|koi8-[ru]|macintosh|"
+    "shift[_-]jis|euc-(jp|kr)|gb2312|gbk|gb18030|big5(-hkscs)?|tis-620",
+    re.ASCII | re.IGNORECASE,
+)
+"""Those in which bytes that look like text of ASCII are that text. utf-7 and iso-2022-jp hide markup from filters."""
 _INLINE = re.compile(r"(image/(?!svg)|audio/|video/)[a-z0-9.+-]+|text/plain|application/pdf", re.ASCII)
 """Types a browser shows without running anything; all others are saved to disk."""
-_ON_EVERY_ANSWER = (b"tus-resumable", b"x-content-type-options")
+_RANGE = re.compile(r"([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19})", re.ASCII)
 
 
-def respond(content: Content, scope: Scope, headers: dict[str, str]) -> Response:
+def respond(content: Content, scope: Scope, headers: dict[str, str]) -> ASGIApp:
     """Make the response for a finished upload. `headers` are added to it."""
-    media_type = (content.upload.metadata.type or "").lower()
-    if _MEDIA_TYPE.fullmatch(media_type) is None:
-        media_type = "application/octet-stream"
-    headers = {
+    media_type = type_of(content.upload.metadata.type or "")
+    described = {
         **headers,
         "ETag": f'"{content.etag}"',
         "Content-Disposition": disposition(content.upload.metadata.name, media_type),
         "Content-Security-Policy": "sandbox; default-src 'none'",
         "Last-Modified": format_datetime(content.upload.created_at, usegmt=True),
     }
-    if _matches(Headers(scope=scope).get("if-none-match", ""), headers["ETag"]):
-        return Response(status_code=304, headers=headers)
+    if _matches(Headers(scope=scope).get("if-none-match", ""), described["ETag"]):
+        return Response(status_code=304, headers=described)
+    described["Content-Type"] = media_type
+    if media_type.startswith("text/") and "charset=" not in media_type.lower():
+        described["Content-Type"] += "; charset=utf-8"
     if content.path is not None:
-        return KernelFileResponse(content.path, headers=headers, media_type=media_type)
+        return FileDownload(content, content.path, described, headers)
     assert content.read is not None
-    headers["Content-Length"] = str(content.size)
-    return StreamingResponse(content.read(0, content.size), headers=headers, media_type=media_type)
+    described["Content-Length"] = str(content.size)
+    return StreamingResponse(content.read(0, content.size), headers=described)
 
 
-class KernelFileResponse(FileResponse):
-    """A FileResponse that leaves the bytes to the kernel where the server can (ASGI, "Zero Copy Send" extension).
+class FileDownload:
+    """Answers with the bytes of a file that the upload has, or with ranges of them, and with no others.
+
+    Where the server can, it sends the file by itself (ASGI, "Zero Copy Send" extension). "Path Send" is of no use: it
+    sends what the file has. `bare` are the headers of an answer without content.
 
     Raises:
         UploadNotFound: the file went away in the last moment; nothing was sent.
+        InternalError: it is shorter than the upload; nothing was sent.
+        EOFError: it became so, and the answer cannot be completed.
     """
 
-    chunk_size = 256 * 1024
-    """Bytes read at once where it cannot."""
-    _zero_copy = False
+    def __init__(self, content: Content, path: Path, headers: Mapping[str, str], bare: Mapping[str, str]) -> None:
+        self._upload_id = content.upload.id
+        self._size = content.size
+        self._path = path
+        self._headers = dict(headers)
+        self._bare = dict(bare)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._zero_copy = "http.response.zerocopysend" in (scope.get("extensions") or {})
+        """Answer one request."""
+        with await anyio.to_thread.run_sync(_open, self._path) as file:
+            there = os.fstat(file.fileno()).st_size
+            if there < self._size:
+                self._complain(there)
+                raise InternalError
+            await _while_connected(self._answer(file, scope, send), receive)
+
+    async def _answer(self, file: io.FileIO, scope: Scope, send: Send) -> None:
+        ranges = self._ranges(Headers(scope=scope))
+        if ranges is None:
+            refused = {**self._bare, "Content-Range": f"bytes */{self._size}", "Content-Length": "0"}
+            await _start(send, 416, refused)
+            await send({"type": "http.response.body", "body": b""})
+            return
+        status, headers, pieces = self._plan(ranges)
+        await _start(send, status, headers)
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
+        zero_copy = "http.response.zerocopysend" in (scope.get("extensions") or {})
+        for number, (before, start, stop) in enumerate(pieces, 1):
+            more = number < len(pieces)
+            if before or stop == start:
+                await send({"type": "http.response.body", "body": before, "more_body": more or stop > start})
+            if stop == start:
+                continue
+            if zero_copy:
+                await self._send_file(file, start, stop, send, more=more)
+            else:
+                await self._send_bytes(file, start, stop, send, more=more)
+
+    def _ranges(self, asked: Headers) -> list[tuple[int, int]] | None:
+        """Return what was asked for; None if there is no such thing."""
+        text, condition = asked.get("range"), asked.get("if-range")
+        the_same = condition is None or condition in (self._headers["ETag"], self._headers["Last-Modified"])
+        return [] if text is None or not the_same else ranges_of(text, self._size)
+
+    def _plan(self, ranges: list[tuple[int, int]]) -> tuple[int, dict[str, str], list[tuple[bytes, int, int]]]:
+        """Say what to answer: status, headers, and pieces, each of bytes of ours and a range of the file."""
+        headers = {**self._headers, "Accept-Ranges": "bytes"}
+        if not ranges:
+            headers["Content-Length"] = str(self._size)
+            return 200, headers, [(b"", 0, self._size)]
+        if len(ranges) == 1:
+            ((start, stop),) = ranges
+            headers["Content-Range"] = self._content_range(start, stop)
+            headers["Content-Length"] = str(stop - start)
+            return 206, headers, [(b"", start, stop)]
+        boundary = token_hex(13)
+        pieces = []
+        for start, stop in ranges:
+            told = f"Content-Type: {headers['Content-Type']}\r\nContent-Range: {self._content_range(start, stop)}"
+            pieces.append((f"\r\n--{boundary}\r\n{told}\r\n\r\n".encode("latin-1"), start, stop))
+        pieces.append((f"\r\n--{boundary}--\r\n".encode(), 0, 0))
+        headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
+        headers["Content-Length"] = str(sum(len(before) + stop - start for before, start, stop in pieces))
+        return 206, headers, pieces
+
+    def _content_range(self, start: int, stop: int) -> str:
+        return f"bytes {start}-{stop - 1}/{self._size}"
+
+    async def _send_file(self, file: io.FileIO, start: int, stop: int, send: Send, *, more: bool) -> None:
+        message = {"type": "http.response.zerocopysend", "file": file, "offset": start, "count": stop - start}
         try:
-            self.stat_result = await anyio.to_thread.run_sync(os.lstat, self.path)
-        except FileNotFoundError:
+            await send({**message, "more_body": more})
+        except EOFError:
+            self._complain(os.fstat(file.fileno()).st_size)
+            raise
+
+    async def _send_bytes(self, file: io.FileIO, start: int, stop: int, send: Send, *, more: bool) -> None:
+        while start < stop:
+            read = await anyio.to_thread.run_sync(os.pread, file.fileno(), min(CHUNK, stop - start), start)
+            if not read:
+                self._complain(os.fstat(file.fileno()).st_size)
+                raise EOFError("the file is shorter than the upload")
+            start += len(read)
+            await send({"type": "http.response.body", "body": read, "more_body": more or start < stop})
+
+    def _complain(self, there: int) -> None:
+        text = "upload %s has %d bytes, but its file has %d: it is damaged and cannot be downloaded"
+        logger.error(text, self._upload_id, self._size, there, extra={"upload_id": self._upload_id})
+
+
+async def _start(send: Send, status: int, headers: Mapping[str, str]) -> None:
+    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+
+
+async def _while_connected(answering: Coroutine[None, None, None], receive: Receive) -> None:
+    """Run `answering`, but end it when the client goes: servers of older ASGI versions drop what is sent to nobody."""
+    failed: Exception | None = None
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        try:
+            await answering
+        except Exception as error:  # raised below: a task group would wrap it
+            failed = error
+        group.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+
+
+def _open(path: Path) -> io.FileIO:
+    """Open a file; what is not one is as if it were not there.
+
+    Raises:
+        UploadNotFound: there is none.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
             raise UploadNotFound from None
-        if not stat.S_ISREG(self.stat_result.st_mode):
-            raise UploadNotFound
-        self.set_stat_headers(self.stat_result)
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise UploadNotFound
+    return io.FileIO(fd, "rb")
 
-        async def send_as_ours(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] == 416:
-                # starlette makes this one anew, without what all our answers have.
-                ours = [pair for pair in self.raw_headers if pair[0] in _ON_EVERY_ANSWER]
-                message = {**message, "headers": [*message["headers"], *ours]}
-            await send(message)
 
-        await super().__call__(scope, receive, send_as_ours)
+def ranges_of(text: str, size: int) -> list[tuple[int, int]] | None:
+    """Read a Range header: starts and stops in order, none of which touch. None if nothing of it is there.
 
-    @classmethod
-    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
-        """See FileResponse; but ignore what is no range of bytes.
+    RFC 9110 §14.2: an origin server "MUST ignore a Range header field that contains a range unit it does not
+    understand", and may ignore one that is not valid, or asks for very many: then the list is empty.
 
-        RFC 9110 §14.2: an origin server "MUST ignore a Range header field that contains a range unit it does not
-        understand", and may ignore one that is not valid.
-        """
-        try:
-            return super()._parse_range_header(http_range, file_size)
-        except MalformedRangeHeader:
+    >>> ranges_of("bytes=0-4, 8-, -3", 10)
+    [(0, 5), (7, 10)]
+    """
+    unit, _, wanted = text.partition("=")
+    specs = [spec.strip(" \t") for spec in wanted.split(",")]
+    specs = [spec for spec in specs if spec]
+    if unit.strip().lower() != "bytes" or not 0 < len(specs) <= MAX_RANGES:
+        return []
+    found = []
+    for spec in specs:
+        read = _RANGE.fullmatch(spec)
+        if read is None:
             return []
-
-    async def _handle_simple(self, send: Send, send_header_only: bool, send_pathsend: bool) -> None:
-        if not self._zero_copy or send_header_only:
-            await super()._handle_simple(send, send_header_only, send_pathsend)
-            return
-        size = int(self.headers["content-length"])
-        await self._send(send, self.status_code, self.headers, 0, size)
-
-    async def _handle_single_range(
-        self, send: Send, start: int, end: int, file_size: int, send_header_only: bool
-    ) -> None:
-        if not self._zero_copy or send_header_only:
-            await super()._handle_single_range(send, start, end, file_size, send_header_only)
-            return
-        headers = MutableHeaders(raw=list(self.raw_headers))
-        headers["content-range"] = f"bytes {start}-{end - 1}/{file_size}"
-        headers["content-length"] = str(end - start)
-        await self._send(send, 206, headers, start, end - start)
-
-    async def _send(self, send: Send, status: int, headers: MutableHeaders, at: int, count: int) -> None:
-        async with await anyio.open_file(self.path, "rb", opener=_without_links) as file:
-            await send({"type": "http.response.start", "status": status, "headers": headers.raw})
-            await send({"type": "http.response.zerocopysend", "file": file.wrapped, "offset": at, "count": count})
+        if read[3]:
+            start, stop = max(0, size - int(read[3])), size
+        else:
+            start, stop = int(read[1]), min(size, int(read[2]) + 1) if read[2] else size
+            if read[2] and int(read[2]) < start:
+                return []
+        if start < stop:
+            found.append((start, stop))
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted(found):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(stop, merged[-1][1])
+        else:
+            merged.append((start, stop))
+    return merged or None
 
 
-def _without_links(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+def type_of(text: str) -> str:
+    """Return a media type that may stand in a header, with its parameters; `OCTETS` for what is none or is dangerous.
+
+    >>> type_of('Video/MP4; codecs="avc1.42E01E, mp4a.40.2"')
+    'video/mp4; codecs="avc1.42E01E, mp4a.40.2"'
+    """
+    text = text.strip(" ")
+    found = _MEDIA_TYPE.fullmatch(text) if len(text) <= _LONGEST_TYPE and _VISIBLE.fullmatch(text) else None
+    if found is None or found[1].lower().startswith("multipart/"):  # which could pass for an answer of several ranges
+        return OCTETS
+    for name, value in _PARAMETER.findall(found[2]):
+        if name.lower() == "charset" and _CHARSET.fullmatch(value.strip('"')) is None:
+            return OCTETS
+    return found[1].lower() + found[2].rstrip("; \t")
 
 
 def disposition(name: str | None, media_type: str) -> str:
@@ -121,7 +285,7 @@ def disposition(name: str | None, media_type: str) -> str:
     >>> disposition("na\\r\\nïve.txt", "text/html")
     "attachment; filename=\\"na_ve.txt\\"; filename*=UTF-8''na_%C3%AFve.txt"
     """
-    kind = "inline" if _INLINE.fullmatch(media_type) else "attachment"
+    kind = "inline" if _INLINE.fullmatch(media_type.partition(";")[0].rstrip()) else "attachment"
     name = safe_name(name or "")
     if not name:
         return kind

@@ -14,21 +14,13 @@ from tusserver.service.uploads import UploadService
 from tusserver.web import download
 from tusserver.web.body import RequestBody
 from tusserver.web.origin import Origin
-from tusserver.web.replies import Responder
+from tusserver.web.replies import InternalError, Responder
 
 logger = logging.getLogger("tusserver.web")
 
 _WITH_BODY = ("POST", "PATCH")
 """Methods whose body counts."""
 _CONCAT = b"upload-concat"
-
-
-class InternalError(TusError):
-    """Something of ours is broken; the log has the story, the client does not."""
-
-    status = 500
-    code = "ERR_INTERNAL_SERVER_ERROR"
-    message = "internal server error"
 
 
 class UploadEndpoint:
@@ -83,7 +75,7 @@ class UploadEndpoint:
             headers = {**reply.headers, "X-Content-Type-Options": "nosniff"}
             try:
                 await download.respond(outcome, scope, headers)(scope, receive, send)
-            except UploadNotFound as error:  # removed since we looked
+            except (UploadNotFound, InternalError) as error:  # removed since we looked, or damaged: nothing was sent
                 await self._responder.respond(self._refuse(error, head), head, body, scope, send)
         else:
             await self._responder.respond(reply, head, body, scope, send)
