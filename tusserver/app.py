@@ -89,6 +89,8 @@ class Tus:
         download: whether finished uploads can be read with GET.
         cors: which web pages may use the server; None leaves CORS to somebody else.
         trusted_proxies: addresses and networks whose X-Forwarded-* and Forwarded headers are believed, `*` for all.
+        proxy_trailers: whether these proxies pass on the trailers of requests. If not, checksum-trailer
+            is not offered through them.
         relative_location: whether Location is a path instead of a URL.
         before_create: asked before an upload is made; raise `CreationRejected` to refuse it.
         on_created, on_finished, on_terminated, on_expired: awaited after it happened and before the client hears of it.
@@ -119,6 +121,7 @@ class Tus:
         download: bool = True,
         cors: Cors | None = Cors(),  # noqa: B008 - it is frozen
         trusted_proxies: Sequence[str] = (),
+        proxy_trailers: bool = False,
         relative_location: bool = False,
         before_create: Callback | None = None,
         on_created: Callback | None = None,
@@ -164,7 +167,7 @@ class Tus:
             now=now,
         )
         dialect = TusDialect(on, max_size=limits.max_size, download=download)
-        origin = Origin(trusted_proxies, relative=relative_location)
+        origin = Origin(trusted_proxies, relative=relative_location, trailers=proxy_trailers)
         self._endpoint = UploadEndpoint(service, dialect, origin, header_size=header_size, head_size=head_size)
         self._app: ASGIApp = self._endpoint
         if cors is not None:
@@ -179,7 +182,7 @@ class Tus:
         self.health = Health({"store": store.check, "locks": self._check_locks})
         """An ASGI app that answers `/livez` and `/readyz`: `Route("/readyz", tus.health)`."""
         self.extensions = tuple(extension for extension in Extension if extension in on)
-        """Names of what OPTIONS advertises (checksum-trailer only where the server in front can deliver trailers)."""
+        """Names of what OPTIONS advertises (checksum-trailer only where trailers can arrive)."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Served at the root, it runs its own lifespan."""

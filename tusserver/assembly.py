@@ -108,6 +108,7 @@ def assemble(configured: Effective) -> Site:
         if cors.enabled
         else None,
         trusted_proxies=settings.proxies.trusted,
+        proxy_trailers=settings.proxies.trailers,
         relative_location=settings.proxies.relative_location,
     )
     # The page is told where uploads are made from where it is itself, so that a proxy may put a path before both.

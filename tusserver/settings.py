@@ -392,6 +392,8 @@ class Proxies(Group):
         tuple[Annotated[str, AfterValidator(_network)], ...], _List, AfterValidator(_alone), Metavar("NETWORK,…")
     ] = ()
     """Addresses or networks whose X-Forwarded-* and Forwarded headers are believed; * for all."""
+    trailers: bool = False
+    """Whether they pass on the trailers of requests; if not, checksum-trailer is not offered through them."""
     relative_location: bool = False
     """Whether Location is a path, without scheme and host."""
 

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from tests.asgi.servers import KINDS, ROOT, Kind, Running
-from tests.support.tus import OCTETS, VERSION, patching
+from tests.support.tus import OCTETS, VERSION, Tus, patching
+from tests.support.wire import chunk
 
 BODIES = ("patch", "creation_with_upload", "checksum", "deferred_length", "concatenation", "creation")
 """Parts of the suite whose requests have bodies."""
@@ -58,6 +59,21 @@ def test_bodies_arrive_under_every_server(kind: Kind, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS[::2], ids=lambda kind: kind.name)
 def test_bodies_without_a_length_arrive_too(kind: Kind, tmp_path: Path) -> None:
     check(kind, tmp_path, "--tus-chunked", differs={*kind.differs, *WITHOUT_LENGTH})
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if not kind.name.startswith("wire")], ids=lambda kind: kind.name
+)
+def test_a_checksum_that_the_server_drops_is_not_taken_for_right(kind: Kind, tmp_path: Path) -> None:
+    with Running(kind, tmp_path) as running:
+        tus = Tus(running.url)
+        assert "checksum-trailer" not in tus.options().listed("Tus-Extension")
+        url = tus.upload(5)
+        with tus.connect(url) as connection:
+            announced = {**patching(0), "Transfer-Encoding": "chunked", "Trailer": "Upload-Checksum"}
+            connection.ask("PATCH", tus.target(url), tus.fields(announced), chunk(b"hello"))
+            assert connection.answer().status == 400
+        assert tus.offset(url) == 0
 
 
 SMALL_HEADS = ("uvicorn-h11", "hypercorn")

@@ -363,22 +363,54 @@ def test_a_checksum_is_ignored_where_the_extension_is_off() -> None:
     assert (command.checksum, command.checksum_follows) == (None, False)
 
 
-@pytest.mark.parametrize("announced", ["Upload-Checksum", "upload-checksum", "X-Other, Upload-Checksum"])
+CHUNKED = {"transfer-encoding": "chunked"}
+
+
+@pytest.mark.parametrize(
+    "announced", ["Upload-Checksum", "upload-checksum", "X-Other,\tUPLOAD-CHECKSUM ,", "a , upload-checksum"]
+)
 def test_a_checksum_can_be_announced_as_a_trailer(announced: str) -> None:
-    command = DIALECT.read(a_patch({"trailer": announced}, trailers=True))
+    command = DIALECT.read(a_patch({"trailer": announced, **CHUNKED}, trailers=True))
     assert isinstance(command, Append)
     assert (command.checksum, command.checksum_follows) == (None, True)
 
 
-def test_a_trailer_is_not_waited_for_where_the_server_drops_trailers() -> None:
-    command = DIALECT.read(a_patch({"trailer": "Upload-Checksum"}, trailers=False))
+@pytest.mark.parametrize(
+    ("dialect", "framing", "trailers"),
+    [
+        (DIALECT, CHUNKED, False),
+        (DIALECT, {"content-length": "10"}, True),
+        (DIALECT, {"content-length": "10"}, False),
+        (DIALECT, {"content-length": "0"}, True),
+        (TusDialect(ALL - {Extension.CHECKSUM_TRAILER}), CHUNKED, True),
+    ],
+    ids=["trailers are dropped", "a length", "both", "a length of nothing", "switched off"],
+)
+@pytest.mark.parametrize("announced", ["Upload-Checksum", "X-Other, upload-checksum"])
+@pytest.mark.parametrize("creates", [False, True])
+def test_a_checksum_announced_as_a_trailer_that_cannot_come_is_refused(
+    dialect: TusDialect, framing: dict[str, str], trailers: bool, announced: str, creates: bool
+) -> None:
+    head = a_patch({"trailer": announced, **framing}, trailers=trailers)
+    if creates:
+        head = a_post(
+            {"content-type": OCTETS, "upload-length": "10", "trailer": announced, **framing}, trailers=trailers
+        )
+    with pytest.raises(InvalidChecksum, match="announced as a trailer"):
+        dialect.read(head)
+
+
+@pytest.mark.parametrize("framing", [CHUNKED, {"content-length": "10"}])
+def test_other_trailers_may_be_announced_wherever_they_end(framing: dict[str, str]) -> None:
+    command = DIALECT.read(a_patch({"trailer": "X-Other, X-Upload-Checksum", **framing}, trailers=False))
     assert isinstance(command, Append)
     assert not command.checksum_follows
 
 
 def test_a_checksum_both_sent_and_announced_is_refused() -> None:
+    headers = {"trailer": "Upload-Checksum", "upload-checksum": SHA1_OF_NOTHING, **CHUNKED}
     with pytest.raises(InvalidChecksum):
-        DIALECT.read(a_patch({"trailer": "Upload-Checksum", "upload-checksum": SHA1_OF_NOTHING}, trailers=True))
+        DIALECT.read(a_patch(headers, trailers=True))
 
 
 def test_the_checksum_is_found_among_the_trailers() -> None:

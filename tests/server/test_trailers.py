@@ -1,4 +1,4 @@
-"""Trailers reach the app by the wire, and by no other way."""
+"""Trailers reach the app by the wire, and by no other way. Where they cannot arrive, none is believed to have."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from tests.conftest import StartServer
 from tests.server.stage import Stage, answer, wire_of
-from tests.support.wire import PATIENCE, Connection, chunk
+from tests.support.tus import Tus, checksum, patching
+from tests.support.wire import PATIENCE, Answer, Connection, chunk
 from tusserver.server import wire
 
 HEAD = [("Host", "stage"), ("Transfer-Encoding", "chunked"), ("Trailer", "Upload-Checksum")]
@@ -105,3 +107,50 @@ def test_too_much_in_the_trailers_is_refused(client: Connection, trailers: bytes
     client.ask("PATCH", "/", HEAD, BODY + b"0\r\n" + trailers + b"\r\n")
     assert client.answer().status == 400
     assert client.closes()
+
+
+# in the whole server -------------------------------------------------------------------------------------------------
+
+
+def offered(tus: Tus) -> bool:
+    return "checksum-trailer" in tus.options().listed("Tus-Extension")
+
+
+def patched(tus: Tus, url: str, trailer: str) -> Answer:
+    """PATCH of "hello" in one chunk, with a checksum that is announced as a trailer."""
+    headers = {**patching(0), "Transfer-Encoding": "chunked", "Trailer": "Upload-Checksum"}
+    with tus.connect(url) as connection:
+        connection.ask("PATCH", tus.target(url), tus.fields(headers), chunk(b"hello") + b"0\r\n")
+        connection.send(f"Upload-Checksum: {trailer}\r\n\r\n".encode())
+        return connection.answer()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--proxies.trusted", "10.0.0.1"), ("--proxies.trusted", "127.0.0.1", "--proxies.trailers", "true")],
+    ids=["no proxy", "another peer", "a proxy that passes them on"],
+)
+def test_a_trailer_counts_where_it_arrives(start_server: StartServer, options: tuple[str, ...]) -> None:
+    tus = Tus(start_server(*options).url)
+    assert offered(tus)
+    url = tus.upload(5)
+    assert patched(tus, url, checksum(b"other")).status == 460
+    assert patched(tus, url, checksum(b"hello")).status == 204
+
+
+def test_a_trailer_is_neither_offered_nor_taken_through_a_proxy_that_drops_them(start_server: StartServer) -> None:
+    tus = Tus(start_server("--proxies.trusted", "127.0.0.1").url)
+    assert not offered(tus)
+    url = tus.upload(5)
+    refused = patched(tus, url, checksum(b"hello"))
+    assert (refused.status, refused.body.split(b":")[0]) == (400, b"ERR_INVALID_CHECKSUM")
+    assert tus.offset(url) == 0
+
+
+def test_a_trailer_of_a_body_with_a_length_is_refused_before_the_body(start_server: StartServer) -> None:
+    tus = Tus(start_server().url)
+    url = tus.upload(5)
+    with tus.begin_patch(url, 0, 5, headers={"Trailer": "Upload-Checksum"}) as connection:
+        refused = connection.answer()
+    assert (refused.status, refused.body.split(b":")[0]) == (400, b"ERR_INVALID_CHECKSUM")
+    assert tus.offset(url) == 0

@@ -388,6 +388,17 @@ async def test_a_creation_whose_body_falls_silent_is_answered_with_its_url(clien
 # other servers -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("names", [["Upload-Checksum"], ["Upload-Checksum", "X-Other"], ["X-Other", "Upload-Checksum"]])
+async def test_a_checksum_that_a_server_cannot_deliver_is_refused_before_its_body(
+    client: Client, names: list[str]
+) -> None:
+    path = await path_of(client, 5)
+    headers = patching(0, None, *[("Trailer", name) for name in names])
+    exchange = await Exchange(client.app, "PATCH", path, headers).run()
+    assert (exchange.status, exchange.body.split(b":")[0]) == (400, b"ERR_INVALID_CHECKSUM")
+    assert (await client.head(path)).headers["Upload-Offset"] == "0"
+
+
 @pytest.mark.parametrize("version", ["2", "3"])
 async def test_newer_versions_of_http_frame_bodies_by_themselves(client: Client, version: str) -> None:
     """No Content-Length and no Transfer-Encoding, and no Connection header in the answer."""

@@ -28,6 +28,29 @@ def url(headers: dict[str, str], trusted: str | None = PROXY, **scope: Any) -> s
     return origin.locate(a_scope(**scope), {"host": "inner:8080", **headers})[0]
 
 
+# trailers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trusted", "client", "told", "passes"),
+    [
+        ([], PROXY, False, True),
+        ([PROXY], PROXY, False, False),
+        (["10.0.0.0/8"], PROXY, False, False),
+        (["10.0.0.0/8"], "::ffff:10.0.0.7", False, False),
+        (["*"], "1.2.3.4", False, False),
+        (["unix"], None, False, False),
+        ([PROXY], "1.2.3.4", False, True),
+        ([PROXY], None, False, True),
+        ([PROXY], PROXY, True, True),
+    ],
+)
+def test_trailers_pass_where_no_proxy_is_that_drops_them(
+    trusted: list[str], client: str | None, told: bool, passes: bool
+) -> None:
+    assert Origin(trusted, trailers=told).passes_trailers(a_scope(client=client)) is passes
+
+
 # the connection itself -----------------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ class RequestHead:
     base_paths: tuple[str, ...]
     """Every path the collection is known by, outside and inside a proxy."""
     trailers: bool = False
-    """Whether the server in front can deliver trailers."""
+    """Whether trailers can arrive: the server delivers them, and no proxy in front drops them."""
 
     @property
     def body_length(self) -> int | None:

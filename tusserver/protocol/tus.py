@@ -191,14 +191,17 @@ class TusDialect:
         if not self._checksums:
             return None, False  # tuspy sends one without asking OPTIONS
         text = head.headers.get("upload-checksum")
-        follows = False
-        if head.trailers and "trailer" in head.headers and Extension.CHECKSUM_TRAILER in self._on:
-            follows = "upload-checksum" in head.headers["trailer"].lower().replace(" ", "").split(",")
-        if text is None:
-            return None, follows
-        if follows:
+        announced = [name.strip().lower() for name in head.headers.get("trailer", "").split(",")]
+        if "upload-checksum" not in announced:
+            return None if text is None else Checksum.parse(text), False
+        if text is not None:
             raise InvalidChecksum("it came as a header and is announced as a trailer")
-        return Checksum.parse(text), False
+        # What cannot come would not be checked, and its client believes that it was.
+        if head.body_length is not None:
+            raise InvalidChecksum("it is announced as a trailer, which only a chunked body can have")
+        if not head.trailers or Extension.CHECKSUM_TRAILER not in self._on:
+            raise InvalidChecksum("it is announced as a trailer, which does not arrive here: send it as a header")
+        return None, True
 
     def read_trailers(self, trailers: Mapping[str, str]) -> Checksum | None:
         """See `Dialect.read_trailers`."""

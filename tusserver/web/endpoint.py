@@ -96,7 +96,8 @@ class UploadEndpoint:
             name = raw_name.decode("latin-1")
             if name in headers:
                 repeated.add(name)
-            headers[name] = raw_value.decode("latin-1").strip(" \t")
+            value = raw_value.decode("latin-1").strip(" \t")
+            headers[name] = f"{headers[name]}, {value}" if name == "trailer" and name in headers else value
         if (
             "content-length" not in headers
             and scope["method"] in _WITH_BODY
@@ -112,7 +113,7 @@ class UploadEndpoint:
             repeated=frozenset(repeated),
             base_url=base_url,
             base_paths=base_paths,
-            trailers=body.wire is not None and body.wire.trailers is not None,
+            trailers=body.wire is not None and body.wire.trailers is not None and self._origin.passes_trailers(scope),
         )
 
     def _check_sizes(self, scope: Scope) -> None:

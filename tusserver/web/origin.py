@@ -78,15 +78,21 @@ class Trusted:
 class Origin:
     """Knows how to name the collection to clients, and clients to limits.
 
-    `trusted`: proxies whose X-Forwarded-* and Forwarded are believed; `relative`: name it by its path alone.
+    `trusted`: proxies whose X-Forwarded-* and Forwarded are believed; `relative`: name it by its path alone;
+    `trailers`: whether these proxies pass on the trailers of requests.
 
     Raises:
         ValueError: one of `trusted` is no address.
     """
 
-    def __init__(self, trusted: Iterable[str] = (), *, relative: bool = False) -> None:
+    def __init__(self, trusted: Iterable[str] = (), *, relative: bool = False, trailers: bool = False) -> None:
         self._trusted = Trusted(trusted)
         self.relative = relative
+        self._trailers = trailers
+
+    def passes_trailers(self, scope: Scope) -> bool:
+        """Whether a request's trailers got as far as this server: most proxies drop them."""
+        return self._trailers or not self._trusted or not self._trusted.has(_peer(scope))
 
     def locate(self, scope: Scope, headers: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
         """Return the collection's URL as clients see it, and all paths it is known by; no trailing slashes.
