@@ -49,6 +49,7 @@ def test_connections_beyond_the_limit_are_told_to_come_again_and_may_once_there_
     with Connection(server.url) as late:
         answer = asked(late)
         assert (answer.status, answer["Retry-After"], answer["Connection"]) == (503, "5", "close")
+        assert answer["Cache-Control"] == "no-store"
         assert answer.body.startswith(b"ERR_TOO_MANY_CONNECTIONS: ")
         assert late.closes()
     assert [asked(connection).status for connection in inside] == [204] * 3
@@ -56,12 +57,58 @@ def test_connections_beyond_the_limit_are_told_to_come_again_and_may_once_there_
     assert eventually(lambda: whether_served(server.url))
 
 
+@pytest.mark.parametrize(
+    "pieces", [(b"HEAD /files/a HTTP/1.1\r\n",), (b"\r\n", b"\n", b"H", b"E", b"AD", b" ", b"/"), (b"HEAD ",)]
+)
+@pytest.mark.parametrize("limit", ["--limits.connections", "--limits.connections_per_address"])
+def test_a_head_beyond_the_limit_is_one_that_a_client_asks_again(
+    start_server: StartServer, stack: ExitStack, pieces: tuple[bytes, ...], limit: str
+) -> None:
+    """tus-js-client starts from the first byte on any status but 423."""
+    server = start_server(limit, "1")
+    asked(stack.enter_context(Connection(server.url)))
+    with Connection(server.url) as late:
+        for piece in pieces:
+            late.send(piece)
+        answer = late.answer()
+        assert (answer.status, answer["Retry-After"], answer["Connection"]) == (423, "5", "close")
+        assert (answer["Cache-Control"], answer.bodiless) == ("no-store", True)
+        assert late.closes()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *(b"PATCH /files/a HTTP/1.1\r\n", b"HEADER / HTTP/1.1\r\n", b"head / HTTP/1.1\r\n", b"X", b"\x16\x03\x01"),
+        *(b"\r\n" * 40, b"\r\nGET / HTTP/1.1\r\n", b"HX", b"HEAD\t/"),
+    ],
+)
+def test_anything_else_beyond_the_limit_is_503(start_server: StartServer, stack: ExitStack, sent: bytes) -> None:
+    server = start_server("--limits.connections", "1")
+    asked(stack.enter_context(Connection(server.url)))
+    with Connection(server.url) as late:
+        late.send(sent)
+        assert late.answer().status == 503
+        assert late.closes()
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"HEA"])
+def test_a_connection_beyond_the_limit_that_asks_nothing_is_closed(
+    start_server: StartServer, stack: ExitStack, sent: bytes
+) -> None:
+    server = start_server("--limits.connections", "1", "--limits.head_timeout", "off")
+    asked(stack.enter_context(Connection(server.url)))
+    with Connection(server.url) as late:
+        late.send(sent)
+        assert late.ends() is None
+
+
 def test_the_log_names_the_limit_once_and_not_for_each_of_a_flood(start_server: StartServer, stack: ExitStack) -> None:
     server = start_server("--limits.connections", "1")
     asked(stack.enter_context(Connection(server.url)))
     for _ in range(20):
         with Connection(server.url) as late:
-            assert late.answer().status == 503
+            assert asked(late).status == 503
     server.wait_for_output("limits.connections is reached")
     server.stop()
     assert sum("limits.connections" in line for line in server.output) == 1
@@ -71,6 +118,8 @@ def test_more_than_can_be_told_why_are_cut_off(start_server: StartServer, stack:
     server = start_server("--limits.connections", "1")
     asked(stack.enter_context(Connection(server.url)))
     late = [stack.enter_context(Connection(server.url)) for _ in range(gate.SPARE + 20)]
+    for connection in late:
+        connection.send(OPTIONS)
     told = [connection.ends() for connection in late]
     assert told.count(503) >= gate.SPARE
     assert set(told) <= {503, None}

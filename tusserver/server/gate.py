@@ -39,7 +39,7 @@ class Guest(Protocol):
     """A connection, as the gate sees it."""
 
     def turn_away(self, refusal: TooManyConnections, *, politely: bool) -> None:
-        """Tell why and close; or close at once."""
+        """Tell why, once its request has begun, and close; or close at once."""
 
     def give_up_on_head(self) -> None:
         """Close: the head of its request did not come in time."""

@@ -78,13 +78,14 @@ LAST_REQUEST: Final = 0.25
 """Seconds for a request that is on its way when the server stops: who sent it on an idle connection, or on a new one,
 cannot know. Then the connection is closed."""
 LINGER: Final = 2.0
-"""Seconds for a client to notice why it was refused."""
+"""Seconds for a client to notice why it was refused; and, if that is before its request, for the request to begin."""
+FIRST_BYTES: Final = 64
+"""Bytes of a request that are looked at for its method before it is turned away; blank lines may stand before it."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "upgrade", "trailer", "keep-alive"})
 _PHRASES = {100: "Continue", 103: "Early Hints", 104: "Upload Resumption Supported"}
-_BAD_HEAD = b"HTTP/1.1 400 Bad Request\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
 
 
 def missing(leaned_on: Mapping[str, tuple[str, ...]] = LEANED_ON) -> list[str]:
@@ -415,6 +416,12 @@ class WireProtocol(HttpToolsProtocol):
         self._unheard = 0
         """Bytes fed to the parser without progress. It may hold on to all of them."""
         self._refused = False
+        self._turned_away: TooManyConnections | None = None
+        """Why the connection is refused, until its request has begun."""
+        self._begun = b""
+        """What came of that request, without blank lines before it."""
+        self._heard = 0
+        """Bytes of it, with those."""
         self._framing = b""
         """The field that says where the body of the newest request ends; empty if it has none."""
         self._going_on = False
@@ -442,6 +449,9 @@ class WireProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; then leave the rest of a drainable body in the kernel until the app says where it goes."""
+        if self._turned_away is not None:
+            self._answer_beginning(data)
+            return
         if self._refused or (self._wire is not None and self._wire.swallow(len(data))):
             return
         self._progress = False
@@ -651,7 +661,7 @@ class WireProtocol(HttpToolsProtocol):
         elif cycle is not None and not cycle.response_complete and cycle.response_started:
             self.transport.close()  # it has its answer
         elif cycle is not None and not cycle.response_complete and cycle.scope["method"] == "HEAD":
-            self.transport.write(_BAD_HEAD)  # whose answer has no body
+            self.transport.write(_head(400))  # whose answer has no body
             self.transport.close()
         elif not self._in_head or max(self._head, self._unheard) <= self.head_size:
             self.transport.write(_answer(400, msg))
@@ -660,12 +670,34 @@ class WireProtocol(HttpToolsProtocol):
             self._dismiss(_render(self._too_large()))
 
     def turn_away(self, refusal: TooManyConnections, *, politely: bool) -> None:
-        """See `Guest.turn_away`."""
+        """See `Guest.turn_away`.
+
+        What to answer depends on the method: on a HEAD that is refused with anything but 423, tus-js-client takes the
+        upload for lost and starts again with the first byte.
+        """
         self._refused = True
         if politely:
-            self._dismiss(_render(refusal))
+            self._turned_away = refusal
+            self.loop.call_later(LINGER, self._give_up_on_beginning)
         else:
             self.transport.abort()
+
+    def _answer_beginning(self, data: bytes) -> None:
+        """Answer a request that is turned away, once its method is known."""
+        refusal = self._turned_away
+        assert refusal is not None
+        self._begun = (self._begun + data[:FIRST_BYTES]).lstrip(b"\r\n")[:FIRST_BYTES]
+        self._heard += len(data)
+        if b"HEAD ".startswith(self._begun[:5]) and len(self._begun) < 5 and self._heard < FIRST_BYTES:
+            return
+        self._turned_away = None
+        self._dismiss(_render_head(refusal) if self._begun.startswith(b"HEAD ") else _render(refusal))
+
+    def _give_up_on_beginning(self) -> None:
+        """Close a connection that was turned away and has not said what it wants."""
+        if self._turned_away is not None:
+            self._turned_away = None
+            self.transport.close()
 
     def give_up_on_head(self) -> None:
         """See `Guest.give_up_on_head`. No answer: 408 would be final to clients that try again after a cut."""
@@ -692,14 +724,22 @@ def _render(refusal: TusError) -> bytes:
     return _answer(refusal.status, f"{refusal.code}: {refusal}\n", retry)
 
 
+def _render_head(refusal: TooManyConnections) -> bytes:
+    """Refuse a HEAD, whose answer has no body."""
+    return _head(http.HTTPStatus.LOCKED, f"retry-after: {refusal.retry_after}\r\n")
+
+
 def _answer(status: int, text: str, further: str = "") -> bytes:
     body = text.encode()
-    head = (
-        f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n"
-        f"content-type: text/plain; charset=utf-8\r\ncontent-length: {len(body)}\r\n"
-        f"cache-control: no-store\r\n{further}connection: close\r\n\r\n"
-    )
-    return head.encode("ascii") + body
+    described = f"content-type: text/plain; charset=utf-8\r\ncontent-length: {len(body)}\r\n"
+    return _head(status, described + further) + body
+
+
+def _head(status: int, further: str = "") -> bytes:
+    told = http.HTTPStatus(status)
+    return (
+        f"HTTP/1.1 {told.value} {told.phrase}\r\ncache-control: no-store\r\n{further}connection: close\r\n\r\n"
+    ).encode("ascii")
 
 
 def guarded(gate: Gate, *, head_size: int = HEAD_SIZE) -> type[HttpToolsProtocol]:
