@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from starlette.routing import Router
 
 from tests.web.asking import GONE, OCTETS, Client, Exchange, Field, chunk, patching
 from tests.web.conftest import Serve
-from tusserver import Limits, MemoryStore, Upload
+from tusserver import Limits, MemoryStore, Store, Tus, Upload
 
 TUS: Field = ("Tus-Resumable", "1.0.0")
 
@@ -185,6 +186,16 @@ async def test_a_head_that_is_larger_than_its_limit_is_refused_by_its_longest_he
     assert refused.text.endswith("the longest part of it is X-5\n")
     refused = await client.ask("POST", headers={"Upload-Concat": "final;" + "/files/x " * 700})
     assert (refused.status_code, "Upload-Concat" in refused.text) == (431, True)
+
+
+async def test_an_app_may_be_mounted_at_any_path(store: Store) -> None:
+    tus = Tus(store)
+    app = Router(routes=[tus.route("/my \u65e5\u672c")])
+    async with Client(app, tus, path="/my%20%E6%97%A5%E6%9C%AC") as client, tus.lifespan():
+        urls = [await client.complete(part, {"Upload-Concat": "partial"}) for part in (b"hello ", b"world")]
+        assert urls[0].startswith("http://tus.test/my%20%E6%97%A5%E6%9C%AC/")
+        joined = await client.ask("POST", headers={"Upload-Concat": "final;" + " ".join(urls)})
+        assert (await client.get(joined.headers["Location"])).content == b"hello world"
 
 
 async def test_a_final_upload_may_name_as_many_parts_as_the_limit_says(client: Client) -> None:

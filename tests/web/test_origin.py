@@ -58,6 +58,20 @@ def test_the_url_has_the_scheme_the_host_and_the_path() -> None:
     assert url({"host": "example.org:8080"}, scheme="https") == "https://example.org:8080/files"
 
 
+@pytest.mark.parametrize(
+    ("root_path", "path"),
+    [
+        ("/my files", "/my%20files"),
+        ("/\u65e5\u672c", "/%E6%97%A5%E6%9C%AC"),
+        ("/100%", "/100%25"),
+        ("/a:b@c~d", "/a:b@c~d"),
+    ],
+)
+def test_a_path_that_an_app_is_mounted_at_is_encoded_in_the_url(root_path: str, path: str) -> None:
+    assert url({"host": "example.org"}, root_path=root_path) == f"http://example.org{path}"
+    assert Origin(relative=True).locate(a_scope(root_path=root_path), {}) == (path, (root_path,))
+
+
 def test_the_url_of_an_app_at_the_root_has_no_slash_at_the_end() -> None:
     assert url({"host": "example.org"}, root_path="") == "http://example.org"
 

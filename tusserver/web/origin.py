@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from urllib.parse import quote
 
 from starlette.types import Scope
 
@@ -13,6 +14,8 @@ _HOST = re.compile(
 )
 _PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
 _SCHEMES = ("http", "https")
+_IN_PATHS = "/~!$&'()*+,;=:@"
+"""What stands in paths as it is, beside letters and digits (RFC 3986 §3.3)."""
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::\d{1,5})?", re.ASCII)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -95,7 +98,7 @@ class Origin:
         return self._trailers or not self._trusted or not self._trusted.has(_peer(scope))
 
     def locate(self, scope: Scope, headers: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
-        """Return the collection's URL as clients see it, and all paths it is known by; no trailing slashes.
+        """Return the collection's URL as clients see it, and all paths it is known by, decoded; no trailing slashes.
 
         Without a host that can be believed the URL is relative: nothing a client made up is ever reflected.
         """
@@ -106,9 +109,10 @@ class Origin:
             scheme, host, prefix = self._forwarded(headers, scheme, host)
             outside = prefix + inside
         paths = (inside,) if inside == outside else (outside, inside)
+        encoded = outside if _PREFIX.fullmatch(outside) else quote(outside, safe=_IN_PATHS)
         if self.relative or not _is_host(host):
-            return outside, paths
-        return f"{scheme}://{host}{outside}", paths
+            return encoded, paths
+        return f"{scheme}://{host}{encoded}", paths
 
     def party(self, scope: Scope, headers: Mapping[str, str]) -> str:
         """Name whom a request comes from (see `party_of`), past proxies that are trusted; "" where nobody can tell."""
