@@ -1,4 +1,4 @@
-"""nginx and Caddy with the configurations of the examples, as unprivileged processes on ports the system picks.
+"""nginx and Caddy with the configurations of the examples, on ports the system picks.
 
 The example is used as it stands, but for what every reader changes too: the name, the certificate, the ports.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,9 @@ import trustme
 
 from tests.examples.running import EXAMPLES, Program, listens
 from tests.support.ports import free_port
-from tests.support.server import TusServer
 
-NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
+FOLDERS = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin"
+NGINX = shutil.which("nginx", path=FOLDERS)
 CADDY = shutil.which("caddy")
 
 
@@ -29,7 +30,6 @@ class Front:
     """Where uploads are created."""
     authority: Path
     program: Program
-    server: TusServer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +107,9 @@ KINDS: dict[str, tuple[str | None, Callable[[Site], list[str | Path]]]] = {
 """Where each is installed, and what starts it."""
 
 
-def put_in_front(kind: str, server: TusServer, folder: Path) -> Front:
-    """Make ready a proxy of a kind in front of a server; `program` starts it."""
+@contextmanager
+def in_front(kind: str, upstream: str, folder: Path) -> Iterator[Front]:
+    """Run a proxy of a kind in front of the server at `upstream` (host:port)."""
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
     issued.private_key_pem.write_to_path(str(folder / "own.key"))
@@ -118,21 +119,24 @@ def put_in_front(kind: str, server: TusServer, folder: Path) -> Front:
     site = Site(
         folder=folder,
         port=port,
-        upstream=server.host,
+        upstream=upstream,
         certificate=folder / "own.pem",
         key=folder / "own.key",
     )
+    data, config = folder / "data", folder / "config"
     program = Program(
         KINDS[kind][1](site),
         ready=lambda: listens(port),
         log=folder / "output.log",
         cwd=folder,
-        env={"HOME": str(folder), "XDG_DATA_HOME": str(folder / "data"), "XDG_CONFIG_HOME": str(folder / "config")},
+        env={"HOME": str(folder), "XDG_DATA_HOME": str(data), "XDG_CONFIG_HOME": str(config)},
     )
-    return Front(
-        url=f"https://localhost:{port}/files", authority=folder / "authority.pem", program=program, server=server
-    )
+    with program:
+        yield Front(url=f"https://localhost:{port}/files", authority=folder / "authority.pem", program=program)
 
 
 STOP = {"nginx": signal.SIGTERM, "caddy": signal.SIGKILL}
 """The quick end of each: what runs is cut. Caddy's own stop waits for requests under way."""
+
+RELOAD = {"nginx": signal.SIGHUP}
+"""What makes each read its configuration again. Caddy is told through a port of its own, which the tests close."""

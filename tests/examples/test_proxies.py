@@ -1,11 +1,10 @@
-"""nginx and Caddy as the examples configure them: bodies stream through, URLs are right, lies are not believed."""
+"""The proxies as the examples configure them: bodies stream through, URLs are right, lies are not believed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-import signal
 import ssl
 import threading
 from collections.abc import Iterator
@@ -20,10 +19,13 @@ import pytest
 from tusclient.client import TusClient
 
 from tests.conftest import StartServer
-from tests.examples.proxies import KINDS, STOP, Front, put_in_front
+from tests.examples.proxies import KINDS, RELOAD, STOP, Front, in_front
+from tests.examples.recorder import Recorder
 from tests.interop.goods import KIB, MIB, make_bytes
 from tests.interop.node import Node
+from tests.support.server import TusServer
 from tests.support.tus import eventually, patching
+from tests.support.wire import Answer, Connection
 from tusserver.web.pages import PATHS
 
 pytestmark = pytest.mark.proxy
@@ -42,11 +44,15 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def front(kind: str, start_server: StartServer, tmp_path: Path) -> Iterator[Front]:
-    """A proxy that runs, in front of a server that trusts it."""
-    server = start_server("--proxies.trusted", "127.0.0.1", "--limits.uploads_per_client", "3")
-    front = put_in_front(kind, server, tmp_path)
-    with front.program:
+def behind(start_server: StartServer) -> TusServer:
+    """A server that trusts a proxy on this machine."""
+    return start_server("--proxies.trusted", "127.0.0.1", "--limits.uploads_per_client", "3")
+
+
+@pytest.fixture
+def front(kind: str, behind: TusServer, tmp_path: Path) -> Iterator[Front]:
+    """A proxy that runs, in front of `behind`."""
+    with in_front(kind, behind.host, tmp_path) as front:
         yield front
 
 
@@ -169,8 +175,8 @@ def test_an_upload_goes_on_after_the_proxy_was_restarted(front: Front, kind: str
         assert client.get(url).content == source
 
 
-@pytest.mark.parametrize("kind", ["nginx"], indirect=True)
-def test_a_reload_of_nginx_cuts_nothing(front: Front) -> None:
+@pytest.mark.parametrize("kind", RELOAD, indirect=True)
+def test_a_reload_cuts_nothing(front: Front, kind: str) -> None:
     source = make_bytes(3 * MIB)
     body = Body(source, until=2 * MIB)
     with client_of(front) as client, ThreadPoolExecutor(1) as pool:
@@ -178,8 +184,8 @@ def test_a_reload_of_nginx_cuts_nothing(front: Front) -> None:
         running = pool.submit(client.patch, url, headers=patching(0), content=body)
         with client_of(front) as other:
             assert eventually(lambda: int(other.head(url).headers["Upload-Offset"]) >= MIB, 20)
-            os.kill(front.program.pid, signal.SIGHUP)
-            # The new worker serves at once, while the old one brings its request to the end.
+            os.kill(front.program.pid, RELOAD[kind])
+            # New workers serve at once, while the old one brings its request to the end.
             assert other.head(url).status_code == 200
         body.go.set()
         assert running.result(30).status_code == 204
@@ -196,11 +202,90 @@ def test_the_upload_page_is_there_whole(front: Front, http2: bool) -> None:
     assert "connect-src 'self'" in answers["/"].headers["Content-Security-Policy"]
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz"])
-def test_the_health_of_the_server_is_nobodys_business(front: Front, path: str) -> None:
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/%6civez"])
+def test_the_health_of_the_server_is_nobodys_business(front: Front, behind: TusServer, path: str) -> None:
     with client_of(front) as client:
         assert client.get(front.url.removesuffix("/files") + path).status_code == 404
-    assert httpx.get(front.server.url.removesuffix("/files") + path).status_code == 200
+    assert httpx.get(behind.url.removesuffix("/files") + path).status_code == 200
+
+
+# large heads ---------------------------------------------------------------------------------------------------------
+
+PARTS = "final;" + " ".join(f"https://uploads.example.com/files/{number:065x}" for number in range(1000))
+"""The largest Upload-Concat that clients send: 1000 parts, 100 KB."""
+LARGEST = "final;" + "A" * (190 * KIB)
+"""With the other fields 192 KiB: the largest head that the server takes."""
+
+
+def test_the_largest_head_goes_in_and_comes_back(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(PARTS) == 100_005
+    with Recorder(200, {"Upload-Concat": LARGEST}) as behind, in_front(kind, behind.host, tmp_path) as front:
+        monkeypatch.setenv("SSL_CERT_FILE", str(front.authority))
+        answers: list[Answer] = []
+        for field in (PARTS, LARGEST):
+            with Connection(front.url) as connection:
+                connection.ask(
+                    "POST", "/files", [("Host", "localhost"), ("Upload-Concat", field), ("Content-Length", "0")]
+                )
+                answers.append(connection.answer())
+    assert [answer.status for answer in answers] == [200, 200]
+    assert [head["upload-concat"] for head in behind.heads] == [PARTS, LARGEST]
+    assert {answer["Upload-Concat"] for answer in answers} == {LARGEST}
+
+
+def test_a_large_head_goes_in_over_http2(kind: str, tmp_path: Path) -> None:
+    fields = [PARTS, LARGEST]
+    with (
+        Recorder(201) as behind,
+        in_front(kind, behind.host, tmp_path) as front,
+        client_of(front, http2=True) as client,
+    ):
+        statuses = [client.post(front.url, headers={"Upload-Concat": field}).status_code for field in fields]
+    assert statuses == [201] * len(fields)
+    assert [head["upload-concat"] for head in behind.heads] == fields
+
+
+# while the server is away --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("http2", HTTP)
+def test_while_the_server_restarts_clients_keep_their_uploads(front: Front, behind: TusServer, http2: bool) -> None:
+    """On any other status of a HEAD tus-js-client forgets the upload and starts again."""
+    with client_of(front, http2=http2) as client:
+        url = created(client, front, 10)
+        assert client.patch(url, headers=patching(0), content=b"01234").status_code == 204
+        behind.stop()
+        asked = client.head(url)
+        assert (asked.status_code, asked.headers["Retry-After"]) == (423, "1")
+        assert client.patch(url, headers=patching(5), content=b"56789").status_code in (502, 503, 504)
+        assert client.get(url).status_code in (502, 503, 504)
+        behind.start()
+        asked = client.head(url)
+        assert (asked.status_code, asked.headers["Upload-Offset"]) == (200, "5")
+        assert client.patch(url, headers=patching(5), content=b"56789").status_code == 204
+
+
+def test_a_server_that_dies_over_a_head_is_away_too(kind: str, tmp_path: Path) -> None:
+    with Recorder(0) as behind, in_front(kind, behind.host, tmp_path) as front:
+        # On connections that were used before, some proxies leave it to the client to ask again.
+        with client_of(front) as client:
+            asked = client.head(front.url + "/1")
+        with client_of(front) as client:
+            deleted = client.delete(front.url + "/1")
+    assert (asked.status_code, asked.headers["Retry-After"]) == (423, "1")
+    assert deleted.status_code in (502, 503, 504)
+    assert behind.heads
+
+
+@pytest.mark.parametrize("status", [404, 502, 503, 504])
+def test_what_the_server_answers_passes_unchanged(kind: str, tmp_path: Path, status: int) -> None:
+    with (
+        Recorder(status, {"Retry-After": "7"}) as behind,
+        in_front(kind, behind.host, tmp_path) as front,
+        client_of(front) as client,
+    ):
+        answers = [client.request(method, front.url + "/1") for method in ("HEAD", "GET")]
+    assert [(answer.status_code, answer.headers["Retry-After"]) for answer in answers] == [(status, "7")] * 2
 
 
 # foreign clients, as they go through ---------------------------------------------------------------------------------
