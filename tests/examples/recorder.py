@@ -27,6 +27,7 @@ class Recorder:
         self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.heads: list[dict[str, str]] = []
         """Header fields of every request, their names in lower case."""
+        self.methods: list[str] = []
 
     def _accept(self) -> None:
         while True:
@@ -60,7 +61,9 @@ class Recorder:
                     self._open.discard(connection)
 
     def _record(self, head: str) -> None:
-        fields = (line.partition(":") for line in head.split("\r\n")[1:])
+        first, *lines = head.split("\r\n")
+        self.methods.append(first.split(" ", 1)[0])
+        fields = (line.partition(":") for line in lines)
         self.heads.append({name.lower(): value.strip() for name, _, value in fields})
 
     def _begin(self, target: Callable[..., None], *arguments: socket.socket) -> None:
