@@ -391,3 +391,27 @@ def test_tus_js_client_sends_parallel_parts_through(front: Front, node_packages:
             assert other.get(client.url).content == source.read_bytes()
     finally:
         node.close()
+
+
+@pytest.mark.node
+def test_tus_js_client_goes_on_where_it_was_when_the_server_restarts(
+    front: Front, behind: TusServer, node_packages: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "photo.raw"
+    source.write_bytes(make_bytes(8 * MIB))
+    node = Node(node_packages, {"NODE_EXTRA_CA_CERTS": str(front.authority)})
+    options = {"endpoint": front.url, "chunkSize": 64 * KIB, "retryDelays": [0, *[100] * 50]}
+    try:
+        client = node.start(source, options=options)
+        client.wait_for("chunk")
+        behind.stop()
+        # Those before came in before the server was gone.
+        while client.wait_for("response") != {"event": "response", "method": "HEAD", "status": 423}:
+            pass
+        behind.start()
+        client.finish()
+        assert client.methods.count("POST") == 1
+        with client_of(front) as other:
+            assert other.get(client.url).content == source.read_bytes()
+    finally:
+        node.close()
