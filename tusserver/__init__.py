@@ -1,10 +1,10 @@
 """tusserver: resumable uploads with the tus protocol. This is the face: what an embedding app may import."""
 
 from tusserver.app import Tus
-from tusserver.locks.base import Lease, Locker, Manner
+from tusserver.locks.base import Lease, Locker, Takeover
 from tusserver.locks.file import FileLocker
 from tusserver.locks.memory import MemoryLocker
-from tusserver.protocol.errors import CreationRejected, TusError
+from tusserver.protocol.errors import CreationRejected, TusError, UploadRejected
 from tusserver.protocol.messages import Extension
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.rules import Expiry, Limits
@@ -28,16 +28,17 @@ __all__ = [
     "Lease",
     "Limits",
     "Locker",
-    "Manner",
     "MemoryLocker",
     "MemoryStore",
     "Metadata",
     "Role",
     "Store",
+    "Takeover",
     "Tus",
     "TusError",
     "Upload",
     "UploadId",
     "UploadPage",
+    "UploadRejected",
     "__version__",
 ]

@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 
 import anyio
 from starlette._utils import get_route_path
@@ -36,6 +36,7 @@ from tusserver.web.cors import Cors, CorsMiddleware
 from tusserver.web.endpoint import UploadEndpoint
 from tusserver.web.health import Health
 from tusserver.web.origin import Origin
+from tusserver.web.replies import NEVER_KEPT
 
 logger = logging.getLogger("tusserver")
 
@@ -44,10 +45,6 @@ Callback = Callable[[Upload], Awaitable[None]]
 
 
 _ID_DIGITS = 32
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 class _RandomIds:
@@ -80,7 +77,7 @@ class Tus:
         sweep_interval: seconds between looks for what has expired.
         idle_timeout: seconds a client may be silent within a body.
         min_speed: bytes a second that a body must bring, averaged over `idle_timeout`; 0 for any speed.
-        lock_patience: seconds a request waits for another one that writes the same upload.
+        lock_patience: seconds a request waits for another one that holds the same upload and does not leave it.
         header_size: bytes of one header value, other than Upload-Concat; more is answered with 431.
         head_size: bytes of all headers with the request target; more is answered with 431. The server in front may have
             a limit of its own.
@@ -92,11 +89,13 @@ class Tus:
         proxy_trailers: whether these proxies pass on the trailers of requests. If not, checksum-trailer
             is not offered through them.
         relative_location: whether Location is a path instead of a URL.
-        before_create: asked before an upload is made; raise `CreationRejected` to refuse it.
+        before_create: asked before an upload is made; raise `UploadRejected` to refuse it.
         on_created, on_finished, on_terminated, on_expired: awaited after it happened and before the client hears of it.
-            If `on_finished` fails the client gets 500, and it is called again on the client's next try or by a sweep.
+            If `on_finished` fails the client gets 500, and it is called again, after pauses that grow; until it
+            succeeds the upload is not given back, and HEAD says 423. If it raises `UploadRejected` the upload is
+            removed.
         new_id: names new uploads: 1 to 128 letters, digits, `-` and `_`, hard to guess, never the same twice.
-        now: the clock, in UTC.
+        now: the clock, in UTC; by default the wall clock, which is not believed while it jumps ahead.
 
     Raises:
         ValueError: an argument is wrong.
@@ -129,11 +128,12 @@ class Tus:
         on_terminated: Callback | None = None,
         on_expired: Callback | None = None,
         new_id: Callable[[], str] | None = None,
-        now: Callable[[], datetime] = _now,
+        now: Callable[[], datetime] | None = None,
     ) -> None:
         limits = limits or Limits()
         expiry = expiry or Expiry()
         locker = locker or _locker_of(store)
+        now = now or store.clock
         on = enabled(store.extensions, disable, expires=expiry.after is not None)
         joins = Extension.CONCATENATION in on
         _check_sizes(limits, header_size, head_size, part_size=0 if not joins else 2 if new_id else _ID_DIGITS + 1)
@@ -171,9 +171,12 @@ class Tus:
         self._endpoint = UploadEndpoint(service, dialect, origin, header_size=header_size, head_size=head_size)
         self._app: ASGIApp = self._endpoint
         if cors is not None:
-            options = {"Tus-Resumable": VERSION, **dialect.options(trailers=False)}
+            options = {"Tus-Resumable": VERSION, **NEVER_KEPT, **dialect.options(trailers=False)}
             self._app = CorsMiddleware(self._endpoint, cors, options)
-        self._sweeper = Sweeper(store, locker, lifecycle, quota, interval=sweep_interval, now=now)
+        self._sweeper = Sweeper(
+            store, locker, lifecycle, joiner, quota, expiry=expiry, interval=sweep_interval, now=now
+        )
+        self._service = service
         self._sweeping: asyncio.Task[None] | None = None
         self._claim: Claim | None = None
         self._closed = False
@@ -221,6 +224,7 @@ class Tus:
             sweeping.cancel()
             await asyncio.wait([sweeping])
             with anyio.CancelScope(shield=True):
+                await self._service.finished()
                 await self._store.tidy()
             self._locker.close()
             if self._claim is not None:
@@ -263,8 +267,10 @@ class Tus:
         self._locker.check()
 
     async def sweep(self) -> int:
-        """Remove what has expired now; return the number of uploads removed."""
-        return await self._sweeper.sweep()
+        """Remove what has expired now, and make good what a crash left undone; return the number of uploads removed."""
+        removed = await self._sweeper.sweep()
+        await self._service.finished()
+        return removed
 
 
 def _locker_of(store: Store) -> Locker:

@@ -64,6 +64,9 @@ class Body(Protocol):
     async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
         """See `Wire.drain`; only where there is a wire."""
 
+    async def gone(self) -> None:
+        """Return once the client has gone away; for use when the body has ended."""
+
     def checksum(self) -> Checksum | None:
         """Return the checksum that came as a trailer, once the body has ended.
 

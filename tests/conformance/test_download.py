@@ -28,8 +28,18 @@ def test_g1_a_complete_upload_is_given_back(tus: Tus) -> None:
 def test_g2_an_unfinished_upload_is_not_given_back(tus: Tus) -> None:
     """Half a file looks like a whole one to whoever downloads it."""
     answer = tus.get(tus.upload(10, body=b"01234"))
-    assert answer.status in (404, 409)
+    assert answer.status in (404, 409, 423)
     assert b"01234" not in answer.body
+
+
+def test_g2_its_state_is_told_as_to_head(tus: Tus, own: TusServer) -> None:
+    """Caches turn HEAD into GET; on a 404 clients forget the upload."""
+    url = tus.upload(10, body=b"01234")
+    answer = tus.get(url)
+    assert (answer.status, answer["Retry-After"] is not None) == (423, True)
+    head = tus.head(url)
+    for field in ("Upload-Offset", "Upload-Length", "Upload-Expires", "Cache-Control"):
+        assert answer[field] == head[field]
 
 
 def test_g3_an_unknown_upload_is_not_found(tus: Tus) -> None:

@@ -15,7 +15,7 @@ from tests.conformance.conftest import Configured, Embed
 from tests.conformance.profiles import SMALL
 from tests.conftest import StartServer
 from tests.support.tus import OCTETS, Tus, eventually, patching
-from tests.support.wire import Answer
+from tests.support.wire import Answer, Connection
 
 TEN = b"0123456789"
 
@@ -410,3 +410,90 @@ def progress(tus: Tus, url: str) -> int:
     """Wait until HEAD shows that a PATCH under way has moved; ours says so once a second."""
     assert eventually(lambda: tus.offset(url) > 0, 2 + SOON)
     return tus.offset(url)
+
+
+# who may take over: what was told is binding, what nobody was told can be taken back ----------------------------------
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_p37_a_patch_at_the_told_offset_takes_over(tus: Tus, alive: bool) -> None:
+    data = bytes(range(250)) * 40
+    url = tus.upload(len(data))
+    with tus.begin_patch(url, 0, len(data), data[:4000]) as old:
+        assert eventually(lambda: tus.offset(url) == 4000)
+        if alive:
+            assert old.send(b"?" * 1000)
+        answer = tus.request("PATCH", url, patching(4000), data[4000:], within=2 * SOON)
+        assert (answer.status, answer["Upload-Offset"]) == (204, str(len(data)))
+        assert old.ends() in (423, None)
+    assert tus.holds(url, data)
+
+
+@pytest.mark.parametrize("offset", [0, 3, 4, 6, 9, 10])
+def test_p38_a_patch_at_another_offset_disturbs_nobody(tus: Tus, offset: int) -> None:
+    url = tus.upload(10)
+    with tus.begin_patch(url, 0, 10, b"hello") as writer:
+        assert eventually(lambda: tus.offset(url) == 5)
+        answer = tus.patch(url, offset, b"x" * (10 - offset))
+        assert (answer.status, answer["Upload-Offset"]) == (409, "5")
+        assert writer.send(b"world")
+        assert writer.answer().status == 204
+    assert tus.holds(url, b"helloworld")
+
+
+def test_p39_what_was_told_is_binding(tus: Tus) -> None:
+    """To whomever it was told: in an answer, to a HEAD, or with a 409."""
+    url = tus.upload(10, body=b"he")
+    with tus.begin_patch(url, 2, 8, b"llo") as writer:
+        assert eventually(lambda: tus.patch(url, 7)["Upload-Offset"] == "5")
+        for offset in (0, 2):
+            answer = tus.patch(url, offset, b"x" * (10 - offset))
+            assert (answer.status, answer["Upload-Offset"]) == (409, "5")
+        assert writer.send(b"world")
+        assert writer.answer().status == 204
+    assert tus.holds(url, b"helloworld")
+
+
+def test_p40_what_nobody_was_told_can_be_taken_back(tus: Tus) -> None:
+    """The old request went on for a while between HEAD and PATCH, and then broke off."""
+    url = tus.upload(10)
+    with tus.begin_patch(url, 0, 10, b"hel") as old:
+        assert eventually(lambda: tus.offset(url) == 3)
+        assert old.send(b"???")
+    answer = tus.patch(url, 3, b"loworld")
+    assert (answer.status, answer["Upload-Offset"]) == (204, "10")
+    assert tus.holds(url, b"helloworld")
+
+
+def test_p41_a_client_comes_back_while_its_old_request_still_arrives(tus: Tus) -> None:
+    """Out of a proxy's buffer, say. For the clients of Java, Go, .NET, Swift and Dart a 409 would be the end."""
+    data = bytes(range(250)) * 400
+    url = tus.upload(len(data))
+    with tus.slow_patch(url, data, pieces=500) as zombie:
+        assert eventually(lambda: tus.offset(url) > 0)
+        offset = tus.offset(url)
+        answer = tus.patch(url, offset, data[offset:])
+        assert answer.status == 204
+        assert zombie.ends() in (423, None)
+    assert tus.holds(url, data)
+
+
+def test_p42_writers_that_take_turns_keep_what_was_told_and_come_back_later_each_time(tus: Tus) -> None:
+    url = tus.upload(100)
+    waits: list[int] = []
+    old: Connection | None = None
+    for turn in range(5):
+        assert eventually(lambda turn=turn: tus.offset(url) == 10 * turn)  # type: ignore[misc]
+        new = tus.begin_patch(url, 10 * turn, 100 - 10 * turn, b"0123456789")
+        if old is not None:
+            answer = old.answer()
+            assert answer.status == 423
+            waits.append(int(answer["Retry-After"] or "0"))
+            old.close()
+        old = new
+    assert waits == sorted(set(waits))
+    assert old is not None
+    assert eventually(lambda: tus.offset(url) == 50)
+    assert tus.patch(url, 50, b"0123456789" * 5).status == 204
+    old.close()
+    assert tus.holds(url, b"0123456789" * 10)

@@ -7,12 +7,14 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tusserver.locks.base import Locker, Manner
+from tusserver.locks.base import Locker, Takeover
 from tusserver.protocol.errors import OffsetMismatch, UploadLocked
 from tusserver.protocol.upload import UploadId
 
 ID = UploadId("abc")
 OTHER = UploadId("xyz")
+ALWAYS = Takeover()
+AT_FIVE = Takeover(5)
 SOON = 0.01
 """Seconds: patience of those who shall lose it."""
 LONG = 30.0
@@ -23,22 +25,22 @@ class Holder:
     """Whoever holds the upload in a test: notes who asked, and answers as it is told."""
 
     def __init__(self, *answers: bool) -> None:
-        self.asked: list[Manner] = []
+        self.asked: list[Takeover] = []
         self.wanted = asyncio.Event()
         """Set once somebody asked."""
         self._answers = list(answers)
 
-    def ask(self, manner: Manner) -> bool:
-        self.asked.append(manner)
+    def ask(self, takeover: Takeover) -> bool:
+        self.asked.append(takeover)
         self.wanted.set()
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
 async def take(
-    locker: Locker, manner: Manner = Manner.RESUME, patience: float = LONG, upload_id: UploadId = ID
+    locker: Locker, takeover: Takeover | None = ALWAYS, patience: float = LONG, upload_id: UploadId = ID
 ) -> None:
     """Hold the upload for a moment."""
-    async with locker.hold(upload_id, manner, patience):
+    async with locker.hold(upload_id, takeover, patience):
         pass
 
 
@@ -57,11 +59,11 @@ class LockerContract:
 
     # one at a time ---------------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("manner", Manner)
-    async def test_a_free_upload_is_held_at_once(self, locker: Locker, manner: Manner) -> None:
-        async with locker.hold(ID, manner):
+    @pytest.mark.parametrize("takeover", [None, ALWAYS, AT_FIVE])
+    async def test_a_free_upload_is_held_at_once(self, locker: Locker, takeover: Takeover | None) -> None:
+        async with locker.hold(ID, takeover):
             with pytest.raises(UploadLocked):
-                await take(locker, Manner.POLITE, 0)
+                await take(locker, None, 0)
 
     async def test_two_uploads_are_held_side_by_side(self, locker: Locker) -> None:
         async with locker.hold(ID), locker.hold(OTHER):
@@ -69,13 +71,13 @@ class LockerContract:
 
     async def test_an_upload_is_free_after_it_was_held(self, locker: Locker) -> None:
         await take(locker)
-        await take(locker, Manner.POLITE, 0)
+        await take(locker, None, 0)
 
     async def test_an_upload_is_free_after_its_holder_failed(self, locker: Locker) -> None:
         with pytest.raises(ZeroDivisionError):
             async with locker.hold(ID):
                 raise ZeroDivisionError
-        await take(locker, Manner.POLITE, 0)
+        await take(locker, None, 0)
 
     async def test_an_upload_is_free_after_its_holder_was_cancelled(self, locker: Locker) -> None:
         holds = asyncio.Event()
@@ -90,18 +92,18 @@ class LockerContract:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await take(locker, Manner.POLITE, 0)
+        await take(locker, None, 0)
 
     async def test_who_was_refused_leaves_the_holder_its_lock(self, locker: Locker) -> None:
         async with locker.hold(ID):
             for _ in range(2):
                 with pytest.raises(UploadLocked):
-                    await take(locker, Manner.RESUME, 0)
+                    await take(locker, ALWAYS, 0)
 
     async def test_a_holder_cannot_hold_twice(self, locker: Locker) -> None:
         async with locker.hold(ID):
             with pytest.raises(UploadLocked):
-                await take(locker, Manner.RESUME, SOON)
+                await take(locker, ALWAYS, SOON)
 
     async def test_of_many_who_want_an_upload_one_has_it_at_a_time(self, locker: Locker) -> None:
         inside: list[int] = []
@@ -110,7 +112,7 @@ class LockerContract:
 
         async def work(number: int) -> None:
             nonlocal most, turns
-            async with locker.hold(ID, Manner.RESUME, LONG):
+            async with locker.hold(ID, ALWAYS, LONG):
                 inside.append(number)
                 most = max(most, len(inside))
                 await asyncio.sleep(0)
@@ -120,30 +122,39 @@ class LockerContract:
         await asyncio.gather(*map(work, range(20)))
         assert (most, turns) == (1, 20)
 
-    # manners ---------------------------------------------------------------------------------------------------------
+    # taking over -----------------------------------------------------------------------------------------------------
 
-    async def test_a_polite_newcomer_never_waits_and_never_asks(self, locker: Locker) -> None:
+    @pytest.mark.parametrize("patience", [0, SOON])
+    async def test_a_newcomer_that_does_not_want_to_take_over_asks_nobody(
+        self, locker: Locker, patience: float
+    ) -> None:
         holder = Holder(True)
         async with locker.hold(ID) as lease:
             lease.on_wanted(holder.ask)
             with pytest.raises(UploadLocked):
-                await take(locker, Manner.POLITE, LONG)
+                await take(locker, None, patience)
         assert holder.asked == []
 
-    @pytest.mark.parametrize("manner", [Manner.RESUME, Manner.INSIST])
-    async def test_a_holder_is_asked_in_the_manner_of_the_newcomer(self, locker: Locker, manner: Manner) -> None:
+    async def test_it_may_wait_for_the_holder_all_the_same(self, locker: Locker) -> None:
+        async with locker.hold(ID):
+            waiting = asyncio.create_task(take(locker, None, LONG))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+        await waiting
+
+    @pytest.mark.parametrize("takeover", [ALWAYS, AT_FIVE])
+    async def test_a_holder_is_asked_as_the_newcomer_says(self, locker: Locker, takeover: Takeover) -> None:
         holder = Holder(False)
         async with locker.hold(ID) as lease:
             lease.on_wanted(holder.ask)
             with pytest.raises(UploadLocked):
-                await take(locker, manner, 0)
-        assert set(holder.asked) == {manner}
+                await take(locker, takeover, 0)
+        assert set(holder.asked) == {takeover}
 
-    @pytest.mark.parametrize("manner", [Manner.RESUME, Manner.INSIST])
-    async def test_a_holder_that_cannot_be_asked_stays(self, locker: Locker, manner: Manner) -> None:
+    async def test_a_holder_that_cannot_be_asked_stays(self, locker: Locker) -> None:
         async with locker.hold(ID):
             with pytest.raises(UploadLocked):
-                await take(locker, manner, 0)
+                await take(locker, ALWAYS, 0)
 
     async def test_a_holder_that_stays_is_waited_for_as_long_as_patience_lasts(self, locker: Locker) -> None:
         holder = Holder(False)
@@ -152,7 +163,7 @@ class LockerContract:
             lease.on_wanted(holder.ask)
             began = loop.time()
             with pytest.raises(UploadLocked):
-                await take(locker, Manner.RESUME, 0.2)
+                await take(locker, ALWAYS, 0.2)
             assert 0.19 < loop.time() - began < 2
 
     async def test_a_newcomer_with_patience_has_the_upload_once_it_is_free(self, locker: Locker) -> None:
@@ -164,26 +175,25 @@ class LockerContract:
             assert not newcomer.done()
         await newcomer
 
-    @pytest.mark.parametrize("manner", [Manner.RESUME, Manner.INSIST])
-    async def test_a_holder_that_goes_is_waited_for_without_any_patience(self, locker: Locker, manner: Manner) -> None:
+    async def test_a_holder_that_goes_is_waited_for_without_any_patience(self, locker: Locker) -> None:
         holder = Holder(True)
         async with locker.hold(ID) as lease:
             lease.on_wanted(holder.ask)
-            newcomer = asyncio.create_task(take(locker, manner, 0))
+            newcomer = asyncio.create_task(take(locker, ALWAYS, 0))
             await holder.wanted.wait()
             assert not newcomer.done()
         await newcomer
 
-    async def test_a_holder_that_falls_silent_later_is_asked_again(self, locker: Locker) -> None:
+    async def test_a_holder_that_stays_is_asked_again(self, locker: Locker) -> None:
         gone = asyncio.Event()
 
-        def ask(manner: Manner) -> bool:
-            asked.append(manner)
+        def ask(takeover: Takeover) -> bool:
+            asked.append(takeover)
             if len(asked) == 3:
                 gone.set()
             return len(asked) >= 3
 
-        asked: list[Manner] = []
+        asked: list[Takeover] = []
         async with AsyncExitStack() as held:
             (await held.enter_async_context(locker.hold(ID))).on_wanted(ask)
             newcomer = asyncio.create_task(take(locker))
@@ -198,6 +208,24 @@ class LockerContract:
             await holder.wanted.wait()
         await asyncio.gather(*newcomers)
 
+    # reports ---------------------------------------------------------------------------------------------------------
+
+    async def test_a_holder_tells_how_far_it_is(self, locker: Locker) -> None:
+        async def report() -> int | None:
+            return 5
+
+        async with locker.hold(ID) as lease:
+            lease.on_report(report)
+            assert await locker.report(ID) == 5
+            lease.on_report(None)
+            assert await locker.report(ID) is None
+
+    async def test_who_holds_nothing_tells_nothing(self, locker: Locker) -> None:
+        assert await locker.report(ID) is None
+        async with locker.hold(ID):
+            assert await locker.report(ID) is None
+            assert await locker.report(OTHER) is None
+
     # cancelled while waiting -----------------------------------------------------------------------------------------
 
     async def test_a_newcomer_that_gives_up_leaves_no_trace(self, locker: Locker) -> None:
@@ -210,8 +238,8 @@ class LockerContract:
             with pytest.raises(asyncio.CancelledError):
                 await newcomer
             with pytest.raises(UploadLocked):
-                await take(locker, Manner.POLITE, 0)
-        await take(locker, Manner.POLITE, 0)
+                await take(locker, None, 0)
+        await take(locker, None, 0)
 
     async def test_a_newcomer_that_gives_up_costs_the_next_one_nothing(self, locker: Locker) -> None:
         holder = Holder(False)
@@ -234,7 +262,7 @@ class LockerContract:
             order.append(f"looked, {len(holder.asked)} asked")
 
         async def newcomer() -> None:
-            async with locker.hold(ID, Manner.RESUME, LONG, look):
+            async with locker.hold(ID, ALWAYS, LONG, look):
                 order.append("holds")
 
         async with locker.hold(ID) as lease:
@@ -254,7 +282,7 @@ class LockerContract:
         async with locker.hold(ID) as lease:
             lease.on_wanted(holder.ask)
             with pytest.raises(OffsetMismatch):
-                async with locker.hold(ID, Manner.INSIST, LONG, look):
+                async with locker.hold(ID, ALWAYS, LONG, look):
                     pytest.fail("it was let in")
         assert holder.asked == []
 
@@ -262,7 +290,7 @@ class LockerContract:
         async def look() -> None:
             pytest.fail("it looked")
 
-        async with locker.hold(ID, Manner.RESUME, LONG, look):
+        async with locker.hold(ID, ALWAYS, LONG, look):
             pass
 
     async def test_a_holder_that_goes_during_the_look_leaves_a_free_upload(self, locker: Locker) -> None:
@@ -273,7 +301,7 @@ class LockerContract:
             await gone.wait()
 
         async def newcomer() -> None:
-            async with locker.hold(ID, Manner.RESUME, 0, look):
+            async with locker.hold(ID, ALWAYS, 0, look):
                 pass
 
         async with locker.hold(ID):

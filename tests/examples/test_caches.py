@@ -135,12 +135,6 @@ def test_these_caches_ask_get_for_head_and_keep_the_answer(cache: Cache, client:
     assert behind.methods == ["GET"]
 
 
-UNTIL_GET_TELLS_WHAT_HEAD_TELLS = pytest.mark.xfail(
-    strict=True, reason="GET has no fields of HEAD yet, and no Cache-Control on a download"
-)
-
-
-@UNTIL_GET_TELLS_WHAT_HEAD_TELLS
 def test_head_through_a_cache_tells_how_far_an_unfinished_upload_is(cached: str, client: httpx.Client) -> None:
     """As 423 says, it is to be asked for again; a 404 would make clients forget the upload."""
     url = created(client, cached, 10)
@@ -155,7 +149,6 @@ def test_head_through_a_cache_tells_how_far_an_unfinished_upload_is(cached: str,
     assert {answer.headers.get("Upload-Length") for answer in told} == {"10"}
 
 
-@UNTIL_GET_TELLS_WHAT_HEAD_TELLS
 def test_head_through_a_cache_tells_that_an_upload_has_become_whole(cached: str, client: httpx.Client) -> None:
     """What was asked before does not stay."""
     url = created(client, cached, 5)
@@ -167,7 +160,6 @@ def test_head_through_a_cache_tells_that_an_upload_has_become_whole(cached: str,
     assert client.get(url).content == b"01234"
 
 
-@UNTIL_GET_TELLS_WHAT_HEAD_TELLS
 def test_head_after_a_download_through_a_cache_still_speaks_tus(cached: str, client: httpx.Client) -> None:
     url = created(client, cached, 5)
     assert client.patch(url, headers=patching(0), content=b"01234").status_code == 204
@@ -176,7 +168,6 @@ def test_head_after_a_download_through_a_cache_still_speaks_tus(cached: str, cli
     assert (told.status_code, told.headers.get("Upload-Offset"), told.headers.get("Upload-Length")) == (200, "5", "5")
 
 
-@UNTIL_GET_TELLS_WHAT_HEAD_TELLS
 def test_a_deleted_upload_is_gone_through_a_cache_too(cached: str, client: httpx.Client) -> None:
     url = created(client, cached, 5)
     assert client.patch(url, headers=patching(0), content=b"01234").status_code == 204

@@ -8,31 +8,37 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
-from tests.contracts.locks import ID, LONG, Holder, LockerContract, take
-from tusserver.locks.base import Manner
+from tests.contracts.locks import ALWAYS, AT_FIVE, ID, LONG, Holder, LockerContract, take
+from tusserver.locks.base import Takeover
 from tusserver.locks.file import FileLocker, byte_of
 from tusserver.protocol.errors import OffsetMismatch, UploadLocked
+
+T = TypeVar("T")
 
 HOLDING = """
 import asyncio, sys
 from tusserver.locks.file import FileLocker
-from tusserver.locks.base import Manner
 
 async def main(folder, name, answer):
     leave = asyncio.Event()
-    def ask(manner):
-        print("asked", manner.value, flush=True)
+    async def report():
+        return 12345
+    def ask(takeover):
+        print("asked", takeover.at, flush=True)
         if answer == "leave":
             leave.set()
         return answer == "leave"
     async with FileLocker(folder).hold(name) as lease:
         lease.on_wanted(ask)
+        lease.on_report(report)
         print("holds", flush=True)
         await leave.wait()
 
@@ -98,30 +104,52 @@ def leaving(tmp_path: Path) -> Iterator[Elsewhere]:
     elsewhere.end()
 
 
-@pytest.mark.parametrize("manner", [Manner.RESUME, Manner.INSIST])
-async def test_a_holder_elsewhere_is_asked_and_leaves(locker: FileLocker, leaving: Elsewhere, manner: Manner) -> None:
-    await take(locker, manner, LONG)
-    assert leaving.line() == f"asked {manner.value}"
+@pytest.mark.parametrize("takeover", [ALWAYS, AT_FIVE])
+async def test_a_holder_elsewhere_is_asked_and_leaves(
+    locker: FileLocker, leaving: Elsewhere, takeover: Takeover
+) -> None:
+    await take(locker, takeover, LONG)
+    assert leaving.line() == f"asked {takeover.at}"
+
+
+async def in_real_time(asked: Coroutine[Any, Any, T]) -> T:
+    """Await what another process answers: while a thread is at work this loop's clock does not jump."""
+    answered = threading.Event()
+    waiting = asyncio.get_running_loop().run_in_executor(None, answered.wait, 30)
+    try:
+        return await asked
+    finally:
+        answered.set()
+        await waiting
+
+
+async def test_a_holder_elsewhere_tells_how_far_it_is(locker: FileLocker, staying: Elsewhere) -> None:
+    assert await in_real_time(locker.report(ID)) == 12345
+
+
+async def test_a_holder_elsewhere_that_is_frozen_tells_nothing(locker: FileLocker, staying: Elsewhere) -> None:
+    os.kill(staying.process.pid, signal.SIGSTOP)
+    assert await locker.report(ID) is None
 
 
 async def test_a_holder_elsewhere_that_stays_keeps_its_lock(locker: FileLocker, staying: Elsewhere) -> None:
     with pytest.raises(UploadLocked):
-        await take(locker, Manner.RESUME, 0)
-    assert staying.line() == "asked resume"
+        await take(locker, ALWAYS, 0)
+    assert staying.line() == "asked None"
     with pytest.raises(UploadLocked):
-        await take(locker, Manner.POLITE, LONG)
+        await take(locker, None, 0)
 
 
 async def test_who_is_refused_elsewhere_leaves_no_lock_within(locker: FileLocker, staying: Elsewhere) -> None:
     with pytest.raises(UploadLocked):
-        await take(locker, Manner.RESUME, 0)
+        await take(locker, ALWAYS, 0)
     staying.end()
-    await take(locker, Manner.POLITE, 0)
+    await take(locker, None, 0)
 
 
 async def test_a_holder_that_is_killed_leaves_its_lock_at_once(locker: FileLocker, staying: Elsewhere) -> None:
-    waiting = asyncio.create_task(take(locker, Manner.RESUME, LONG))
-    assert await asyncio.to_thread(staying.line) == "asked resume"
+    waiting = asyncio.create_task(take(locker, ALWAYS, LONG))
+    assert await asyncio.to_thread(staying.line) == "asked None"
     os.kill(staying.process.pid, signal.SIGKILL)
     await asyncio.to_thread(staying.process.wait, 10)  # this loop's clock would not leave it the time to die
     await waiting
@@ -132,7 +160,7 @@ async def test_what_is_refused_by_the_record_disturbs_nobody_elsewhere(locker: F
         raise OffsetMismatch(expected=1, provided=0)
 
     with pytest.raises(OffsetMismatch):
-        async with locker.hold(ID, Manner.RESUME, LONG, refuse):
+        async with locker.hold(ID, ALWAYS, LONG, refuse):
             pass
     staying.process.kill()
     assert staying.line() == ""  # it was never asked
@@ -144,7 +172,7 @@ async def test_a_process_that_died_leaves_nothing_behind(
     staying.end()
     async with other(tmp_path) as second, second.hold(ID):
         with pytest.raises(UploadLocked):
-            await take(locker, Manner.RESUME, 0)
+            await take(locker, ALWAYS, 0)
         # One file of bytes, and the sockets of those who live.
         assert len(list((tmp_path / "locks").iterdir())) == 3
 
@@ -162,9 +190,9 @@ async def test_two_lockers_ask_each_other(locker: FileLocker, tmp_path: Path) ->
     async with other(tmp_path) as second, second.hold(ID) as lease:
         lease.on_wanted(holder.ask)
         with pytest.raises(UploadLocked):
-            await take(locker, Manner.INSIST, 0)
-    assert holder.asked == [Manner.INSIST]
-    await take(locker, Manner.POLITE, 0)
+            await take(locker, ALWAYS, 0)
+    assert holder.asked == [ALWAYS]
+    await take(locker, None, 0)
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -228,8 +256,8 @@ async def test_nobody_is_asked_by_way_of_a_link(locker: FileLocker, staying: Els
         foreign.bind(str(tmp_path / "foreign"))
         (tmp_path / "locks" / "link.sock").symlink_to(tmp_path / "foreign")
         with pytest.raises(UploadLocked):
-            await take(locker, Manner.RESUME, 0)
-        assert staying.line() == "asked resume"
+            await take(locker, ALWAYS, 0)
+        assert staying.line() == "asked None"
         with pytest.raises(BlockingIOError):
             foreign.recv(512)
     assert (tmp_path / "locks" / "link.sock").is_symlink()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.contracts.locks import ID, Holder, LockerContract, take
-from tusserver.locks.base import LEAVING, Locker, Manner
+from tusserver.locks.base import LEAVING, Locker, Takeover
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import UploadLocked
 
@@ -24,7 +24,7 @@ async def test_a_holder_that_says_it_goes_and_does_not_is_given_up_after_a_while
         lease.on_wanted(Holder(True).ask)
         began = loop.time()
         with pytest.raises(UploadLocked):
-            await take(locker, Manner.INSIST, 0)
+            await take(locker, Takeover(), 0)
         assert LEAVING <= loop.time() - began < LEAVING + 0.1
 
 
@@ -34,7 +34,7 @@ async def test_more_patience_than_leaving_takes_is_kept_with_a_holder_that_goes(
         lease.on_wanted(Holder(True).ask)
         began = loop.time()
         with pytest.raises(UploadLocked):
-            await take(locker, Manner.INSIST, 2 * LEAVING)
+            await take(locker, Takeover(), 2 * LEAVING)
         assert loop.time() - began >= 2 * LEAVING
 
 
@@ -44,7 +44,7 @@ async def test_a_holder_that_changes_its_mind_is_waited_for_with_patience_only()
         lease.on_wanted(Holder(True, False).ask)
         began = loop.time()
         with pytest.raises(UploadLocked):
-            await take(locker, Manner.RESUME, 0)
+            await take(locker, Takeover(), 0)
         assert loop.time() - began < 1
 
 
@@ -54,7 +54,7 @@ async def test_a_silent_holder_is_found_out_within_a_fraction_of_a_second() -> N
     silent_from = loop.time() + 2.0
     goes = asyncio.Event()
 
-    def ask(manner: Manner) -> bool:
+    def ask(takeover: Takeover) -> bool:
         if loop.time() >= silent_from:
             goes.set()
         return goes.is_set()
@@ -81,7 +81,7 @@ async def test_a_newcomer_has_a_freed_upload_without_waiting_for_its_next_questi
 
 async def test_two_lockers_know_nothing_of_each_other() -> None:
     async with MemoryLocker().hold(ID):
-        await take(MemoryLocker(), Manner.POLITE, 0)
+        await take(MemoryLocker(), None, 0)
     assert MemoryLocker().scope != MemoryLocker().scope
 
 
@@ -91,5 +91,5 @@ async def test_nothing_is_kept_of_uploads_that_nobody_holds() -> None:
     async with locker.hold(ID) as lease:
         lease.on_wanted(holder.ask)
         with pytest.raises(UploadLocked):
-            await take(locker, Manner.RESUME, 0)
+            await take(locker, Takeover(), 0)
     assert locker._leases == {}

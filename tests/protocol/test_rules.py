@@ -22,7 +22,7 @@ from tusserver.protocol.errors import (
     SizeExceeded,
     TusError,
     UploadExpired,
-    UploadUnfinished,
+    UploadWithheld,
 )
 from tusserver.protocol.messages import Append, Create
 from tusserver.protocol.metadata import Metadata
@@ -64,6 +64,7 @@ def test_a_new_upload_has_all_that_its_creation_says() -> None:
         concat="final;/files/a",
         parts=(UploadId("a"),),
         expires_at=NOW + DAY,
+        unclaimed=True,
     )
 
 
@@ -93,7 +94,7 @@ def test_metadata_longer_than_the_limit_are_refused() -> None:
 def test_more_parts_than_the_limit_are_refused() -> None:
     create = a_creation(None, role=Role.FINAL, parts=(UploadId("a"),) * 3)
     rules.check_creation(create, Limits(parts=3))
-    with pytest.raises(InvalidConcat, match="more than 2 partial uploads"):
+    with pytest.raises(InvalidConcat, match=r"limits\.parts = 2"):
         rules.check_creation(create, Limits(parts=2))
 
 
@@ -151,11 +152,31 @@ def test_a_body_of_unknown_length_has_the_least_room_of_all_limits_and_meets_its
 
 
 @pytest.mark.parametrize("offset", [0, 3, 5, 10, 2**62])
-def test_a_body_anywhere_else_is_refused(offset: int) -> None:
+@pytest.mark.parametrize("held", [False, True])
+def test_a_body_anywhere_else_is_refused(offset: int, held: bool) -> None:
     # "If the offsets do not match, the Server MUST respond with the 409 Conflict status"
     with pytest.raises(OffsetMismatch) as refusal:
-        rules.plan_append(an_upload(offset=4), a_body(offset, 1), UNLIMITED, NOW)
+        rules.plan_append(an_upload(offset=4, told=4), a_body(offset, 1), UNLIMITED, NOW, held=held)
     assert (refusal.value.expected, refusal.value.provided) == (4, offset)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_body_may_go_where_the_upload_was_told_to_stand_whatever_came_beyond(held: bool) -> None:
+    plan = rules.plan_append(an_upload(offset=6, told=4), a_body(4, 6), UNLIMITED, NOW, held=held)
+    assert (plan.upload.offset, plan.upload.told, plan.room) == (4, 4, 6)
+
+
+def test_where_it_stands_a_body_may_go_only_while_nobody_else_is_at_it() -> None:
+    assert rules.plan_append(an_upload(offset=6, told=4), a_body(6, 1), UNLIMITED, NOW).upload.offset == 6
+    with pytest.raises(OffsetMismatch) as refusal:
+        rules.plan_append(an_upload(offset=6, told=4), a_body(6, 1), UNLIMITED, NOW, held=True)
+    assert refusal.value.expected == 4
+
+
+@pytest.mark.parametrize("offset", [0, 3, 5, 7])
+def test_between_and_beyond_them_none_may(offset: int) -> None:
+    with pytest.raises(OffsetMismatch):
+        rules.plan_append(an_upload(offset=6, told=4), a_body(offset, 1), UNLIMITED, NOW)
 
 
 def test_a_wrong_offset_is_told_before_a_wrong_length() -> None:
@@ -312,18 +333,66 @@ def test_an_upload_expires_at_its_deadline_unless_it_waits_to_be_finished(
     assert rules.is_expired(an_upload(**values), NOW) is expired
 
 
-def test_a_complete_upload_can_be_downloaded() -> None:
-    rules.require_download(an_upload(offset=10), NOW)
-
-
-def test_an_incomplete_upload_cannot_be_downloaded() -> None:
-    with pytest.raises(UploadUnfinished):
-        rules.require_download(an_upload(offset=9), NOW)
+def test_a_complete_upload_can_be_downloaded_and_an_incomplete_one_cannot() -> None:
+    assert rules.may_download(an_upload(offset=10), NOW)
+    assert not rules.may_download(an_upload(offset=9), NOW)
 
 
 def test_an_expired_upload_cannot_be_downloaded() -> None:
     with pytest.raises(UploadExpired):
-        rules.require_download(an_upload(offset=10, finished=True, expires_at=NOW), NOW)
+        rules.may_download(an_upload(offset=10, finished=True, expires_at=NOW), NOW)
+
+
+def test_an_upload_that_its_application_has_not_taken_cannot_be_downloaded() -> None:
+    with pytest.raises(UploadWithheld):
+        rules.may_download(an_upload(offset=10, owed=True), NOW)
+    assert rules.may_download(an_upload(offset=10, owed=True, finished=True), NOW)
+
+
+# applications that fail ----------------------------------------------------------------------------------------------
+
+
+def test_an_application_is_told_again_after_pauses_that_grow_and_not_for_ever() -> None:
+    upload, pauses = an_upload(offset=10, owed=True), []
+    while not rules.gave_up(upload):
+        upload = rules.fail_to_finish(upload, Expiry(after=DAY), NOW)
+        if upload.retry_at is not None:
+            pauses.append(upload.retry_at - NOW)
+            assert not rules.is_expired(replace(upload, expires_at=NOW), NOW)
+    assert len(pauses) == rules.RETRIES
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (SECOND, rules.RETRY_MOST)
+    assert (upload.retry_at, upload.expires_at) == (None, NOW + DAY)
+    assert rules.is_expired(upload, NOW + DAY)
+
+
+# deadlines by other rules --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, NOW + DAY),
+        ({"updated_at": NOW - SECOND}, NOW - SECOND + DAY),
+        ({"updated_at": NOW + DAY}, NOW + DAY),  # a clock was wrong
+        ({"offset": 10, "finished": True, "updated_at": NOW - SECOND}, NOW - SECOND + 2 * DAY),
+        ({"offset": 10, "finished": True, "unclaimed": True, "updated_at": NOW}, NOW + DAY),
+        ({"offset": 10, "finished": True, "role": Role.PARTIAL, "updated_at": NOW}, NOW + 7 * DAY),
+    ],
+)
+def test_a_deadline_by_new_rules_counts_from_the_last_bytes(values: dict[str, Any], expected: datetime) -> None:
+    assert Expiry(after=DAY, keep_finished=2 * DAY).of(an_upload(**values), NOW) == expected
+
+
+def test_where_nothing_expires_there_is_no_deadline() -> None:
+    expiry = Expiry(after=None, keep_finished=None, keep_parts=None)
+    assert expiry.of(an_upload(), NOW) is expiry.of(an_upload(offset=10, finished=True), NOW) is None
+    assert expiry.longest == rules.RETRY_MOST
+
+
+def test_without_sliding_it_counts_from_the_creation() -> None:
+    upload = an_upload(updated_at=NOW + DAY)
+    assert Expiry(after=DAY, sliding=False).of(upload, NOW + 2 * DAY) == NOW + DAY
 
 
 # joining -------------------------------------------------------------------------------------------------------------

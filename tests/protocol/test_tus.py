@@ -17,10 +17,12 @@ from tusserver.protocol.checksum import ALGORITHMS, Checksum
 from tusserver.protocol.dialect import Reply, RequestHead
 from tusserver.protocol.errors import (
     AmbiguousLength,
+    BodySilent,
     ConcatenationUnsupported,
     ContentEncodingUnsupported,
     ExtensionDisabled,
     FinalIsReadOnly,
+    FinishFailed,
     InvalidChecksum,
     InvalidConcat,
     InvalidContentType,
@@ -30,7 +32,10 @@ from tusserver.protocol.errors import (
     InvalidOffset,
     MethodNotAllowed,
     OffsetMismatch,
+    OutOfSpace,
     RepeatedHeader,
+    ShuttingDown,
+    StoreUnavailable,
     TusError,
     UnsupportedVersion,
     UploadLocked,
@@ -51,10 +56,18 @@ from tusserver.protocol.messages import (
     Outcome,
     Terminate,
     Terminated,
+    Unfinished,
 )
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.tus import TusDialect
 from tusserver.protocol.upload import Role, Upload, UploadId
+
+
+class Broken(TusError):
+    """Something of ours that is broken."""
+
+    status = 500
+
 
 ALL = frozenset(Extension)
 NOW = datetime(2014, 6, 25, 16, tzinfo=UTC)
@@ -66,7 +79,7 @@ DIALECT = TusDialect(ALL)
 def a_head(
     method: str,
     name: str = "",
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str | None] | None = None,
     *,
     repeated: Iterable[str] = (),
     base_url: str = "https://example.org/files",
@@ -76,7 +89,11 @@ def a_head(
     return RequestHead(
         method=method,
         name=name,
-        headers={"tus-resumable": "1.0.0", **(headers or {})},
+        headers={
+            name: value
+            for name, value in {"tus-resumable": "1.0.0", **(headers or {})}.items()
+            if value is not None  # None takes one away
+        },
         repeated=frozenset(repeated),
         base_url=base_url,
         base_paths=base_paths,
@@ -732,6 +749,7 @@ def test_options_tells_version_extensions_and_algorithms() -> None:
         204,
         {
             "Tus-Resumable": "1.0.0",
+            "Cache-Control": "no-store",
             "Tus-Version": "1.0.0",
             "Tus-Extension": "creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,"
             "concatenation,concatenation-unfinished",
@@ -778,7 +796,13 @@ def test_every_answer_tells_the_version() -> None:
 
 def test_a_new_upload_is_told_by_its_url() -> None:
     assert DIALECT.write(Created(upload=an_upload()), a_head("POST")) == Reply(
-        201, {"Tus-Resumable": "1.0.0", "Location": "https://example.org/files/abc", "Upload-Offset": "0"}
+        201,
+        {
+            "Tus-Resumable": "1.0.0",
+            "Cache-Control": "no-store",
+            "Location": "https://example.org/files/abc",
+            "Upload-Offset": "0",
+        },
     )
 
 
@@ -803,11 +827,12 @@ def test_a_creation_that_was_cut_short_ends_the_connection() -> None:
 
 def test_progress_is_told_by_the_offset() -> None:
     reply = DIALECT.write(Appended(upload=an_upload(offset=5)), a_head("PATCH", "abc"))
-    assert reply == Reply(204, {"Tus-Resumable": "1.0.0", "Upload-Offset": "5"})
+    assert reply == Reply(204, {"Tus-Resumable": "1.0.0", "Cache-Control": "no-store", "Upload-Offset": "5"})
 
 
 def test_the_end_of_an_upload_is_told_without_a_word() -> None:
-    assert DIALECT.write(Terminated(), a_head("DELETE", "abc")) == Reply(204, {"Tus-Resumable": "1.0.0"})
+    reply = DIALECT.write(Terminated(), a_head("DELETE", "abc"))
+    assert reply == Reply(204, {"Tus-Resumable": "1.0.0", "Cache-Control": "no-store"})
 
 
 def test_the_state_of_an_upload_is_told_with_all_it_was_created_with() -> None:
@@ -879,9 +904,48 @@ def test_a_deadline_is_told_as_long_as_it_counts(outcome: Any) -> None:
 def test_a_refusal_is_told_by_status_code_and_words() -> None:
     assert DIALECT.refuse(OffsetMismatch(expected=5, provided=7), a_head("PATCH", "abc")) == Reply(
         409,
-        {"Tus-Resumable": "1.0.0", "Cache-Control": "no-store", "Content-Type": "text/plain; charset=utf-8"},
+        {
+            "Tus-Resumable": "1.0.0",
+            "Cache-Control": "no-store",
+            "Content-Type": "text/plain; charset=utf-8",
+            "Upload-Offset": "5",
+        },
         b"ERR_MISMATCHED_OFFSET: mismatched offset: the upload stands at 5, Upload-Offset says 7\n",
     )
+
+
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable(), ShuttingDown(), OutOfSpace(), FinishFailed(), BodySilent(), Broken()], ids=type
+)
+def test_trouble_that_passes_by_itself_is_423_on_head_and_5xx_elsewhere(error: TusError) -> None:
+    """On any other refusal of a HEAD tus-js-client starts at byte 0."""
+    told = DIALECT.refuse(error, a_head("HEAD", "abc"))
+    assert (told.status, told.body) == (423, b"")
+    assert int(told.headers["Retry-After"]) > 0
+    assert DIALECT.refuse(error, a_head("PATCH", "abc")).status == error.status >= 500
+
+
+def test_a_download_is_told_with_what_head_tells_and_is_asked_for_anew_by_caches() -> None:
+    upload = an_upload(offset=10, finished=True, metadata=Metadata("b Mg=="))
+    content = Content(upload=upload, size=10, etag="abc")
+    head = DIALECT.write(Inspected(upload=upload), a_head("HEAD", "abc")).headers
+    assert DIALECT.write(content, a_head("GET", "abc")).headers == {**head, "Cache-Control": "private, no-cache"}
+
+
+def test_a_download_of_what_is_not_all_here_is_told_its_state_and_to_come_again() -> None:
+    upload = an_upload(offset=5)
+    reply = DIALECT.write(Unfinished(upload=upload), a_head("GET", "abc"))
+    assert (reply.status, reply.headers["Retry-After"], reply.headers["Cache-Control"]) == (423, "1", "no-store")
+    assert (reply.headers["Upload-Offset"], reply.headers["Upload-Length"]) == ("5", "10")
+    assert reply.body.startswith(b"ERR_INCOMPLETE_UPLOAD: ")
+
+
+def test_head_without_a_version_is_answered_as_get_is_where_that_is_on() -> None:
+    assert DIALECT.read(a_head("HEAD", "abc", {"tus-resumable": None})) == Download(id=UploadId("abc"))
+    with pytest.raises(UnsupportedVersion):
+        DIALECT.read(a_head("HEAD", "abc", {"tus-resumable": "0.2.2"}))
+    with pytest.raises(UnsupportedVersion):
+        TusDialect(ALL, download=False).read(a_head("HEAD", "abc", {"tus-resumable": None}))
 
 
 def test_a_refusal_of_head_has_no_body() -> None:

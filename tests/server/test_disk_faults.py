@@ -192,7 +192,8 @@ def test_a_record_that_cannot_be_read_is_not_taken_for_a_missing_one(tus: Tus, f
     answers = [tus.head(url), tus.get(url), tus.delete(url)]
     faults.end()
     assert faults.hits
-    assert all(requires_patience(answer, code) for answer in answers)
+    assert (answers[0].status, answers[0]["Retry-After"] is not None) == (423, True)
+    assert all(requires_patience(answer, code) for answer in answers[1:])
     assert tus.holds(url, DATA)
 
 

@@ -29,14 +29,25 @@ def tus_of(servers: tuple[TusServer, TusServer]) -> tuple[Tus, Tus, str, str]:
     return one, two, url, two.child(url.rsplit("/", 1)[1])
 
 
-def test_a_head_at_the_other_server_stops_a_stalled_body_and_keeps_its_bytes(
+def test_a_head_at_the_other_server_tells_what_has_come_and_interrupts_nobody(
     servers: tuple[TusServer, TusServer],
 ) -> None:
     one, two, url, there = tus_of(servers)
-    with one.begin_patch(url, 0, 10, b"abc") as stalled:
+    with one.begin_patch(url, 0, 10, b"abc") as writer:
         assert two.reaches(there, 3)
-        assert stalled.answer().status == 423
-    assert two.patch(there, 3, b"defghij").status == 204
+        assert two.patch(there, 5, b"fghij").status == 409
+        assert writer.send(b"defghij")
+        assert writer.answer().status == 204
+    assert two.holds(there, b"abcdefghij")
+
+
+def test_a_patch_at_the_other_server_takes_over_at_the_told_offset(servers: tuple[TusServer, TusServer]) -> None:
+    one, two, url, there = tus_of(servers)
+    with one.begin_patch(url, 0, 10, b"abc") as old:
+        assert two.reaches(there, 3)
+        assert old.send(b"??")
+        assert two.patch(there, 3, b"defghij").status == 204
+        assert old.answer().status == 423
     assert two.holds(there, b"abcdefghij")
 
 
@@ -77,8 +88,8 @@ def test_an_app_on_the_folder_of_a_server_shares_its_locks(start_server: StartSe
         two = Tus(app.url)
         there = two.child(url.rsplit("/", 1)[1])
         assert two.reaches(there, 3)
-        assert stalled.answer().status == 423
         assert two.patch(there, 3, b"defghij").status == 204
+        assert stalled.answer().status == 423
     assert one.holds(url, b"abcdefghij")
 
 

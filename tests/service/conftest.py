@@ -12,7 +12,7 @@ import pytest
 import tests.support.properties  # noqa: F401 - loads the settings of property tests
 from tests.service.world import World
 from tests.support.loop import JumpingLoop
-from tusserver.service import intake, quota, uploads
+from tusserver.service import concat, intake, progress, quota
 from tusserver.stores.base import Store
 from tusserver.stores.file import FileStore
 from tusserver.stores.memory import MemoryStore
@@ -28,7 +28,7 @@ def timed_by_the_loop() -> Iterator[None]:
     """Let the loop's clock time what is timed by the machine's."""
     clock = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
     with pytest.MonkeyPatch.context() as patch:
-        for module in (intake, quota, uploads):
+        for module in (concat, intake, progress, quota):
             patch.setattr(module, "time", clock)
         yield
 

@@ -12,10 +12,10 @@ from tusserver.events import Finished
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
     BodySilent,
+    BodyTooLarge,
     ChecksumMismatch,
     ClientGone,
     FinalIsReadOnly,
-    FinishFailed,
     InconsistentLength,
     InvalidChecksum,
     MaxSizeExceeded,
@@ -133,17 +133,50 @@ async def test_a_chunked_body_that_runs_over_is_refused_and_never_told_as_finish
     assert (await world.content(upload_id), world.heard(Finished)) == (b"hello", 1)
 
 
-async def test_what_a_checkpoint_committed_of_a_body_that_runs_over_is_a_prefix_of_it(world: World) -> None:
-    upload_id, feed = await world.upload(5), Feed(b"hel")
+@pytest.mark.parametrize(
+    ("limits", "length", "refusal"),
+    [
+        (Limits(), 5, SizeExceeded),
+        (Limits(max_size=5), None, MaxSizeExceeded),
+        (Limits(body_size=5), 100, BodyTooLarge),
+        (Limits(body_size=5), None, BodyTooLarge),
+    ],
+    ids=["length", "max_size", "body_size", "body_size, deferred"],
+)
+@pytest.mark.parametrize("asked", [False, True], ids=["", "asked on the way"])
+async def test_nothing_is_left_of_a_body_that_runs_over_whatever_was_committed_on_the_way(
+    make_world: MakeWorld, limits: Limits, length: int | None, refusal: type[TusError], asked: bool
+) -> None:
+    world = make_world(limits=limits)
+    upload_id, feed = await world.upload(length), Feed(b"hel")
     appending = asyncio.create_task(world.append(upload_id, 0, feed))
+    await feed.taken()
+    await elapse(1.5)
+    assert (await world.store.load(upload_id)).offset == 3
+    if asked:
+        assert (await world.head(upload_id)).offset == 3
+    feed.send(b"lo!")
+    feed.end()
+    with pytest.raises(refusal):
+        await appending
+    upload = await world.store.load(upload_id)
+    assert (upload.offset, upload.told, upload.length) == (0, 0, length)
+    assert (await world.append(upload_id, 0, b"hello")).offset == 5
+    assert world.heard(Finished) == (length == 5)
+
+
+async def test_nothing_is_left_of_the_length_that_came_with_a_body_that_is_refused(world: World) -> None:
+    upload_id, feed = await world.upload(None, b"he"), Feed(b"l")
+    appending = asyncio.create_task(world.append(upload_id, 2, feed, length=5))
     await feed.taken()
     await elapse(1.5)
     feed.send(b"lo!")
     feed.end()
     with pytest.raises(SizeExceeded):
         await appending
-    assert await world.content(upload_id) == b"hel"
-    assert world.heard(Finished) == 0
+    upload = await world.store.load(upload_id)
+    assert (upload.offset, upload.length) == (2, None)
+    assert (await world.append(upload_id, 2, b"llo world", length=11)).finished
 
 
 async def test_a_body_of_unknown_end_is_bounded_by_the_largest_size(make_world: MakeWorld) -> None:
@@ -279,6 +312,35 @@ async def test_a_checksum_may_follow_its_body(world: World) -> None:
     right = Feed(b" wo", b"rld", ends=True, trailer=sha1(b" world"))
     assert (await world.append(upload_id, 5, right, follows=True)).finished
     assert await world.content(upload_id) == b"hello world"
+
+
+@pytest.mark.parametrize("pauses", [False, True])
+async def test_a_checksum_that_follows_unannounced_counts_as_much(world: World, pauses: bool) -> None:
+    upload_id = await world.upload(11, b"hello")
+    feed = Feed(b" wo", trailer=sha1(b" wurld"))
+    appending = asyncio.create_task(world.append(upload_id, 5, feed))
+    await feed.taken()
+    if pauses:
+        await elapse(1.5)
+        assert (await world.head(upload_id)).offset == 8
+    feed.send(b"rld")
+    feed.end()
+    with pytest.raises(ChecksumMismatch):
+        await appending
+    upload = await world.store.load(upload_id)
+    assert (upload.offset, upload.told, world.heard(Finished)) == (5, 5, 0)
+    right = Feed(b" wo", b"rld", ends=True, trailer=sha1(b" world"))
+    assert (await world.append(upload_id, 5, right)).finished
+    assert await world.content(upload_id) == b"hello world"
+
+
+async def test_of_two_checksums_neither_may_be_wrong(world: World) -> None:
+    upload_id = await world.upload(5)
+    for header, trailer in ((b"hello", b"hallo"), (b"hallo", b"hello")):
+        feed = Feed(b"hello", ends=True, trailer=sha1(trailer))
+        with pytest.raises(ChecksumMismatch):
+            await world.append(upload_id, 0, feed, checksum=sha1(header))
+    assert (await world.head(upload_id)).offset == 0
 
 
 async def test_nothing_is_kept_of_a_body_that_breaks_off_before_its_checksum(world: World) -> None:
@@ -458,55 +520,6 @@ async def test_an_interrupted_body_is_told_the_deadline_as_it_moved(world: World
     with pytest.raises(TusError) as caught:
         await appending
     assert caught.value.expires_at == world.clock.now + DAY
-
-
-# the application fails at the end ------------------------------------------------------------------------------------
-
-
-class FailsAtFirst:
-    """Fails the first `failures` times it is called."""
-
-    def __init__(self, failures: int) -> None:
-        self.calls = 0
-        self._failures = failures
-
-    async def __call__(self, upload: Upload) -> None:
-        self.calls += 1
-        if self.calls <= self._failures:
-            raise RuntimeError("not now")
-
-
-async def test_an_upload_whose_end_fails_is_complete_and_an_empty_patch_tries_again(world: World) -> None:
-    listener = world.listeners[Finished] = FailsAtFirst(2)
-    upload_id = await world.upload(5)
-    with pytest.raises(FinishFailed) as caught:
-        await world.append(upload_id, 0, b"hello")
-    assert caught.value.expires_at is None
-    upload = await world.head(upload_id)
-    assert (upload.complete, upload.finished) == (True, False)
-    with pytest.raises(FinishFailed):
-        await world.append(upload_id, 5)
-    assert (await world.append(upload_id, 5)).finished
-    await world.append(upload_id, 5)
-    assert (listener.calls, world.heard(Finished)) == (3, 1)
-
-
-async def test_clients_that_ask_again_at_once_have_it_finished_once(world: World) -> None:
-    world.listeners[Finished] = FailsAtFirst(1)
-    upload_id = await world.upload(5)
-    with pytest.raises(FinishFailed):
-        await world.append(upload_id, 0, b"hello")
-    await asyncio.gather(*(world.append(upload_id, 5) for _ in range(5)))
-    assert world.heard(Finished) == 1
-
-
-async def test_an_upload_that_waits_for_its_finish_does_not_expire(world: World) -> None:
-    world.listeners[Finished] = FailsAtFirst(1)
-    upload_id = await world.upload(5)
-    with pytest.raises(FinishFailed):
-        await world.append(upload_id, 0, b"hello")
-    world.clock.advance(timedelta(days=30))
-    assert (await world.append(upload_id, 5)).finished
 
 
 async def test_a_deferred_upload_is_finished_by_the_body_that_declares_its_length(world: World) -> None:

@@ -9,19 +9,24 @@ import pytest
 
 from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, Feed, World, elapse
-from tusserver.events import Created, Finished, Terminated
+from tusserver.events import Created, Finished
 from tusserver.protocol.errors import (
     ClientGone,
     FinishFailed,
     InvalidConcat,
     MaxSizeExceeded,
+    OutOfSpace,
     PartsUnfinished,
     UploadExpired,
     UploadLocked,
     UploadNotFound,
+    UploadRejected,
 )
+from tusserver.protocol.messages import Create, Download
+from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.rules import Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.stores.base import Copied
 from tusserver.stores.file import FileStore
 from tusserver.stores.memory import MemoryStore
 
@@ -30,6 +35,10 @@ NOBODY = UploadId("nobody")
 
 async def fail(upload: Upload) -> None:
     raise RuntimeError("the listener fails")
+
+
+async def refuse(upload: Upload) -> None:
+    raise UploadRejected("a virus", status=422)
 
 
 # complete parts ------------------------------------------------------------------------------------------------------
@@ -109,25 +118,83 @@ async def test_more_parts_than_allowed_are_refused(make_world: MakeWorld) -> Non
         await world.join(part, part, part, part)
 
 
-async def test_a_final_upload_that_cannot_be_finished_is_not_made_and_its_parts_stay(make_world: MakeWorld) -> None:
-    """Its client gets no URL, and makes it again from its parts."""
+class SlowStore(MemoryStore):
+    """Joins when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joining = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def concatenate(self, final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
+        self.joining.set()
+        await self.go_on.wait()
+        await super().concatenate(final, parts, kept)
+
+
+async def test_a_final_upload_that_cannot_be_finished_stays_and_is_finished_when_it_is_asked_for_again(
+    make_world: MakeWorld,
+) -> None:
     world = make_world(delete_parts=True)
     part = await world.part(b"hello")
     world.listeners[Finished] = fail
     with pytest.raises(FinishFailed):
+        await world.join(part)
+    stored = await world.stored()
+    assert len(stored) == 2
+    del world.listeners[Finished]
+    final = await world.join(part)
+    assert await world.content(final.id) == b"hello"
+    assert await world.stored() == [final.id]
+    assert final.id in stored
+
+
+async def test_a_final_upload_that_the_application_refuses_is_removed_and_its_parts_stay(world: World) -> None:
+    part = await world.part(b"hello")
+    world.listeners[Finished] = refuse
+    with pytest.raises(UploadRejected):
         await world.join(part)
     assert await world.stored() == [part]
     del world.listeners[Finished]
     assert await world.content((await world.join(part)).id) == b"hello"
 
 
-async def test_a_final_upload_that_a_listener_heard_of_and_that_is_not_made_is_told_as_terminated(world: World) -> None:
+# asked for again -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delete_parts", [False, True])
+async def test_the_same_parts_asked_for_again_are_the_same_final_upload(
+    make_world: MakeWorld, delete_parts: bool
+) -> None:
+    world = make_world(delete_parts=delete_parts)
+    one, two = await world.part(b"hello "), await world.part(b"world")
+    final = await world.join(one, two)
+    assert (await world.join(one, two)).id == final.id
+    assert world.heard(Created, final.id) == world.heard(Finished, final.id) == 1
+    assert await world.content(final.id) == b"hello world"
+
+
+async def test_other_parts_or_another_order_or_other_metadata_are_another_final_upload(world: World) -> None:
+    one, two = await world.part(b"hello "), await world.part(b"world")
+    finals = [await world.join(*parts) for parts in ((one, two), (two, one), (one,), (one, two, one))]
+    named = (await world.create(None, role=Role.FINAL, parts=(one, two), metadata="filename YQ==")).upload
+    assert len({final.id for final in [*finals, named]}) == 5
+
+
+async def test_a_final_upload_that_was_deleted_is_made_again(world: World) -> None:
     part = await world.part(b"hello")
-    world.listeners[Finished] = fail
-    with pytest.raises(FinishFailed):
-        await world.join(part)
-    final = world.told[-1].upload.id
-    assert (world.heard(Created, final), world.heard(Terminated, final)) == (1, 1)
+    final = await world.join(part)
+    await world.delete(final.id)
+    again = await world.join(part)
+    assert again.id != final.id
+    assert await world.content(again.id) == b"hello"
+
+
+async def test_many_who_ask_at_once_get_one_final_upload(world: World) -> None:
+    one, two = await world.part(b"hello "), await world.part(b"world")
+    finals = await asyncio.gather(*(world.join(one, two) for _ in range(5)))
+    assert len({final.id for final in finals}) == 1
+    assert world.heard(Created, finals[0].id) == world.heard(Finished, finals[0].id) == 1
 
 
 # parts go with their final upload ------------------------------------------------------------------------------------
@@ -151,16 +218,17 @@ async def test_parts_are_removed_when_the_last_of_them_completes_a_waiting_final
 
 
 async def test_parts_of_a_waiting_final_upload_go_even_if_it_is_finished_later(make_world: MakeWorld) -> None:
-    """Nobody makes it again from its parts: it stays, and a sweep finishes it."""
     world = make_world(delete_parts=True)
     one, two = await world.part(b"hello "), await world.part(b"wor", length=5)
     final = await world.join(one, two)
     world.listeners[Finished] = fail
     await world.append(two, 3, b"ld")
-    assert await world.stored() == [final.id]
+    assert len(await world.stored()) == 3
     del world.listeners[Finished]
     world.clock.advance(LATE)
     await world.sweeper.sweep()
+    await world.joiner.finished()
+    assert await world.stored() == [final.id]
     assert (await world.head(final.id)).finished
     assert (await world.content(final.id), world.heard(Finished)) == (b"hello world", 1)
 
@@ -257,17 +325,206 @@ async def test_a_final_upload_that_is_deleted_leaves_its_parts_in_peace(world: W
     assert await world.stored() == [part]
 
 
-async def test_an_expired_final_upload_is_not_joined_any_more(make_world: MakeWorld) -> None:
+async def test_a_final_upload_that_waits_lives_as_long_as_its_parts(make_world: MakeWorld) -> None:
+    """A film in parts over two days."""
     world = make_world(expiry=Expiry(after=timedelta(hours=1)))
-    part = await world.part(b"hel", length=5)
+    part = await world.part(b"", length=5)
     final = await world.join(part)
-    world.clock.advance(timedelta(minutes=40))
-    await world.append(part, 3, b"l")
-    world.clock.advance(timedelta(minutes=40))
+    for at in range(4):
+        world.clock.advance(timedelta(minutes=40))
+        await world.append(part, at, b"h")
+        await world.sweeper.sweep()
+        assert (await world.head(final.id)).pending
     await world.append(part, 4, b"o")
+    assert (await world.head(final.id)).finished
+
+
+async def test_a_final_upload_expires_with_the_first_part_that_is_lost(make_world: MakeWorld) -> None:
+    world = make_world(expiry=Expiry(after=timedelta(hours=1)))
+    one, two = await world.part(b"", length=5), await world.part(b"", length=5)
+    final = await world.join(one, two)
+    world.clock.advance(timedelta(minutes=40))
+    await world.append(two, 0, b"h")
+    world.clock.advance(timedelta(minutes=40))
     with pytest.raises(UploadExpired):
         await world.head(final.id)
-    assert world.heard(Finished) == 0
+    assert await world.sweeper.sweep() == 2
+    assert await world.stored() == [two]
+
+
+# interrupted ---------------------------------------------------------------------------------------------------------
+
+
+class Full(MemoryStore):
+    """Has no room for copies while it is told so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = True
+
+    async def concatenate(self, final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
+        if self.full:
+            raise OutOfSpace
+        await super().concatenate(final, parts, kept)
+
+
+@pytest.mark.parametrize("by", ["sweep", "head", "get"])
+async def test_what_found_no_room_when_the_last_part_came_is_joined_later(by: str) -> None:
+    store = Full()
+    world = World(lambda: store)
+    part = await world.part(b"hel", length=5)
+    final = await world.join(part)
+    await world.append(part, 3, b"lo")
+    assert (await store.load(final.id)).pending
+    store.full = False
+    if by == "sweep":
+        world.clock.advance(LATE)
+        await world.sweeper.sweep()
+        await world.joiner.finished()
+    elif by == "head":
+        assert (await world.head(final.id)).finished
+    else:
+        await world.service.download(Download(id=final.id))
+    assert await world.content(final.id) == b"hello"
+
+
+async def test_a_sweep_joins_what_a_crash_kept_the_last_part_from_joining(world: World) -> None:
+    part = await world.part(b"hel", length=5)
+    final = await world.join(part)
+    joins = [
+        asyncio.create_task(world.append(part, 3, b"lo")),
+        asyncio.create_task(elapse(0)),
+    ]
+    world.joiner.close()  # nothing is joined in this life
+    await asyncio.gather(*joins)
+    assert (await world.store.load(final.id)).pending
+    world.restart()
+    world.clock.advance(LATE)
+    await world.sweeper.sweep()
+    await world.joiner.finished()
+    assert await world.content(final.id) == b"hello"
+
+
+async def test_a_part_that_is_held_for_a_moment_only_delays_its_final_upload(world: World) -> None:
+    part = await world.part(b"hel", length=5)
+    final = await world.join(part)
+    await world.append(part, 3, b"l")
+    async with world.locker.hold(part):
+        stored = await world.store.load(part)
+        await world.store.commit(stored.at(5, expires_at=stored.expires_at, finished=True))
+        await world.joiner.completed(part)
+        assert (await world.store.load(final.id)).pending
+    assert (await world.head(final.id)).finished
+
+
+async def test_a_stop_interrupts_a_copy_and_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    world = World(lambda: FileStore(tmp_path))
+    parts = [await world.part(letter * (20 << 20)) for letter in (b"a", b"b", b"c")]
+    original = world.store.concatenate
+    reached: list[int] = []
+
+    async def watched(final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
+        async def and_stop(done: int) -> None:
+            reached.append(done)
+            if len(reached) == 2:
+                world.service.close()
+            await kept(done)
+
+        await original(final, parts, and_stop)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.store, "concatenate", watched)
+        final = await world.join(*parts)
+        assert final.pending
+        await world.service.finished()
+    assert len(reached) == 2
+    world.restart()
+    assert (await world.store.load(final.id)).offset == reached[-1] == 20 << 20
+    world.clock.advance(LATE)
+    await world.sweeper.sweep()
+    await world.joiner.finished()
+    found = await world.content(final.id)
+    assert [found[:1], found[-1:], len(found)] == [b"a", b"c", 60 << 20]
+    assert found == b"".join([await world.content(part) for part in parts])
+
+
+async def test_a_delete_interrupts_a_copy() -> None:
+    store = SlowStore()
+    world = World(lambda: store)
+    part = await world.part(b"hello")
+    joining = asyncio.create_task(world.join(part))
+    await store.joining.wait()
+    final = next(upload_id for upload_id in await world.stored() if upload_id != part)
+    deleting = asyncio.create_task(world.delete(final))
+    await elapse(0)
+    store.go_on.set()
+    await deleting
+    with pytest.raises(UploadNotFound):
+        await joining
+    assert await world.stored() == [part]
+
+
+# who waits -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_is_not_kept_waiting_for_a_long_copy(make_world: MakeWorld) -> None:
+    store = SlowStore()
+    world = World(lambda: store)
+    part = await world.part(b"hello")
+    final = await world.join(part)
+    assert final.pending
+    assert not (await store.load(final.id)).unclaimed
+    store.go_on.set()
+    await world.joiner.finished()
+    assert (await world.head(final.id)).finished
+
+
+async def test_where_nothing_may_be_pending_it_waits(make_world: MakeWorld) -> None:
+    store = SlowStore()
+    world = World(lambda: store, unfinished=False)
+    part = await world.part(b"hello")
+    joining = asyncio.create_task(world.join(part))
+    await elapse(120)
+    assert not joining.done()
+    store.go_on.set()
+    assert (await joining).finished
+
+
+async def test_a_final_upload_whose_client_has_gone_expires_until_somebody_asks_for_it() -> None:
+    store = SlowStore()
+    world = World(lambda: store)
+    part = await world.part(b"hello")
+    body = Feed()
+    create = Create(length=None, metadata=Metadata(""), role=Role.FINAL, concat=f"final;{part}", parts=(part,))
+    asking = asyncio.create_task(world.service.create(create, body))
+    await store.joining.wait()
+    body.vanish()
+    with pytest.raises(ClientGone):
+        await asking
+    store.go_on.set()
+    await world.joiner.finished()
+    final = next(upload_id for upload_id in await world.stored() if upload_id != part)
+    assert (await store.load(final)).expires_at == world.clock.now + DAY
+    assert (await world.join(part)).id == final
+    assert (await store.load(final)).expires_at is None
+
+
+async def test_a_final_upload_that_nobody_asks_for_goes_in_the_end() -> None:
+    store = SlowStore()
+    world = World(lambda: store)
+    part = await world.part(b"hello")
+    body = Feed()
+    create = Create(length=None, metadata=Metadata(""), role=Role.FINAL, concat=f"final;{part}", parts=(part,))
+    asking = asyncio.create_task(world.service.create(create, body))
+    await store.joining.wait()
+    body.vanish()
+    with pytest.raises(ClientGone):
+        await asking
+    store.go_on.set()
+    await world.joiner.finished()
+    world.clock.advance(DAY + LATE)
+    assert await world.sweeper.sweep() == 1
+    assert await world.stored() == [part]
 
 
 # at the same time ----------------------------------------------------------------------------------------------------
@@ -314,20 +571,6 @@ async def test_final_uploads_of_the_same_parts_in_different_orders_do_not_wait_i
     async with asyncio.timeout(1):
         finals = await asyncio.gather(*(world.join(*order) for order in ((one, two), (two, one)) * 3))
     assert [await world.content(final.id) for final in finals] == [b"12", b"21"] * 3
-
-
-class SlowStore(MemoryStore):
-    """Joins when it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.joining = asyncio.Event()
-        self.go_on = asyncio.Event()
-
-    async def concatenate(self, final: Upload, parts: Sequence[Upload]) -> None:
-        self.joining.set()
-        await self.go_on.wait()
-        await super().concatenate(final, parts)
 
 
 async def test_nobody_touches_a_part_that_is_being_copied() -> None:

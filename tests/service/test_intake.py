@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.service.world import IDLE, Feed, elapse
-from tusserver.locks.base import Manner
 from tusserver.protocol.checksum import Checksum, Digest
 from tusserver.protocol.errors import (
     BodySilent,
@@ -145,7 +144,6 @@ async def test_a_body_that_has_ended_does_not_stop_any_more() -> None:
     intake = make(Feed(b"hello", ends=True))
     assert await intake.read(100) == [b"hello"]
     intake.stop(ShuttingDown())
-    assert not intake.leave(Manner.INSIST)
     assert intake.cut is None
 
 
@@ -160,39 +158,32 @@ async def test_a_request_that_is_cancelled_is_not_taken_for_a_silent_client() ->
     assert intake.cut is None
 
 
-# who may interrupt it ------------------------------------------------------------------------------------------------
+# who asks how far it is ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("silence", "manner", "leaves"),
-    [(0.2, Manner.RESUME, False), (0.3, Manner.RESUME, True), (0.0, Manner.INSIST, True), (0.3, Manner.INSIST, True)],
-)
-async def test_a_client_that_was_silent_for_a_quarter_of_a_second_may_be_interrupted(
-    silence: float, manner: Manner, leaves: bool
-) -> None:
+async def test_bytes_in_hand_are_handed_on_at_once_when_somebody_asks() -> None:
     feed = Feed(b"hello")
+    intake, began = make(feed), now()
+    reading = asyncio.create_task(intake.read(100))
+    await feed.taken()
+    intake.catch_up()
+    assert await reading == [b"hello"]
+    assert now() == began
+    feed.end()
+    assert (await intake.read(100), intake.cut) == ([], None)
+
+
+async def test_a_client_that_has_sent_nothing_is_not_taken_for_a_silent_one_as_somebody_asks() -> None:
+    feed = Feed()
     intake = make(feed)
     reading = asyncio.create_task(intake.read(100))
     await feed.taken()
-    await elapse(silence)
-    assert intake.leave(manner) is leaves
-    assert isinstance(intake.cut, UploadInterrupted) is leaves
+    intake.catch_up()
+    await elapse(IDLE - 1)
+    feed.send(b"hello")
     feed.end()
     assert await reading == [b"hello"]
-
-
-async def test_a_client_whose_bytes_are_just_being_written_is_not_silent() -> None:
-    """The disk is slow, not the client: nobody is asked for more meanwhile."""
-    intake = make(Feed(b"hello"))
-    assert await intake.read(5) == [b"hello"]
-    await elapse(3)
-    assert not intake.leave(Manner.RESUME)
-
-
-async def test_a_body_that_leaves_says_so_whoever_asks_next() -> None:
-    intake = make(Feed(b"hello"))
-    assert intake.leave(Manner.INSIST)
-    assert intake.leave(Manner.RESUME)
+    assert intake.cut is None
 
 
 # checksums -----------------------------------------------------------------------------------------------------------
@@ -312,14 +303,12 @@ async def test_a_drain_of_a_silent_client_ends_after_the_time_allowed(file: int)
     assert now() - began == pytest.approx(2 * IDLE - 5)
 
 
-async def test_a_drain_of_a_stalled_client_can_be_interrupted_and_keeps_its_bytes(file: int) -> None:
+async def test_a_drain_can_be_interrupted_and_keeps_its_bytes(file: int) -> None:
     feed = Pipe(b"hello")
     intake = make(feed, expected=LARGE, room=LARGE)
     draining = asyncio.create_task(intake.drain_to(file, 0, Kept()))
     await feed.taken()
-    assert not intake.leave(Manner.RESUME)
-    await elapse(0.3)
-    assert intake.leave(Manner.RESUME)
+    intake.stop(UploadInterrupted())
     assert await draining == 5
     assert isinstance(intake.cut, UploadInterrupted)
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,6 +69,8 @@ class Modelled:
     data: bytes = b""
     joined: bool = field(default=False)
     settled: bool = field(default=False)
+    told: int = 0
+    """Somebody knows that so many bytes are here."""
 
     @property
     def complete(self) -> bool:
@@ -96,6 +98,8 @@ class Uploads(RuleBasedStateMachine):
         self.model: dict[UploadId, Modelled] = {}
         self.finished: set[UploadId] = set()
         self.expired: set[UploadId] = set()
+        self.notes: dict[UploadId, datetime] = {}
+        """Parts that went after they were joined, and until when their final upload is found by them."""
 
     def open_store(self) -> Store:
         raise NotImplementedError
@@ -130,11 +134,18 @@ class Uploads(RuleBasedStateMachine):
         return self.world.clock.now
 
     def is_over(self, upload: Modelled) -> bool:
-        return upload.deadline is not None and upload.deadline <= self.now
+        deadline = upload.deadline
+        if upload.role is Role.FINAL and not upload.joined and all(part in self.model for part in upload.parts):
+            ends = [self.model[part].deadline for part in upload.parts]
+            least = min((end for end in ends if end is not None), default=self.now + DAY)
+            deadline = least if deadline is None else max(deadline, least)
+        return deadline is not None and deadline <= self.now
 
-    def grow(self, upload_id: UploadId, data: bytes) -> None:
+    def grow(self, upload_id: UploadId, data: bytes, *, told: bool = True) -> None:
         upload = self.model[upload_id]
         upload.data += data
+        if told or upload.complete:
+            upload.told = len(upload.data)
         if data and self.sliding:
             upload.deadline = self.now + DAY
         self.settle(upload_id)
@@ -161,11 +172,12 @@ class Uploads(RuleBasedStateMachine):
         data = b"".join(part.data for part in parts if part is not None)
         if len(data) > MAX:
             return
-        final.joined, final.length, final.data = True, len(data), data
+        final.joined, final.length, final.data, final.told = True, len(data), data, len(data)
         self.settle(final_id)
         if self.delete_parts:
             for part_id in final.parts:
                 self.model.pop(part_id, None)
+            self.notes[final.parts[0]] = self.now + DAY
 
     # requests --------------------------------------------------------------------------------------------------------
 
@@ -193,6 +205,7 @@ class Uploads(RuleBasedStateMachine):
         upload_id=st.one_of(ids, parts, parts),
         body=bodies,
         shift=st.sampled_from([0] * 8 + [-1, 1]),
+        at_told=st.booleans(),
         checksum=sums,
         end=ends,
         declared=st.none() | st.none() | st.integers(0, MAX + 2),
@@ -204,13 +217,14 @@ class Uploads(RuleBasedStateMachine):
         upload_id: UploadId,
         body: bytes,
         shift: int,
+        at_told: bool,
         checksum: str,
         end: str,
         declared: int | None,
         split: int,
         fills: bool,
     ) -> None:
-        self.append_to(upload_id, body, shift, checksum, end, declared, split, fills)
+        self.append_to(upload_id, body, shift, checksum, end, declared, split, fills, at_told)
 
     def append_to(
         self,
@@ -222,22 +236,26 @@ class Uploads(RuleBasedStateMachine):
         declared: int | None,
         split: int,
         fills: bool,
+        at_told: bool = False,
     ) -> None:
         if end in ("breaks off", "crash"):
             checksum = checksum.replace("wrong", "right")
         upload = self.model.get(upload_id)
-        offset = max(0, (len(upload.data) if upload else 0) + shift)
+        stands = 0 if upload is None else upload.told if at_told else len(upload.data)
+        offset = max(0, stands + shift)
         if fills and upload is not None and upload.length is not None:
             body, declared = fill(body, upload.length - offset), None
         asked = self.ask(upload_id, offset, body, checksum, end, declared, split)
         if upload is None:
             return self.refused(asked, UploadNotFound)
+        if upload.role is Role.FINAL:
+            return self.refused(asked, FinalIsReadOnly, UploadExpired)
         if self.is_over(upload):
             return self.refused(asked, UploadExpired)
-        if upload.role is Role.FINAL:
-            return self.refused(asked, FinalIsReadOnly)
-        if offset != len(upload.data):
-            return self.refused(asked, OffsetMismatch)
+        if offset not in (upload.told, len(upload.data)):
+            self.refused(asked, OffsetMismatch)
+            upload.told = len(upload.data)
+            return None
         if declared is not None:
             if upload.length is None and declared > MAX:
                 return self.refused(asked, MaxSizeExceeded)
@@ -247,8 +265,7 @@ class Uploads(RuleBasedStateMachine):
         room = (MAX if length is None else length) - offset
         if end != "chunked" and len(body) > room:
             return self.refused(asked, SizeExceeded, MaxSizeExceeded)
-        if length != offset:
-            upload.length = length  # it stands, whatever becomes of the body
+        upload.data = upload.data[:offset]  # nobody was told of more
         if end == "chunked" and len(body) > room:
             return self.refused(asked, SizeExceeded)
         if checksum == "wrong":
@@ -265,7 +282,7 @@ class Uploads(RuleBasedStateMachine):
             self.restart()
         else:
             self.refused(asked, ClientGone)
-        self.grow(upload_id, kept)
+        self.grow(upload_id, kept, told=False)
         return None
 
     @rule(upload_id=st.one_of(ids, parts, parts), body=bodies, end=st.sampled_from(["whole", "chunked"]))
@@ -325,6 +342,19 @@ class Uploads(RuleBasedStateMachine):
     def join_all(self, parts: Sequence[UploadId]) -> object:
         known = [self.model.get(part) for part in parts]
         asked = self.world.join(*parts)
+        twins = [
+            name
+            for name, final in self.model.items()
+            if final.parts == tuple(parts) and not self.is_over(final) and parts[0] in self.model
+        ]
+        if twins:
+            assert [self.run(asked).id] == twins
+            return twins[0]
+        if parts[0] in self.notes:  # its final upload may be found, or not any more
+            with contextlib.suppress(InvalidConcat):
+                found = self.run(asked).id
+                assert self.model[found].parts == tuple(parts)
+            return multiple()
         if any(part is None or part.role is not Role.PARTIAL or self.is_over(part) for part in known):
             self.refused(asked, InvalidConcat)
             return multiple()
@@ -361,6 +391,8 @@ class Uploads(RuleBasedStateMachine):
         self.world.clock.advance(SWEEP + timedelta(hours=hours))
         over = {upload_id for upload_id, upload in self.model.items() if self.is_over(upload)}
         assert self.run(self.world.sweeper.sweep()) == len(over)
+        self.run(self.world.joiner.finished())
+        self.notes = {part: until for part, until in self.notes.items() if until > self.now}
         for upload_id in over:
             del self.model[upload_id]
         self.expired |= over
@@ -369,7 +401,7 @@ class Uploads(RuleBasedStateMachine):
 
     def check_the_disk(self) -> None:
         owners = {path.name.partition(".")[0] for path in (self.folder / "uploads").rglob("*") if path.is_file()}
-        assert owners <= set(self.model)
+        assert owners <= {*self.model, *self.notes}
 
     # always ----------------------------------------------------------------------------------------------------------
 
@@ -381,7 +413,10 @@ class Uploads(RuleBasedStateMachine):
         elif self.is_over(upload):
             self.refused(self.world.head(upload_id), UploadExpired)
         else:
-            assert self.run(self.world.head(upload_id)) == self.run(self.world.store.load(upload_id))
+            told = self.run(self.world.head(upload_id))
+            upload.told = len(upload.data)
+            stored = self.run(self.world.store.load(upload_id))
+            assert told == (replace(stored, expires_at=told.expires_at) if stored.pending else stored)
 
     @invariant()
     def both_know_the_same(self) -> None:
@@ -389,6 +424,7 @@ class Uploads(RuleBasedStateMachine):
         for upload_id, upload in self.model.items():
             told = self.run(self.world.store.load(upload_id))
             assert (told.offset, told.length, told.expires_at) == (len(upload.data), upload.length, upload.deadline)
+            assert told.pending or told.told == upload.told
             assert (told.complete, told.finished, told.pending) == (
                 upload.complete,
                 upload.complete,

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
+from tusserver.clock import WallClock
 from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol import messages
@@ -98,6 +99,12 @@ class Feed:
             del self._chunks[0]
         return chunk
 
+    async def gone(self) -> None:
+        """See `streams.Body`."""
+        while None not in self._chunks:
+            self._more.clear()
+            await self._more.wait()
+
     def checksum(self) -> Checksum | None:
         """See `streams.Body`."""
         return self._trailer
@@ -106,6 +113,20 @@ class Feed:
 def whole(data: bytes) -> Feed:
     """A body that is all there."""
     return Feed(data, ends=True)
+
+
+class FailsAtFirst:
+    """A listener that fails the first `failures` times it is called."""
+
+    def __init__(self, failures: int, error: Exception | None = None) -> None:
+        self.calls = 0
+        self._failures = failures
+        self._error = error or RuntimeError("not now")
+
+    async def __call__(self, upload: Upload) -> None:
+        self.calls += 1
+        if self.calls <= self._failures:
+            raise self._error
 
 
 def _ids() -> Iterator[UploadId]:
@@ -120,6 +141,7 @@ class World:
         open_store: Callable[[], Store],
         *,
         clock: Clock | None = None,
+        wall: WallClock | None = None,
         limits: Limits | None = None,
         expiry: Expiry | None = None,
         unfinished: bool = True,
@@ -128,6 +150,7 @@ class World:
         new_id: Callable[[], UploadId] | None = None,
         speed: float = 0.0,
         ledger: Ledger | None = None,
+        listens: bool = True,
     ) -> None:
         self.clock = clock or Clock()
         self.told: list[Event] = []
@@ -135,6 +158,7 @@ class World:
         self.listeners: dict[type[Event], Listener] = {}
         """What a test wants done when an event comes; it may fail."""
         self._open_store = open_store
+        self._wall = wall
         self._limits = limits or Limits()
         self._expiry = expiry or Expiry()
         self._unfinished = unfinished
@@ -142,18 +166,21 @@ class World:
         self._before_create = before_create
         self._new_id = new_id or _ids().__next__
         self._speed = speed
+        self._listens = listens
         self._ledger = ledger or MemoryLedger()
         self.restart()
 
     def restart(self) -> None:
         """Forget everything that is not in the store."""
         self.store = self._open_store()
+        if self._wall is not None:
+            self.store.clock = self._wall  # type: ignore[misc]  # a clock that the test can set
         self.locker = MemoryLocker()
         bus = Bus()
-        for kind in (Created, Finished, Terminated, Expired):
+        for kind in (Created, Finished, Terminated, Expired) if self._listens else ():
             bus.subscribe(kind, self._listen)
         lifecycle = Lifecycle(self.store, bus, self._expiry, self.clock)
-        joiner = Joiner(
+        self.joiner = Joiner(
             self.store,
             self.locker,
             lifecycle,
@@ -169,7 +196,7 @@ class World:
             self.store,
             self.locker,
             lifecycle,
-            joiner,
+            self.joiner,
             quota,
             limits=self._limits,
             expiry=self._expiry,
@@ -180,7 +207,14 @@ class World:
             before_create=self._before_create,
             now=self.clock,
         )
-        self.sweeper = Sweeper(self.store, self.locker, lifecycle, quota, interval=60.0, now=self.clock)
+        self.sweeper = Sweeper(
+            self.store, self.locker, lifecycle, self.joiner, quota, expiry=self._expiry, interval=60.0, now=self.clock
+        )
+
+    def obey(self, expiry: Expiry) -> None:
+        """Go on by other rules, as a server does that is started with other settings."""
+        self._expiry = expiry
+        self.restart()
 
     # what happened ---------------------------------------------------------------------------------------------------
 

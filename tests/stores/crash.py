@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from tests.contracts.sources import Chunks
+from tests.contracts.stores import uncopied
 from tusserver.app import Tus
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -203,11 +204,12 @@ async def joined(run: Run) -> None:
     ]
     parts[0] = await run.finish(await run.append(parts[0], DATA[:STEP]))
     run.counts = True
-    final = await run.create(ID, length=len(DATA), role=Role.FINAL, parts=PARTS)
+    final = await run.create(ID, length=None, role=Role.FINAL, parts=PARTS)
     await run.store.note_awaiting(ID, PARTS[1])
     parts[1] = await run.finish(await run.append(parts[1], DATA[STEP:]))
+    final = replace(final, length=len(DATA))
     await run.store.amend(final)
-    await run.store.concatenate(final, parts)
+    await run.store.concatenate(final, parts, uncopied)
     final = replace(final, offset=len(DATA))
     await run.store.commit(final)
     await run.finish(final)

@@ -643,7 +643,7 @@ async def test_a_calendar_of_another_run_of_the_machine_is_not_believed(
     assert await named(store, NOW) == []
     for path in (root / "calendar").glob("[0-9]*"):
         path.unlink()  # it was not synced
-    monkeypatch.setattr(disk, "boot_id", lambda: "another")
+    monkeypatch.setattr("tusserver.stores.file.boot_id", lambda: "another")
     assert await named(FileStore(root), NOW + HOUR + LATE) == [ID]
 
 

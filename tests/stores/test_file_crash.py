@@ -18,7 +18,6 @@ from tests.stores.crash import DATA, ID, NAME, PARTS, STEP, TEARABLE, End, Execu
 from tusserver.app import Tus
 from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.stores import disk
 from tusserver.stores.file import FileStore
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -179,7 +178,7 @@ async def test_a_sweep_leaves_nothing_half_made_where_the_server_died(
 async def test_a_power_cut_on_top_takes_nothing_that_was_acknowledged(
     executioner: Executioner, tmp_path: Path, scenario: str, torn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "boot_id", lambda: "another run-----")
+    monkeypatch.setattr("tusserver.stores.file.boot_id", lambda: "another run-----")
     for life in lives(executioner, tmp_path, scenario, "ack", torn=torn):
         await check(life, ID)
 

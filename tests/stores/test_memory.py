@@ -30,4 +30,4 @@ async def test_no_byte_is_held_of_a_removed_upload() -> None:
     await store.remove(ID)
     await complete(store, b"new")
     await store.remove(ID)
-    assert not any(vars(store).values())
+    assert not any(held for held in vars(store).values() if held is not store.clock)

@@ -13,9 +13,12 @@ import pytest
 
 from tests.contracts.sources import Chunks, unheard
 from tests.contracts.stores import ID, NOW, OTHER, an_upload, bytes_of, listed, put
+from tusserver.clock import WallClock
+from tusserver.protocol.errors import StoreUnavailable
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.stores import disk
+from tusserver.stores import disk, record
 from tusserver.stores.file import Durability, FileStore
+from tusserver.stores.record import JSON_AT
 
 WEAK = [Durability.FINISH, Durability.NONE]
 
@@ -31,7 +34,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def boot(root: Path, monkeypatch: pytest.MonkeyPatch) -> Booted:
     def boot(run: str, durability: Durability) -> FileStore:
-        monkeypatch.setattr(disk, "boot_id", lambda: run.ljust(16, "-"))
+        monkeypatch.setattr("tusserver.stores.file.boot_id", lambda: run.ljust(16, "-"))
         return FileStore(root, durability=durability)
 
     return boot
@@ -180,21 +183,139 @@ async def test_an_idle_store_is_not_synced_again_and_again(
     await store.tidy()
 
 
-async def test_where_everything_is_synced_at_once_there_is_nothing_to_settle(
+async def test_where_everything_is_synced_at_once_it_is_settled_once_after_a_start(
     boot: Booted, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = boot("first", Durability.ACK)
     await begin(store)
-    monkeypatch.setattr(disk, "sync_file_system", lambda folder: pytest.fail("it was synced"))
     await store.tidy()
-    assert not (root / "settled").exists()
+    assert (root / "settled").exists()
+    monkeypatch.setattr(disk, "sync_file_system", lambda folder: pytest.fail("it was synced"))
+    await put(store, await store.load(ID), b"!")
+    await store.tidy()
+
+
+@pytest.mark.parametrize("durability", Durability)
+@pytest.mark.parametrize("before", WEAK)
+async def test_what_a_dead_process_left_unsynced_is_settled_by_the_next(
+    boot: Booted, before: Durability, durability: Durability
+) -> None:
+    upload = await begin(boot("first", before))  # and it is killed
+    await boot("first", durability).tidy()  # the next one has nothing to do, and is stopped
+    assert await boot("second", before).load(ID) == upload
+
+
+async def test_what_could_not_be_synced_is_not_settled_and_tried_again(
+    boot: Booted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = boot("first", Durability.NONE)
+    upload = await begin(store)
+
+    def fail(folder: Path) -> None:
+        raise OSError(5, "a bad disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "sync_file_system", fail)
+        with pytest.raises(StoreUnavailable):
+            await store.tidy()
+    assert (await boot("second", Durability.NONE).load(ID)).offset == 0
+    monkeypatch.setattr("tusserver.stores.file.boot_id", lambda: "first".ljust(16, "-"))
+    await store.tidy()
+    assert await boot("second", Durability.NONE).load(ID) == upload
+
+
+@pytest.mark.parametrize("durability", WEAK)
+@pytest.mark.parametrize("steps", [-3600.0, 3600.0, -10 * 365 * 86400.0])
+async def test_what_is_on_the_disk_does_not_depend_on_the_wall_clock(
+    boot: Booted, monkeypatch: pytest.MonkeyPatch, durability: Durability, steps: float
+) -> None:
+    """Set back between a sync and the next bytes, these were taken for synced."""
+    store = boot("first", durability)
+    upload = await begin(store)
+    await store.tidy()
+    real = WallClock.seconds
+    monkeypatch.setattr(WallClock, "seconds", lambda self: real(self) + steps)
+    await put(store, upload, b"!!")
+    assert (await boot("second", durability).load(ID)).offset == 0
+
+
+async def test_records_of_an_older_version_go_by_its_clock(boot: Booted, root: Path) -> None:
+    """It noted the wall clock alone, in the slots and in `settled`."""
+    await begin(boot("first", Durability.NONE))
+    path = root / "uploads" / ID[:2] / f"{ID}.record"
+    slot = record.newer(path.read_bytes()[:JSON_AT], "another")
+    assert slot is not None
+    head = bytearray(JSON_AT)
+    old = replace(slot, clock=None, told=None).pack()
+    head[: len(old)] = old if slot.number % 2 == 0 else bytes(len(old))
+    head[512 : 512 + len(old)] = old if slot.number % 2 else bytes(len(old))
+    path.write_bytes(bytes(head) + path.read_bytes()[JSON_AT:])
+    for settled, offset in ((slot.written_at + 1, 5), (slot.written_at - 1, 0)):
+        (root / "settled").write_text(f"{slot.boot} {settled}\n")
+        upload = await boot("second", Durability.NONE).load(ID)
+        assert (upload.offset, upload.told) == (offset, offset)
+
+
+# what waits for the disk ---------------------------------------------------------------------------------------------
+
+
+async def test_an_offset_that_waits_for_the_disk_is_read_by_nobody(
+    boot: Booted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = boot("first", Durability.ACK)
+    upload = await begin(store)
+    await store.tidy()
+    seen: list[int] = []
+    original = disk.sync_data
+
+    def sync(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(".record"):
+            seen.append(
+                record.unpack((store.root / "uploads" / ID[:2] / f"{ID}.record").read_bytes(), "first".ljust(16, "-"))[
+                    0
+                ].offset
+            )
+            raise OSError(5, "a bad disk")
+        original(fd)
+
+    monkeypatch.setattr(disk, "sync_data", sync)
+    with pytest.raises(StoreUnavailable):
+        await put(store, upload, b"!!")
+    assert seen == [5]
+    assert await store.load(ID) == upload
+
+
+async def test_after_a_restart_of_the_machine_one_that_reached_it_counts(
+    boot: Booted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark is made after the sync, and is not synced itself."""
+    store = boot("first", Durability.ACK)
+    upload = await begin(store)
+    await store.tidy()
+    monkeypatch.setattr(record, "mark_synced", lambda fd, slot: None)
+    upload = await put(store, upload, b"!!")
+    assert (await boot("second", Durability.ACK).load(ID)).offset == upload.offset == 7
+
+
+async def test_what_is_taken_back_is_on_the_disk_before_other_bytes_come(boot: Booted, calls: list[str]) -> None:
+    for durability in Durability:
+        store = boot("first", durability)
+        upload = an_upload(UploadId(f"an-{durability}"))
+        await store.create(upload)
+        upload = await put(store, upload, b"hello")
+        await store.tidy()
+        calls.clear()
+        await store.take_back(replace(upload, offset=2))
+        assert "sync record" in calls
+        assert (await store.load(upload.id)).offset == 2
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time as the file store sees it, to be moved on."""
     now = [NOW.timestamp()]
-    monkeypatch.setattr("tusserver.stores.file.time.time", lambda: now[0])
+    monkeypatch.setattr("tusserver.stores.file.boot_clock", lambda: now[0])
+    monkeypatch.setattr(WallClock, "seconds", lambda self: now[0])
     return now
 
 
@@ -244,10 +365,19 @@ async def test_bytes_are_on_the_disk_before_the_record_says_so(boot: Booted, cal
     store = boot("first", Durability.ACK)
     upload = an_upload()
     await store.create(upload)
+    await store.tidy()
     calls.clear()
     written = await store.write(upload, Chunks(b"hello"), unheard)
     await store.commit(replace(upload, offset=written))
-    assert calls == ["write bytes", "sync bytes", "write record", "sync record"]
+    assert calls == ["write bytes", "sync bytes", "write record", "sync record", "write record"]
+
+
+async def test_until_all_that_others_left_is_synced_names_are_synced_too(boot: Booted, calls: list[str]) -> None:
+    await begin(boot("first", Durability.NONE))
+    store = boot("first", Durability.ACK)
+    calls.clear()
+    await put(store, await store.load(ID), b"!")
+    assert calls[-2:] == ["sync folder", "sync folder"]
 
 
 async def test_a_new_record_and_its_name_are_on_the_disk_before_anybody_is_told(boot: Booted, calls: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,9 @@ UPLOAD = Upload(
     seal=1,
 )
 
+BOOT = "this run--------"
+"""None of the slots is of it."""
+
 offsets = st.integers(0, 2**63 - 1)
 milliseconds = st.integers(1, 4 * 10**12)
 slots = st.builds(
@@ -39,12 +43,28 @@ slots = st.builds(
     finished=st.booleans(),
     written_at=milliseconds.map(lambda at: at / 1000),
     boot=st.text("0123456789abcdef-", min_size=1, max_size=16),
+    unsynced=st.booleans(),
+    owed=st.booleans(),
+    unclaimed=st.booleans(),
+    clock=st.integers(0, 10**15).map(lambda at: at / 1e6),
+    told=offsets,
+    takeovers=st.integers(0, 255),
+    tries=st.integers(0, 255),
+    retry_at=st.none() | milliseconds.map(lambda at: datetime.fromtimestamp(at / 1000, UTC)),
 )
 
 
 def a_slot(number: int = 1, offset: int = 5) -> Slot:
     return Slot(
-        number=number, offset=offset, synced=0, expires_at=NOW, finished=False, written_at=1.5, boot="0123456789abcdef"
+        number=number,
+        offset=offset,
+        synced=0,
+        expires_at=NOW,
+        finished=False,
+        written_at=1.5,
+        boot="0123456789abcdef",
+        clock=2.5,
+        told=offset,
     )
 
 
@@ -80,9 +100,49 @@ def test_a_slot_with_a_flipped_bit_is_none(slot: Slot, data: st.DataObject) -> N
 
 @given(slots, slots, st.data())
 def test_a_slot_torn_over_an_older_one_is_one_of_them_or_none(old: Slot, new: Slot, data: st.DataObject) -> None:
+    old = replace(old, number=new.number + 2)
     before, after = old.pack(), new.pack()
     cut = data.draw(st.integers(0, len(after)))
-    assert Slot.unpack(after[:cut] + before[cut:]) in (old, new, None)
+    found = Slot.unpack(after[:cut] + before[cut:])
+    # Cut between its two groups of numbers, the new one is taken for that of an older version.
+    assert found in (old, new, None, plain(new))
+
+
+def plain(slot: Slot) -> Slot:
+    """The slot as an older version would have written it: it knows the first group of numbers."""
+    return replace(slot, clock=None, told=None, takeovers=0, tries=0, retry_at=None)
+
+
+@given(slots)
+def test_an_older_version_may_write_over_a_slot(slot: Slot) -> None:
+    older = replace(plain(slot), number=slot.number + 2).pack()
+    assert Slot.unpack(older + slot.pack()[len(older) :]) == replace(plain(slot), number=slot.number + 2)
+
+
+@given(slots)
+def test_a_slot_that_waits_for_the_disk_counts_only_after_a_restart_of_the_machine(slot: Slot) -> None:
+    waiting = replace(slot, number=slot.number + 1, unsynced=True)
+    slot = replace(slot, unsynced=False)
+    assert record.newer(in_place(slot, waiting), waiting.boot) == slot
+    assert record.newer(in_place(slot, waiting), BOOT) == waiting
+    with tempfile.TemporaryFile() as file:
+        file.write(in_place(slot, waiting))
+        file.flush()
+        record.mark_synced(file.fileno(), waiting)
+        assert record.read_slot(file.fileno(), waiting.boot) == waiting
+
+
+@given(slots, offsets, st.booleans())
+def test_the_cell_tells_more_than_the_slot_and_never_more_than_there_is(slot: Slot, told: int, claimed: bool) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(record.pack(UPLOAD, slot))
+        file.flush()
+        record.write_cell(file.fileno(), replace(UPLOAD, told=told, unclaimed=not claimed))
+        file.seek(0)
+        upload, found = record.unpack(file.read(), BOOT)
+    assert found == slot
+    assert upload.told == min(max(slot.told or 0, told), slot.offset)
+    assert upload.unclaimed == (slot.unclaimed and not claimed)
 
 
 @given(st.binary(max_size=SLOT_SPACE))
@@ -99,8 +159,8 @@ def test_other_bytes_are_no_slot(space: bytes) -> None:
 @given(slots, offsets)
 def test_of_two_slots_the_newer_counts(slot: Slot, offset: int) -> None:
     following = replace(slot, number=slot.number + 1, offset=offset)
-    assert record.newer(in_place(slot, following)) == following
-    assert record.newer(in_place(following, slot)) == following
+    assert record.newer(in_place(slot, following), BOOT) == following
+    assert record.newer(in_place(following, slot), BOOT) == following
 
 
 @given(slots, slots, st.data())
@@ -114,7 +174,7 @@ def test_a_torn_commit_leaves_the_one_before_it(slot: Slot, torn: Slot, data: st
     start = SLOT_SPACE * (torn.number % 2)
     cut = data.draw(st.integers(0, len(packed)))
     head[start : start + cut] = packed[:cut]
-    assert record.newer(bytes(head)) in (newer, torn)
+    assert record.newer(bytes(head), BOOT) in (newer, torn, plain(torn))
 
 
 @given(st.integers(0, 2**40), st.data())
@@ -122,12 +182,12 @@ def test_one_flipped_bit_costs_one_commit_at_most(number: int, data: st.DataObje
     older, newer = a_slot(number, 1), a_slot(number + 1, 2)
     head = bytearray(in_place(older, newer))
     head[data.draw(st.integers(0, len(head) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    assert record.newer(bytes(head)) in (older, newer)
+    assert record.newer(bytes(head), BOOT) in (older, newer)
 
 
 def test_without_a_valid_slot_there_is_none() -> None:
-    assert record.newer(bytes(JSON_AT)) is None
-    assert record.newer(b"") is None
+    assert record.newer(bytes(JSON_AT), BOOT) is None
+    assert record.newer(b"", BOOT) is None
 
 
 def test_commits_go_to_the_slots_in_turn(tmp_path: Path) -> None:
@@ -137,13 +197,13 @@ def test_commits_go_to_the_slots_in_turn(tmp_path: Path) -> None:
     try:
         for number in range(1, 6):
             record.write_slot(fd, a_slot(number, number))
-            assert record.read_slot(fd) == a_slot(number, number)
+            assert record.read_slot(fd, BOOT) == a_slot(number, number)
             # The one before stands beside it.
             head = os.pread(fd, JSON_AT, 0)
             assert Slot.unpack(head[SLOT_SPACE * ((number - 1) % 2) :][:SLOT_SPACE]) is not None
     finally:
         os.close(fd)
-    assert record.unpack(path.read_bytes()) == (replace(UPLOAD, offset=5, expires_at=NOW), a_slot(5, 5))
+    assert record.unpack(path.read_bytes(), BOOT) == (replace(UPLOAD, offset=5, told=5, expires_at=NOW), a_slot(5, 5))
 
 
 def test_progress_goes_on_from_the_slot_that_counts(tmp_path: Path) -> None:
@@ -151,10 +211,20 @@ def test_progress_goes_on_from_the_slot_that_counts(tmp_path: Path) -> None:
     path.write_bytes(record.pack(UPLOAD, replace(a_slot(6, 1), synced=1)))
     progress = record.Progress(str(path), "that boot")
     for offset in (2, 3):
-        progress.move(replace(UPLOAD, offset=offset, expires_at=None), 7.5)
+        progress.move(replace(UPLOAD, offset=offset, expires_at=None), 7.5, 8.5)
     progress.close()
-    expected = Slot(number=8, offset=3, synced=1, expires_at=None, finished=False, written_at=7.5, boot="that boot")
-    assert record.unpack(path.read_bytes()) == (replace(UPLOAD, offset=3, expires_at=None), expected)
+    expected = Slot(
+        number=8,
+        offset=3,
+        synced=1,
+        expires_at=None,
+        finished=False,
+        written_at=7.5,
+        boot="that boot",
+        clock=8.5,
+        told=0,
+    )
+    assert record.unpack(path.read_bytes(), BOOT) == (replace(UPLOAD, offset=3, expires_at=None), expected)
 
 
 def test_progress_of_a_record_without_a_valid_slot_is_refused(tmp_path: Path) -> None:
@@ -170,9 +240,20 @@ def test_progress_of_a_record_without_a_valid_slot_is_refused(tmp_path: Path) ->
 
 @given(slots)
 def test_a_record_reads_back_as_it_was_written(slot: Slot) -> None:
-    upload, found = record.unpack(record.pack(UPLOAD, slot))
+    upload, found = record.unpack(record.pack(UPLOAD, slot), BOOT)
     assert found == slot
-    assert upload == replace(UPLOAD, offset=slot.offset, expires_at=slot.expires_at, finished=slot.finished)
+    assert upload == replace(
+        UPLOAD,
+        offset=slot.offset,
+        expires_at=slot.expires_at,
+        finished=slot.finished,
+        told=min(slot.told or 0, slot.offset),
+        takeovers=slot.takeovers,
+        owed=slot.owed,
+        tries=slot.tries,
+        retry_at=slot.retry_at,
+        unclaimed=slot.unclaimed,
+    )
 
 
 @given(st.binary(max_size=2000) | st.binary(max_size=200).map(lambda text: in_place(a_slot()) + text))
@@ -187,7 +268,7 @@ def test_a_record_reads_back_as_it_was_written(slot: Slot) -> None:
 @example(in_place(a_slot()) + record.pack(UPLOAD, a_slot())[JSON_AT:].replace(b'"parts":[]', b'"parts":5'))
 def test_what_is_no_record_is_refused_and_never_fails_otherwise(content: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - there are many ways to be none
-        record.unpack(content)
+        record.unpack(content, BOOT)
 
 
 @given(slots, st.data())
@@ -196,12 +277,12 @@ def test_a_record_cut_off_while_it_was_made_was_never_made(slot: Slot, data: st.
     cut = data.draw(st.integers(0, len(whole) - 1))
     zeros = data.draw(st.sampled_from([0, len(whole) - cut]))
     with pytest.raises(NeverMade):
-        record.unpack(whole[:cut] + bytes(zeros))
+        record.unpack(whole[:cut] + bytes(zeros), BOOT)
 
 
 def test_json_that_reached_the_disk_before_its_slots_was_never_told() -> None:
     with pytest.raises(NeverMade):
-        record.unpack(bytes(JSON_AT) + record.pack(UPLOAD, a_slot(0))[JSON_AT:])
+        record.unpack(bytes(JSON_AT) + record.pack(UPLOAD, a_slot(0))[JSON_AT:], BOOT)
 
 
 @pytest.mark.parametrize(
@@ -217,5 +298,5 @@ def test_json_that_reached_the_disk_before_its_slots_was_never_told() -> None:
 def test_a_record_that_was_damaged_later_is_not_taken_for_one_never_made(damaged: bytes) -> None:
     """Bytes of an upload never made are removed; those of a damaged one wait for somebody to look."""
     with pytest.raises(ValueError, match=r"valid|JSON|Expecting|Unterminated|delimiter|version") as refusal:
-        record.unpack(damaged)
+        record.unpack(damaged, BOOT)
     assert not isinstance(refusal.value, NeverMade)

@@ -256,6 +256,12 @@ class SlowPatch:
             sent = time.monotonic()
             self._hurry.wait(ALIVE)
 
+    def cut(self) -> None:
+        """Break the connection, between two pieces."""
+        self._pieces.clear()
+        self.finish()
+        self._connection.cut()
+
     def finish(self) -> None:
         """Send what is left at once."""
         self._hurry.set()

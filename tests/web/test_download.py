@@ -46,8 +46,35 @@ async def test_a_joined_upload_comes_back_as_a_whole(client: Client) -> None:
 async def test_there_is_nothing_to_download_before_the_end(client: Client) -> None:
     url = await client.upload(10, b"01234")
     response = await client.get(url)
-    assert (response.status_code, b"01234" in response.content) == (404, False)
+    assert (response.status_code, b"01234" in response.content) == (423, False)
     assert response.text.startswith("ERR_INCOMPLETE_UPLOAD: ")
+    told = {name: response.headers[name] for name in ("Upload-Offset", "Upload-Length", "Cache-Control")}
+    assert told == {"Upload-Offset": "5", "Upload-Length": "10", "Cache-Control": "no-store"}
+    assert int(response.headers["Retry-After"]) > 0
+
+
+async def test_a_download_tells_what_head_tells_and_is_asked_for_each_time(client: Client) -> None:
+    url = await client.complete(DATA)
+    got, head = await client.get(url), await client.head(url)
+    for name in ("Upload-Offset", "Upload-Length", "Tus-Resumable"):
+        assert got.headers[name] == head.headers[name]
+    assert (got.headers["Cache-Control"], head.headers["Cache-Control"]) == ("private, no-cache", "no-store")
+    again = await client.get(url, {"If-None-Match": got.headers["ETag"]})
+    assert (again.status_code, again.headers["Cache-Control"]) == (304, "private, no-cache")
+
+
+async def test_head_without_a_version_is_answered_as_get_is(client: Client) -> None:
+    """As `curl -I` and checkers of links ask."""
+    url = await client.complete(DATA)
+    got, head = await client.get(url), await client.ask("HEAD", url, {"Tus-Resumable": ""})
+    assert head.status_code == 412
+    plain = await client.ask("HEAD", url, tus=False)
+    assert (plain.status_code, plain.content) == (200, b"")
+    assert plain.headers["Content-Length"] == str(len(DATA))
+    for name in ("ETag", "Content-Type", "Accept-Ranges", "Upload-Offset"):
+        assert plain.headers.get(name) == got.headers.get(name)
+    assert (await client.ask("HEAD", await client.upload(10, b"01234"), tus=False)).status_code == 423
+    assert (await client.ask("HEAD", "/files/nobody", tus=False)).status_code == 404
 
 
 async def test_an_upload_that_was_removed_or_never_there_is_not_found(client: Client) -> None:
@@ -59,7 +86,7 @@ async def test_an_upload_that_was_removed_or_never_there_is_not_found(client: Cl
 
 async def test_an_upload_whose_retention_is_over_is_gone(serve: Serve) -> None:
     client = await serve(expiry=Expiry(keep_finished=timedelta(0)))
-    assert (await client.get(await client.complete(DATA))).status_code == 410
+    assert (await client.get(await client.complete(DATA))).status_code == 404
 
 
 async def test_downloads_can_be_switched_off(serve: Serve) -> None:

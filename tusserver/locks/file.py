@@ -4,7 +4,8 @@ Each upload is one byte of one file, found by the hash of its id; who holds the 
 description lock). The kernel frees it when the process dies, however it dies: there are no lock files to go stale, no
 process numbers to mistake for others, and nothing to clean up.
 
-A holder in another process is asked to leave by a datagram to the socket on which every process listens.
+A holder in another process is asked how far it is, or to leave, by a datagram to the socket on which every process
+listens.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 
-from tusserver.locks.base import LEAVING, Lease, Manner
+from tusserver.locks.base import LEAVING, Lease, Takeover
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import StoreUnavailable, UploadLocked
 from tusserver.protocol.upload import UploadId
@@ -33,10 +34,12 @@ from tusserver.protocol.upload import UploadId
 AVAILABLE = hasattr(fcntl, "F_OFD_SETLK")
 """Whether this system has such locks; Linux does."""
 
+_TRY_SOON = 0.001
+"""Seconds until the second attempt at a byte that another process holds; each next wait is twice as long."""
 _TRY_AGAIN = 0.025
-"""Seconds between attempts at a byte that another process holds."""
+"""The longest of these waits."""
 _ASK_AGAIN = 0.25
-"""Seconds after which its holder is asked again: one that is alive now may fall silent."""
+"""Seconds after which its holder is asked again: one that stays now may leave later."""
 _ANSWER = 0.5
 """Seconds a process has to answer."""
 _LEAD = 0
@@ -87,12 +90,12 @@ class FileLocker:
     def hold(
         self,
         upload_id: UploadId,
-        manner: Manner = Manner.POLITE,
+        takeover: Takeover | None = None,
         patience: float = 0.0,
         before_asking: Callable[[], Awaitable[None]] | None = None,
     ) -> AbstractAsyncContextManager[Lease]:
         """See `Locker.hold`."""
-        return _Hold(self, upload_id, manner, patience, before_asking)
+        return _Hold(self, upload_id, takeover, patience, before_asking)
 
     def leads(self) -> bool:
         """See `Locker.leads`."""
@@ -164,9 +167,19 @@ class FileLocker:
             self._post.forget()
             self._post = None
 
-    async def ask(self, upload_id: UploadId, manner: Manner) -> bool:
+    async def ask(self, upload_id: UploadId, takeover: Takeover) -> bool:
         """Ask whichever process holds an upload; return whether the holder leaves."""
-        return self.listen() and await self.post().ask(upload_id, manner)
+        at = "-" if takeover.at is None else takeover.at
+        return self.listen() and await self.post().ask(upload_id, f"leave {at}") == "leaving"
+
+    async def report(self, upload_id: UploadId) -> int | None:
+        """See `Locker.report`."""
+        if self._within.holds(upload_id):
+            return await self._within.report(upload_id)
+        if not self.listen():
+            return None
+        answer = await self.post().ask(upload_id, "report -")
+        return int(answer) if answer is not None and answer.isdigit() else None
 
     def listen(self) -> bool:
         """Let other processes ask us from now on, if that can be: on a full disk there is no room for a socket's name.
@@ -189,7 +202,7 @@ class FileLocker:
         loop = asyncio.get_running_loop()
         if self._post is None or self._post.loop is not loop:
             self._close_post()
-            self._post = _Post(self._folder, loop, self._within.ask)
+            self._post = _Post(self._folder, loop, self._within)
         return self._post
 
 
@@ -200,22 +213,17 @@ class _Hold:
         self,
         locker: FileLocker,
         upload_id: UploadId,
-        manner: Manner,
+        takeover: Takeover | None,
         patience: float,
         before_asking: Callable[[], Awaitable[None]] | None,
     ) -> None:
         self._locker = locker
         self._id = upload_id
-        self._manner = manner
+        self._takeover = takeover
         self._patience = patience
         self._before_asking = before_asking
         self._byte = byte_of(upload_id)
-        self._within = locker._within.hold(upload_id, manner, patience, self._before_asking_once)
-
-    async def _before_asking_once(self) -> None:
-        if self._before_asking is not None:
-            ask, self._before_asking = self._before_asking, None
-            await ask()
+        self._within = locker._within.hold(upload_id, takeover, patience, before_asking)
 
     async def __aenter__(self) -> Lease:
         self._locker.listen()
@@ -235,33 +243,38 @@ class _Hold:
         await self._within.__aexit__(kind, error, trace)
 
     async def _wait(self) -> None:
-        if self._manner is Manner.POLITE:
+        if self._takeover is None and not self._patience:
             raise UploadLocked
-        await self._before_asking_once()
         loop = asyncio.get_running_loop()
         began = loop.time()
         asked = -_ASK_AGAIN
+        pause = _TRY_SOON
         leaving = False
         while True:
             if not leaving and loop.time() - asked >= _ASK_AGAIN:
-                leaving = await self._locker.ask(self._id, self._manner)
+                if self._before_asking is not None:
+                    await self._before_asking()
+                if self._takeover is not None:
+                    leaving = await self._locker.ask(self._id, self._takeover)
                 asked = loop.time()
             if self._locker.try_byte(self._byte):
                 return
             if loop.time() >= began + (max(LEAVING, self._patience) if leaving else self._patience):
                 raise UploadLocked
-            await asyncio.sleep(_TRY_AGAIN)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _TRY_AGAIN)
 
 
 class _Post:
     """Datagrams between the processes: who wants an upload asks all of them, and the one that holds it answers."""
 
-    def __init__(self, folder: int, loop: asyncio.AbstractEventLoop, ask: Callable[[UploadId, Manner], bool | None]):
+    def __init__(self, folder: int, loop: asyncio.AbstractEventLoop, within: MemoryLocker) -> None:
         self.loop = loop
         self._folder = folder
-        self._ask = ask
+        self._within = within
+        self._reporting: set[asyncio.Task[None]] = set()
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}.sock"
-        self._answers: dict[str, asyncio.Future[bool]] = {}
+        self._answers: dict[str, asyncio.Future[str]] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             self._socket.bind(self._address(self._name))
@@ -286,16 +299,16 @@ class _Post:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._name, dir_fd=self._folder)
 
-    async def ask(self, upload_id: UploadId, manner: Manner) -> bool:
-        """Ask all other processes; return what the holder says, False if nobody answers."""
+    async def ask(self, upload_id: UploadId, question: str) -> str | None:
+        """Ask all other processes; return what the holder says, None if nobody answers."""
         token = secrets.token_hex(8)
         answer = self._answers[token] = self.loop.create_future()
         try:
             for name in os.listdir(self._folder):
                 if name.endswith(".sock") and name != self._name:
-                    self._send(name, f"want {self._name} {token} {manner.value} {upload_id}")
+                    self._send(name, f"ask {self._name} {token} {question} {upload_id}")
             done, _ = await asyncio.wait([answer], timeout=_ANSWER)
-            return bool(done) and answer.result()
+            return answer.result() if done else None
         finally:
             del self._answers[token]
 
@@ -313,18 +326,30 @@ class _Post:
     def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
-                words = self._socket.recv(_DATAGRAM).decode("ascii", "replace").split(" ")
-                if words[0] == "want" and len(words) == 5:
-                    self._answer(words[1], words[2], Manner(words[3]), UploadId(words[4]))
-                elif words[0] == "answer" and len(words) == 3 and words[1] in self._answers:
-                    answer = self._answers[words[1]]
-                    if not answer.done():
-                        answer.set_result(words[2] == "leaving")
+                match self._socket.recv(_DATAGRAM).decode("ascii", "replace").split(" "):
+                    case ["ask", name, token, "leave", at, upload_id]:
+                        self._leave(name, token, Takeover(int(at) if at.isdigit() else None), UploadId(upload_id))
+                    case ["ask", name, token, "report", _, upload_id]:
+                        if self._within.holds(UploadId(upload_id)):
+                            report = self.loop.create_task(self._report(name, token, UploadId(upload_id)))
+                            self._reporting.add(report)
+                            report.add_done_callback(self._reporting.discard)
+                    case ["answer", token, said] if token in self._answers:
+                        if not self._answers[token].done():
+                            self._answers[token].set_result(said)
 
-    def _answer(self, name: str, token: str, manner: Manner, upload_id: UploadId) -> None:
-        leaving = self._ask(upload_id, manner)
+    def _leave(self, name: str, token: str, takeover: Takeover, upload_id: UploadId) -> None:
+        leaving = self._within.ask(upload_id, takeover)
         if leaving is not None:
             self._send(name, f"answer {token} {'leaving' if leaving else 'staying'}")
+
+    async def _report(self, name: str, token: str, upload_id: UploadId) -> None:
+        try:
+            offset = await self._within.report(upload_id)
+        except Exception as error:
+            logger.warning("an upload's offset could not be told: %s", error, extra={"upload_id": upload_id})
+            offset = None
+        self._send(name, f"answer {token} {'-' if offset is None else offset}")
 
 
 def byte_of(upload_id: str) -> int:

@@ -9,26 +9,33 @@ from types import TracebackType
 
 import anyio
 
-from tusserver.locks.base import LEAVING, Manner, Wanted
+from tusserver.locks.base import LEAVING, Leave, Report, Takeover
 from tusserver.protocol.errors import UploadLocked
 from tusserver.protocol.upload import UploadId
 
 _ASK_AGAIN = 0.05
-"""Seconds: a holder that is alive now may fall silent."""
+"""Seconds: a holder that stays now may leave later."""
 
 
 class _Lease:
-    __slots__ = ("_ask", "_released")
+    __slots__ = ("_leave", "_released", "_report")
 
     def __init__(self) -> None:
-        self._ask: Wanted | None = None
+        self._leave: Leave | None = None
+        self._report: Report | None = None
         self._released: anyio.Event | None = None
 
-    def on_wanted(self, ask: Wanted) -> None:
-        self._ask = ask
+    def on_wanted(self, leave: Leave) -> None:
+        self._leave = leave
 
-    def ask(self, manner: Manner) -> bool:
-        return self._ask is not None and self._ask(manner)
+    def on_report(self, report: Report | None) -> None:
+        self._report = report
+
+    def ask(self, takeover: Takeover) -> bool:
+        return self._leave is not None and self._leave(takeover)
+
+    async def report(self) -> int | None:
+        return None if self._report is None else await self._report()
 
     async def wait(self, seconds: float) -> None:
         """Wait for the release, but not longer."""
@@ -52,12 +59,12 @@ class MemoryLocker:
     def hold(
         self,
         upload_id: UploadId,
-        manner: Manner = Manner.POLITE,
+        takeover: Takeover | None = None,
         patience: float = 0.0,
         before_asking: Callable[[], Awaitable[None]] | None = None,
     ) -> _Hold:
         """See `Locker.hold`."""
-        return _Hold(self._leases, upload_id, manner, patience, before_asking)
+        return _Hold(self._leases, upload_id, takeover, patience, before_asking)
 
     @property
     def scope(self) -> str:
@@ -74,29 +81,38 @@ class MemoryLocker:
         """See `Locker.leads`."""
         return True
 
-    def ask(self, upload_id: UploadId, manner: Manner) -> bool | None:
+    def ask(self, upload_id: UploadId, takeover: Takeover) -> bool | None:
         """Ask a holder to leave; return whether it does, None if nobody holds the upload."""
         holder = self._leases.get(upload_id)
-        return None if holder is None else holder.ask(manner)
+        return None if holder is None else holder.ask(takeover)
+
+    def holds(self, upload_id: UploadId) -> bool:
+        """Whether somebody does."""
+        return upload_id in self._leases
+
+    async def report(self, upload_id: UploadId) -> int | None:
+        """See `Locker.report`."""
+        holder = self._leases.get(upload_id)
+        return None if holder is None else await holder.report()
 
 
 class _Hold:
     """The context of one lease. A class: a generator costs more than the lock."""
 
-    __slots__ = ("_before_asking", "_id", "_leases", "_manner", "_patience")
+    __slots__ = ("_before_asking", "_id", "_leases", "_patience", "_takeover")
 
     def __init__(
         self,
         leases: dict[UploadId, _Lease],
         upload_id: UploadId,
-        manner: Manner,
+        takeover: Takeover | None,
         patience: float,
         before_asking: Callable[[], Awaitable[None]] | None,
     ) -> None:
         self._leases = leases
         self._before_asking = before_asking
         self._id = upload_id
-        self._manner = manner
+        self._takeover = takeover
         self._patience = patience
 
     async def __aenter__(self) -> _Lease:
@@ -111,14 +127,17 @@ class _Hold:
         self._leases.pop(self._id).release()
 
     async def _wait(self) -> None:
-        if self._manner is Manner.POLITE:
+        if self._takeover is None and not self._patience:
             raise UploadLocked
-        if self._before_asking is not None:
-            await self._before_asking()
         began = anyio.current_time()
         while (holder := self._leases.get(self._id)) is not None:
-            allowed = LEAVING if holder.ask(self._manner) else self._patience
-            left = began + max(allowed, self._patience) - anyio.current_time()
+            if self._before_asking is not None:
+                await self._before_asking()
+                holder = self._leases.get(self._id)
+                if holder is None:
+                    return
+            leaves = self._takeover is not None and holder.ask(self._takeover)
+            left = began + max(LEAVING if leaves else 0.0, self._patience) - anyio.current_time()
             if left <= 0:
                 raise UploadLocked
             await holder.wait(min(left, _ASK_AGAIN))

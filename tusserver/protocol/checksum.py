@@ -96,22 +96,4 @@ class Checksum:
 
     def matches(self, digest: Digest) -> bool:
         """Whether it did."""
-        if isinstance(digest, EveryDigest):
-            digest = digest.digests[self.algorithm]
         return hmac.compare_digest(self.value, digest.digest())
-
-
-class EveryDigest:
-    """All algorithms at once, for a checksum that follows its body: which one it uses is known when it is there."""
-
-    def __init__(self) -> None:
-        self.digests = {name: begin() for name, (_, begin) in ALGORITHMS.items()}
-
-    def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        """See `Digest.update`."""
-        for digest in self.digests.values():
-            digest.update(data)
-
-    def digest(self) -> bytes:
-        """Of sha1, which every server has to know."""
-        return self.digests["sha1"].digest()

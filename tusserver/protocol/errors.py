@@ -7,16 +7,15 @@ Codes are those of tusd where it has one, so clients and dashboards carry over.
     │   ├── InvalidLength  AmbiguousLength  InvalidDeferLength  InconsistentLength  InvalidOffset
     │   ├── InvalidMetadata  InvalidConcat  PartsUnfinished  ConcatenationUnsupported
     │   ├── InvalidChecksum  RepeatedHeader  ExtensionDisabled
-    │   └── CreationRejected  (an application said no; status and words are its own)
+    │   └── UploadRejected  CreationRejected  (an application said no; status and words are its own)
     ├── Forbidden 403            FinalIsReadOnly
-    ├── UploadNotFound 404       UploadUnfinished (there is nothing to download yet)
+    ├── UploadNotFound 404       UploadExpired  UploadWithheld (the application has not taken it yet)
     ├── MethodNotAllowed 405
     ├── OffsetMismatch 409       IdTaken
-    ├── UploadExpired 410
     ├── UnsupportedVersion 412
     ├── SizeExceeded 413         MaxSizeExceeded  BodyTooLarge
     ├── InvalidContentType 415   ContentEncodingUnsupported
-    ├── UploadLocked 423         UploadInterrupted
+    ├── UploadLocked 423         UploadInterrupted  UploadUnfinished  FinishPending
     ├── TooManyUploads 429
     ├── HeaderTooLarge 431
     ├── ChecksumMismatch 460
@@ -39,7 +38,7 @@ class TusError(Exception):
     status: int = 400
     code: ClassVar[str] = "ERR_BAD_REQUEST"
     message: ClassVar[str] = "the request is not valid"
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
     """Seconds after which the same request may succeed."""
     closes: ClassVar[bool] = False
     """Whether the connection cannot carry another request."""
@@ -145,15 +144,24 @@ class ExtensionDisabled(BadRequest):
     message = "the extension is not supported by server"
 
 
-class CreationRejected(BadRequest):
-    """The application refuses an upload. Raise it in a `before_create` callback; `status` is yours to choose."""
+class UploadRejected(BadRequest):
+    """The application refuses an upload; `status` is yours to choose, 400 to 499.
+
+    Raise it in `before_create`, and there will be no upload; raise it in `on_finished`, and the upload is removed.
+    """
 
     code = "ERR_UPLOAD_REJECTED"
-    message = "upload creation has been rejected by server"
+    message = "upload has been rejected by server"
 
     def __init__(self, detail: str = "", *, status: int = 400) -> None:
         super().__init__(detail)
         self.status = status
+
+
+class CreationRejected(UploadRejected):
+    """The application refuses to let an upload be made."""
+
+    message = "upload creation has been rejected by server"
 
 
 # 403 to 423 ----------------------------------------------------------------------------------------------------------
@@ -182,11 +190,21 @@ class UploadNotFound(TusError):
     message = "upload not found"
 
 
-class UploadUnfinished(UploadNotFound):
-    """A download of an upload that is not complete."""
+class UploadExpired(UploadNotFound):
+    """The upload is past its Upload-Expires; its bytes are gone or go soon.
 
-    code = "ERR_INCOMPLETE_UPLOAD"
-    message = "the upload is not finished"
+    404 and not 410: "404 Not Found or 410 Gone", and on 410 tus-java-client does not start anew.
+    """
+
+    code = "ERR_UPLOAD_EXPIRED"
+    message = "the upload has expired"
+
+
+class UploadWithheld(UploadNotFound):
+    """A download of an upload that the application has not taken yet."""
+
+    code = "ERR_UPLOAD_WITHHELD"
+    message = "the upload is not released yet"
 
 
 class MethodNotAllowed(TusError):
@@ -220,14 +238,6 @@ class IdTaken(TusError):
     status = 409
     code = "ERR_UPLOAD_EXISTS"
     message = "an upload with this id exists"
-
-
-class UploadExpired(TusError):
-    """The upload is past its Upload-Expires; its bytes are gone or go soon."""
-
-    status = 410
-    code = "ERR_UPLOAD_EXPIRED"
-    message = "the upload has expired"
 
 
 class UnsupportedVersion(TusError):
@@ -288,9 +298,10 @@ class UploadLocked(TusError):
 
 
 class UploadInterrupted(TusError):
-    """A newer request took over; the bytes that came before are kept.
+    """A newer request took over. What was told of this upload stays; what this request brought beyond that may go.
 
-    423 and not tusd's 400: on other 4xx tus-js-client and tuspy forget the upload.
+    423 and not tusd's 400: on other 4xx tus-js-client and tuspy forget the upload. `retry_after` grows with the number
+    of takeovers in a row, so that two who want the same upload do not cut each other off for ever.
     """
 
     status = 423
@@ -298,6 +309,35 @@ class UploadInterrupted(TusError):
     message = "upload has been interrupted by another request for this upload resource"
     retry_after = 1
     closes = True
+
+    def __init__(self, takeovers: int = 0) -> None:
+        super().__init__()
+        self.retry_after = min(1 << min(takeovers, 5), 30)
+
+
+class UploadUnfinished(TusError):
+    """A download of an upload that is not complete: its state is told as to a HEAD.
+
+    423 and no 404: caches turn a HEAD into a GET, and on a 404 clients forget the upload.
+    """
+
+    status = 423
+    code = "ERR_INCOMPLETE_UPLOAD"
+    message = "the upload is not finished"
+    retry_after = 1
+
+
+class FinishPending(TusError):
+    """The bytes are all here, and the application that must be told of them is told, or is told again later."""
+
+    status = 423
+    code = "ERR_FINISH_PENDING"
+    message = "the upload is complete, but not finished yet"
+    retry_after = 1
+
+    def __init__(self, retry_after: int = 1) -> None:
+        super().__init__()
+        self.retry_after = retry_after
 
 
 # the rest ------------------------------------------------------------------------------------------------------------

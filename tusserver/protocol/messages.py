@@ -131,6 +131,13 @@ class Inspected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """There is nothing to download yet; this is how far the upload came."""
+
+    upload: Upload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
     """The bytes of a finished upload: a file, or a way to read a range of them."""
 
@@ -149,4 +156,4 @@ class Terminated:
     """The upload is gone."""
 
 
-Outcome = Discovered | Created | Appended | Inspected | Content | Terminated
+Outcome = Discovered | Created | Appended | Inspected | Unfinished | Content | Terminated

@@ -17,7 +17,7 @@ from tusserver.protocol.errors import (
     SizeExceeded,
     TusError,
     UploadExpired,
-    UploadUnfinished,
+    UploadWithheld,
 )
 from tusserver.protocol.messages import Append, Create
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -66,8 +66,28 @@ class Expiry:
 
     def after_completion(self, upload: Upload, now: datetime) -> datetime | None:
         """End of the retention of an upload completed `now`."""
-        life = self.keep_parts if upload.role is Role.PARTIAL else self.keep_finished
+        life = (
+            self.after if upload.unclaimed else self.keep_parts if upload.role is Role.PARTIAL else self.keep_finished
+        )
         return None if life is None else now + life
+
+    def of(self, upload: Upload, now: datetime) -> datetime | None:
+        """Deadline of an upload that got one by other rules, or by a clock that was wrong: from its last bytes on."""
+        last = min(upload.updated_at or now, now)
+        if upload.finished:
+            return self.after_completion(upload, last)
+        return self.from_creation(last if self.sliding else min(upload.created_at, now))
+
+    @property
+    def longest(self) -> timedelta:
+        """No deadline is farther away than this."""
+        return max(life for life in (self.after, self.keep_finished, self.keep_parts, RETRY_MOST) if life is not None)
+
+
+RETRY_MOST = timedelta(hours=1)
+"""Longest pause before an application is told again of an upload that it failed to take."""
+RETRIES = 20
+"""How often it is told again: for about half a day, as the pauses grow from a second on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +95,7 @@ class AppendPlan:
     """What an Append may do."""
 
     upload: Upload
-    """With the length it declares, if it does."""
+    """At the offset where the body goes, and with the length it declares, if it does."""
     room: int | None
     """Most bytes the body may have; None: no limit."""
     beyond: type[TusError] = SizeExceeded
@@ -83,14 +103,19 @@ class AppendPlan:
 
 
 def is_expired(upload: Upload, now: datetime) -> bool:
-    """Whether the upload's time is over. One that is complete but not finished yet has all time in the world."""
-    if upload.complete and not upload.finished:
+    """Whether the upload's time is over. One that is complete but not finished yet is finished first, if that works."""
+    if upload.complete and not upload.finished and not gave_up(upload):
         return False
     return upload.expires_at is not None and upload.expires_at <= now
 
 
+def gave_up(upload: Upload) -> bool:
+    """Whether the application failed so often to take the upload that it is not told again by itself."""
+    return upload.tries > RETRIES
+
+
 def require_unexpired(upload: Upload, now: datetime) -> None:
-    """Refuse what is to be removed: "404 Not Found or 410 Gone"; we track expired uploads, so 410.
+    """Refuse what is to be removed: "404 Not Found or 410 Gone".
 
     Raises:
         UploadExpired
@@ -111,14 +136,14 @@ def check_creation(create: Create, limits: Limits) -> None:
     if len(create.metadata.text) > limits.metadata_size:
         raise InvalidMetadata(f"Upload-Metadata is longer than {limits.metadata_size} bytes")
     if len(create.parts) > limits.parts:
-        raise InvalidConcat(f"Upload-Concat names more than {limits.parts} partial uploads")
+        raise InvalidConcat(f"Upload-Concat names more than limits.parts = {limits.parts} partial uploads")
     require_size(create.length, limits)
     if create.first is not None:
         _room(create.first.body_length, 0, create.length, limits)
 
 
-def begin(create: Create, upload_id: UploadId, expiry: Expiry, now: datetime) -> Upload:
-    """Draw up the record of a new upload."""
+def begin(create: Create, upload_id: UploadId, expiry: Expiry, now: datetime, *, owed: bool = False) -> Upload:
+    """Draw up the record of a new upload. `owed`: whether an application is to be told of its end."""
     return Upload(
         id=upload_id,
         created_at=now,
@@ -128,6 +153,8 @@ def begin(create: Create, upload_id: UploadId, expiry: Expiry, now: datetime) ->
         concat=create.concat,
         parts=create.parts,
         expires_at=expiry.from_creation(now),
+        owed=owed and create.role is not Role.PARTIAL,
+        unclaimed=create.role is Role.FINAL,
     )
 
 
@@ -136,8 +163,11 @@ def plan_first(upload: Upload, first: Append, limits: Limits) -> AppendPlan:
     return AppendPlan(upload, *_room(first.body_length, 0, upload.length, limits))
 
 
-def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime) -> AppendPlan:
-    """Decide what a body may do to an upload.
+def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime, *, held: bool = False) -> AppendPlan:
+    """Decide what a body may do to an upload; `held`: while another request writes it.
+
+    What was told is binding, what nobody was told can be taken back. So a body may go where the upload was told to
+    stand, whatever came beyond that; and where it stands, if nobody is at it.
 
     Raises:
         UploadExpired, FinalIsReadOnly, OffsetMismatch, InconsistentLength, MaxSizeExceeded, SizeExceeded, BodyTooLarge
@@ -145,21 +175,59 @@ def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime) -
     require_unexpired(upload, now)
     if upload.role is Role.FINAL:
         raise FinalIsReadOnly
-    if append.offset != upload.offset:
-        raise OffsetMismatch(expected=upload.offset, provided=append.offset)
+    if append.offset != upload.told and (held or append.offset != upload.offset):
+        raise OffsetMismatch(expected=upload.told if held else upload.offset, provided=append.offset)
+    if append.offset < upload.offset:
+        upload = upload.at(append.offset, expires_at=upload.expires_at, finished=False)
     if append.length is not None:
         upload = _declare(upload, append.length, limits)
     return AppendPlan(upload, *_room(append.body_length, upload.offset, upload.length, limits))
 
 
-def advance(upload: Upload, added: int, expiry: Expiry, now: datetime) -> Upload:
-    """Move an upload past `added` bytes that are stored and verified."""
-    return upload.at(upload.offset + added, expires_at=expiry.after_append(upload, now), finished=upload.finished)
+def advance(upload: Upload, added: int, expiry: Expiry, now: datetime, *, told: bool = False) -> Upload:
+    """Move an upload past `added` bytes that are stored and verified; `told`: and somebody is told of that.
+
+    What is complete counts as told: from then on it may be processed.
+    """
+    offset = upload.offset + added
+    told = told or offset == upload.length
+    return upload.at(
+        offset,
+        expires_at=expiry.after_append(upload, now),
+        finished=upload.finished,
+        told=offset if told else None,
+        takeovers=0 if told else None,
+    )
+
+
+def take_over(upload: Upload) -> Upload:
+    """Note that a request takes the upload over from another one."""
+    return upload.at(
+        upload.offset,
+        expires_at=upload.expires_at,
+        finished=upload.finished,
+        takeovers=upload.takeovers + 1,
+    )
+
+
+def tell(upload: Upload) -> Upload:
+    """Note that somebody is told where the upload stands."""
+    return upload.at(upload.offset, expires_at=upload.expires_at, finished=upload.finished, told=upload.offset)
 
 
 def finish(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
     """Close the books of a complete upload; from now on its retention counts."""
     return upload.at(upload.offset, expires_at=expiry.after_completion(upload, now), finished=True)
+
+
+def fail_to_finish(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
+    """Note that the application failed to take a complete upload: it is told again after a pause that grows.
+
+    In the end it is not, and the upload expires like one that is not finished.
+    """
+    tries = upload.tries + 1
+    upload = replace(upload, tries=tries, retry_at=now + min(timedelta(seconds=1 << min(tries - 1, 20)), RETRY_MOST))
+    return replace(upload, retry_at=None, expires_at=expiry.from_creation(now)) if gave_up(upload) else upload
 
 
 def join(parts: Sequence[Upload], limits: Limits, now: datetime) -> int | None:
@@ -191,15 +259,17 @@ def require_size(length: int | None, limits: Limits) -> None:
         raise MaxSizeExceeded(f"{length} bytes are more than {limits.max_size}")
 
 
-def require_download(upload: Upload, now: datetime) -> None:
-    """Refuse to give back what is not all here.
+def may_download(upload: Upload, now: datetime) -> bool:
+    """Whether an upload is all here and may be given back.
 
     Raises:
-        UploadExpired, UploadUnfinished
+        UploadExpired
+        UploadWithheld: the application has not taken it yet.
     """
     require_unexpired(upload, now)
-    if not upload.complete:
-        raise UploadUnfinished
+    if upload.withheld:
+        raise UploadWithheld
+    return upload.complete
 
 
 def _declare(upload: Upload, length: int, limits: Limits) -> Upload:

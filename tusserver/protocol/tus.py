@@ -21,10 +21,12 @@ from tusserver.protocol.errors import (
     InvalidLength,
     InvalidOffset,
     MethodNotAllowed,
+    OffsetMismatch,
     RepeatedHeader,
     TusError,
     UnsupportedVersion,
     UploadNotFound,
+    UploadUnfinished,
 )
 from tusserver.protocol.fields import http_date, integer, is_offset_type
 from tusserver.protocol.messages import (
@@ -43,6 +45,7 @@ from tusserver.protocol.messages import (
     Outcome,
     Terminate,
     Terminated,
+    Unfinished,
 )
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
@@ -91,6 +94,8 @@ _ONCE = frozenset(
     }
 )
 _FINAL = "final;"
+_LONG_CONCAT = 4096
+"""Bytes above which Upload-Concat stays out of downloads: curl, Node.js and Python read no such answer."""
 _NOT_OURS = "a partial upload's URL is not one of this server"
 
 
@@ -110,6 +115,7 @@ class TusDialect:
         self._checksums = Extension.CHECKSUM in self._on
         self._expires = Extension.EXPIRATION in self._on
         self._max_size = max_size
+        self._download = download
         on_collection = ["OPTIONS", "POST"] if Extension.CREATION in self._on else ["OPTIONS"]
         on_upload = ["OPTIONS", "HEAD", "PATCH"]
         if download:
@@ -143,7 +149,8 @@ class TusDialect:
             upload_id = as_upload_id(head.name)
         if method not in self._allowed[on_upload]:
             raise MethodNotAllowed(self._allow[on_upload])
-        if method == "GET":
+        # HEAD of who knows nothing of tus (`curl -I`, checkers of links) is answered as GET is.
+        if method == "GET" or (method == "HEAD" and self._download and "tus-resumable" not in head.headers):
             return Download(id=upload_id)
         # "If the version is not supported by the Server, it MUST respond with the 412 Precondition Failed status and
         # MUST include the Tus-Version header into the response. In addition, the Server MUST NOT process the request."
@@ -205,7 +212,7 @@ class TusDialect:
 
     def read_trailers(self, trailers: Mapping[str, str]) -> Checksum | None:
         """See `Dialect.read_trailers`."""
-        text = trailers.get("upload-checksum")
+        text = trailers.get("upload-checksum") if Extension.CHECKSUM_TRAILER in self._on else None
         return None if text is None else Checksum.parse(text)
 
     def _create(self, head: RequestHead) -> Create:
@@ -295,15 +302,24 @@ class TusDialect:
                 return self._reply(204, headers)
             case Inspected(upload=upload):
                 return self._reply(200, self._state(upload))
-            case Content():
-                return self._reply(200, {})
+            case Unfinished(upload=upload):
+                reply = self.refuse(UploadUnfinished(), head)
+                reply.headers.update(self._state(upload))
+                return reply
+            case Content(upload=upload):
+                # RFC 9110 §9.3.2: HEAD "SHOULD send the same header fields in response ... as ... GET"; and a cache
+                # that has seen this answers HEAD with it. Each use asks us whether it is still there.
+                headers = {**self._state(upload), "Cache-Control": "private, no-cache"}
+                if len(upload.concat or "") > _LONG_CONCAT:
+                    del headers["Upload-Concat"]
+                return self._reply(200, headers)
             case Terminated():
                 return self._reply(204, {})
             case _:
                 assert_never(outcome)
 
     def _state(self, upload: Upload) -> dict[str, str]:
-        headers = {"Cache-Control": "no-store"}
+        headers: dict[str, str] = {}
         if not upload.pending:
             # Concatenation: "The response to a HEAD request for a final upload SHOULD NOT contain the Upload-Offset
             # header unless the concatenation has been successfully finished."
@@ -326,20 +342,29 @@ class TusDialect:
             headers["Upload-Expires"] = http_date(upload.expires_at)
 
     def refuse(self, error: TusError, head: RequestHead) -> Reply:
-        """See `Dialect.refuse`. The body reads `CODE: words`, as tusd's does."""
-        headers = {"Cache-Control": "no-store", "Content-Type": "text/plain; charset=utf-8"}
+        """See `Dialect.refuse`. The body reads `CODE: words`, as tusd's does.
+
+        On any other refusal of a HEAD than 423, tus-js-client forgets the upload and starts at byte 0. So what passes
+        by itself, and what is our fault, is 423 there.
+        """
+        headers = {"Content-Type": "text/plain; charset=utf-8"}
+        status, retry_after = error.status, error.retry_after
+        if head.method == "HEAD" and status >= 500:
+            status, retry_after = 423, retry_after or 5
         if isinstance(error, UnsupportedVersion):
             headers["Tus-Version"] = VERSION
         if isinstance(error, MethodNotAllowed):
             headers["Allow"] = error.allow
-        if error.retry_after is not None:
-            headers["Retry-After"] = str(error.retry_after)
+        if isinstance(error, OffsetMismatch):
+            headers["Upload-Offset"] = str(error.expected)
+        if retry_after is not None:
+            headers["Retry-After"] = str(retry_after)
         if error.expires_at is not None and head.method == "PATCH" and self._expires:
             headers["Upload-Expires"] = http_date(error.expires_at)
-        reply = self._reply(error.status, headers, closes=error.closes)
+        reply = self._reply(status, headers, closes=error.closes)
         if head.method != "HEAD":
             reply.body = f"{error.code}: {error}\n".encode()
         return reply
 
     def _reply(self, status: int, headers: dict[str, str], *, closes: bool = False) -> Reply:
-        return Reply(status, {"Tus-Resumable": VERSION, **headers}, closes=closes)
+        return Reply(status, {"Tus-Resumable": VERSION, "Cache-Control": "no-store", **headers}, closes=closes)

@@ -61,6 +61,20 @@ class Upload:
     """UTC. When an unfinished upload is removed; once finished, when its retention ends."""
     finished: bool = False
     """Whether everything that follows completion was done (renamed, told)."""
+    told: int = 0
+    """Highest offset that anybody was told. It is binding; bytes beyond it may still be taken back."""
+    takeovers: int = 0
+    """Requests in a row that lost the upload to a newer one."""
+    owed: bool = False
+    """Whether an application has to be told of the end before the upload counts as finished."""
+    tries: int = 0
+    """How often telling the application has failed."""
+    retry_at: datetime | None = None
+    """UTC. When it is tried again."""
+    unclaimed: bool = False
+    """Of a final upload: whether no client knows of it yet, as the one that asked for it went away."""
+    updated_at: datetime | None = field(default=None, compare=False)
+    """UTC. When bytes came last, or when it was finished; set by the store."""
     place: str | None = None
     """Where the store put the finished bytes, if not at their own place."""
     seal: int | None = None
@@ -76,8 +90,13 @@ class Upload:
         """Whether this is a final upload that waits for its parts."""
         return self.role is Role.FINAL and not self.complete
 
+    @property
+    def withheld(self) -> bool:
+        """Whether all bytes are here, and the application that must be told of them has not taken them yet."""
+        return self.owed and self.complete and not self.finished
+
     def to_json(self) -> dict[str, Any]:
-        """All but what is committed with every request (offset, expiry, finished)."""
+        """All but what is committed with every request (see `at`)."""
         return {
             "format": FORMAT,
             "id": self.id,
@@ -112,7 +131,15 @@ class Upload:
             seal=data["seal"],
         )
 
-    def at(self, offset: int, *, expires_at: datetime | None, finished: bool) -> Upload:
+    def at(
+        self,
+        offset: int,
+        *,
+        expires_at: datetime | None,
+        finished: bool,
+        told: int | None = None,
+        takeovers: int | None = None,
+    ) -> Upload:
         """Return the upload as it is at another point of its life. (`dataclasses.replace` takes twice as long.)"""
         return Upload(
             id=self.id,
@@ -125,6 +152,13 @@ class Upload:
             parts=self.parts,
             expires_at=expires_at,
             finished=finished,
+            told=self.told if told is None else told,
+            takeovers=self.takeovers if takeovers is None else takeovers,
+            owed=self.owed,
+            tries=self.tries,
+            retry_at=self.retry_at,
+            unclaimed=self.unclaimed,
+            updated_at=self.updated_at,
             place=self.place,
             seal=self.seal,
         )

@@ -1,23 +1,49 @@
-"""Partial uploads become a final one: at once if they are complete, else when the last of them is."""
+"""Partial uploads become a final one: at once if they are complete, else when the last of them is.
+
+The copying goes on by itself, whatever becomes of the request that asked for it. A client that asks for the same final
+upload again waits for the copy under way, and HEAD tells when it is whole. What a stop or a crash interrupts the
+sweeper starts again, where it was.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import hashlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 
-from tusserver.events import Terminated
-from tusserver.locks.base import Locker, Manner
+from tusserver.events import Expired, Terminated
+from tusserver.locks.base import Locker, Takeover
 from tusserver.protocol import rules
-from tusserver.protocol.errors import InvalidConcat, PartsUnfinished, TusError, UploadLocked, UploadNotFound
+from tusserver.protocol.errors import (
+    ClientGone,
+    InvalidConcat,
+    PartsUnfinished,
+    ShuttingDown,
+    TusError,
+    UploadInterrupted,
+    UploadLocked,
+    UploadNotFound,
+)
 from tusserver.protocol.rules import Expiry, Limits
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.service.lifecycle import Lifecycle
+from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle
 from tusserver.stores.base import Store
+from tusserver.streams import Body
 
 logger = logging.getLogger("tusserver")
+
+JOIN_WAIT = 10.0
+"""Seconds that a client is kept waiting for a copy: proxies give up after some more."""
+AT_ONCE = 0.1
+"""Seconds that others wait for it."""
+CHECKPOINT = 1.0
+"""Seconds between commits of a copy."""
 
 
 class Joiner:
@@ -46,6 +72,12 @@ class Joiner:
         self._delete_parts = delete_parts
         self._patience = patience
         self._now = now
+        self._joins: dict[UploadId, asyncio.Task[None]] = {}
+        self._waited: set[UploadId] = set()
+        """Those whose client is there and waits, or has got its answer already."""
+        self._closing = False
+
+    # of the requests -------------------------------------------------------------------------------------------------
 
     async def measure(self, ids: Sequence[UploadId]) -> int | None:
         """Check the parts of a final upload that is to be; return its length, None while that is unknown.
@@ -59,77 +91,270 @@ class Joiner:
             raise PartsUnfinished
         return length
 
-    async def begin(self, final: Upload) -> Upload:
-        """Make a final upload, and join its parts now or once they are complete.
+    async def find(self, parts: Sequence[UploadId], metadata: str) -> Upload | None:
+        """Return the final upload that was made of the same parts in the same order, if it is still there.
 
-        Raises:
-            InvalidConcat: a part went away meanwhile.
-            TusError
+        A client whose answer was lost asks for it again.
         """
-        await self._lifecycle.begin(final)
-        try:
-            joined = await self._join(final)
-            if joined.pending:
+        for final_id in await self._store.awaiting(parts[0]):
+            try:
+                final = await self._store.load(final_id)
+            except UploadNotFound:
+                continue
+            if final.parts == tuple(parts) and final.metadata.text == metadata:
+                if final.pending:
+                    final = await self._prolong(final)
+                if not rules.is_expired(final, self._now()):
+                    return final
+        return None
+
+    async def begin(self, final: Upload) -> tuple[Upload, bool]:
+        """Make a final upload, or find the one that was made of the same parts; return it and whether it is new."""
+        name = hashlib.sha256(" ".join((*final.parts, final.metadata.text)).encode("utf-8", "surrogateescape"))
+        async with self._locker.hold(UploadId(f"final-{name.hexdigest()}"), patience=self._patience):
+            if (found := await self.find(final.parts, final.metadata.text)) is not None:
+                return found, False
+            await self._lifecycle.begin(final)
+            try:
+                # Each part knows of it before anybody looks whether all are complete: so the last one finds it.
                 for part in dict.fromkeys(final.parts):
                     await self._store.note_awaiting(final.id, part)
-                # Looked at again: a part that completed meanwhile either saw the note or is seen complete.
-                joined = await self._join(final)
-            return joined
-        except BaseException:
-            # Its client gets no URL to it; the parts are still there, to ask again.
-            await self._lifecycle.remove(final, Terminated)
-            await self._forget_notes(final.parts)
-            raise
+            except BaseException:
+                await self.discard(final)
+                raise
+            return final, True
 
-    async def _forget_notes(self, ids: Sequence[UploadId]) -> None:
-        """Remove notes that were left for parts which had just gone: nobody else would."""
-        for part in dict.fromkeys(ids):
+    async def join(self, final: Upload, body: Body, *, new: bool) -> Upload:
+        """Wait for the parts to be joined, but not too long; return the final upload as it is then.
+
+        `new`: it was made for this request; if it cannot be, nothing is left of it.
+
+        Raises:
+            ClientGone: the copy goes on; who asks again finds it.
+            TusError: it cannot be joined, or not now.
+        """
+        joining = self._start(final.id)
+        self._waited.add(final.id)
+        gone = asyncio.ensure_future(body.gone())
+        try:
+            wait = JOIN_WAIT if self._unfinished else None
+            await asyncio.wait((joining, gone), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            await asyncio.wait((gone,))
+        if not joining.done() and not gone.cancelled():
+            self._waited.discard(final.id)
+            raise ClientGone
+        try:
+            if joining.done():
+                joining.result()
+        except (UploadLocked, ShuttingDown, UploadInterrupted):
+            if not self._unfinished:
+                raise
+        except TusError:
+            # Its client gets no URL to it; the parts are still there, to ask again.
+            if new:
+                await self.discard(final)
+            raise
+        return await self.claim(final.id)
+
+    async def claim(self, final_id: UploadId) -> Upload:
+        """Note that a client knows of a final upload, so that it is kept like any other; return it."""
+        for _ in range(3):  # its record may be replaced by the copy just now
+            final = await self._store.load(final_id)
+            if not final.unclaimed:
+                break
+            await self._store.tell(replace(final, unclaimed=False))
+            with contextlib.suppress(UploadLocked):
+                async with self._locker.hold(final_id):
+                    final = replace(await self._store.load(final_id), unclaimed=False)
+                    return await self._lifecycle.retain(final) if final.finished else final
+        return final
+
+    async def discard(self, final: Upload) -> None:
+        """Remove a final upload that was made for nothing, as far as it is still there and not finished."""
+        try:
+            async with self._locker.hold(final.id, Takeover(), self._patience):
+                found = await self._store.load(final.id)
+                if not found.complete:
+                    await self._lifecycle.remove(found, Terminated)
+        except (UploadNotFound, UploadLocked):
+            pass
+        for part in dict.fromkeys(final.parts):
             try:
                 await self._store.load(part)
             except UploadNotFound:
-                await self._store.remove(part)
+                await self._store.remove(part)  # a note for one that had just gone: nobody else would remove it
 
-    async def resume(self, final_id: UploadId, patience: float) -> None:
-        """Join the parts of a waiting final upload if they are all complete now. Never fails: nobody asked for it.
+    async def remind(self, part: UploadId) -> None:
+        """Have the final uploads that wait for a part looked at soon; called before the part is complete."""
+        for final_id in await self._store.awaiting(part):
+            await self._store.remind(final_id, self._now() + TRY_AGAIN)
 
-        Wait at most `patience` seconds for somebody else who is at it.
+    async def completed(self, part: UploadId) -> None:
+        """Join the final uploads that waited for a part, and wait a little for them. Never fails."""
+        joins = [self._start(final_id) for final_id in await self._store.awaiting(part)]
+        if joins:
+            await asyncio.wait(joins, timeout=JOIN_WAIT)
+
+    async def resume(self, final_id: UploadId) -> None:
+        """Join the parts of a waiting final upload if they are all complete now. Never fails.
+
+        Waits a moment, as small ones are joined at once; not for a copy that is under way already.
         """
-        try:
-            async with self._locker.hold(final_id, Manner.RESUME, patience):
-                final = await self._store.load(final_id)
-                if final.pending and not rules.is_expired(final, self._now()):
-                    await self._join(final, stays=True)
-        except (UploadLocked, UploadNotFound):
-            pass  # somebody else is at it, or it is gone
-        except TusError as error:
-            logger.warning("joining failed: %s", error, extra={"upload_id": final_id})
+        if final_id not in self._joins:
+            await asyncio.wait((self._start(final_id),), timeout=AT_ONCE)
 
-    async def _join(self, final: Upload, *, stays: bool = False) -> Upload:
-        """Join under the final's lock; return the upload as it came, if a part is not complete.
+    async def look(self, final_id: UploadId) -> bool:
+        """Look after a final upload that waits, for a sweep; return whether it was removed, as its time was over.
 
-        `stays`: whether the final upload stays even if it cannot be finished now, so that its parts are done with.
+        Raises:
+            UploadLocked, UploadNotFound
         """
-        parts = await self._load(final.parts)
-        if not all(part.complete for part in parts):
+        async with self._locker.hold(final_id):
+            final = await self._prolong(await self._store.load(final_id))
+            if not final.pending:
+                return False
+            if rules.is_expired(final, self._now()):
+                await self._lifecycle.remove(final, Expired)
+                return True
+            if final.expires_at is not None:
+                await self._store.remind(final.id, final.expires_at)
+            try:
+                parts = await self._load(final.parts)
+            except InvalidConcat:
+                return False  # one has gone: it waits for its own end
+        if all(part.complete for part in parts):
+            await self._store.remind(final_id, self._now() + TRY_AGAIN)
+            self._start(final_id)
+        return False
+
+    async def prolong(self, final: Upload) -> Upload:
+        """Return a final upload that waits with the deadline that it has through its parts."""
+        return await self._prolong(final)
+
+    async def _prolong(self, final: Upload) -> Upload:
+        """A final upload that waits lives as long as its parts do: the first of them that goes ends its hope."""
+        if final.expires_at is None or final.expires_at > self._now() or not final.pending:
             return final
-        async with self._hold_all(final.parts):
+        try:
             parts = await self._load(final.parts)
-            final = replace(final, length=rules.join(parts, self._limits, self._now()))
-            await self._store.amend(final)
-            await self._store.concatenate(final, parts)
-            advanced = rules.advance(final, final.length or 0, self._expiry, self._now())
-            final = await self._lifecycle.keep(advanced)
-            if self._delete_parts and stays:
-                await self._remove_all(final.parts)
-            if not final.finished:
-                final = await self._lifecycle.finish(final)
-            if self._delete_parts and not stays:
-                await self._remove_all(final.parts)
+        except InvalidConcat:
+            return final
+        now = self._now()
+        deadlines = [part.expires_at for part in parts if part.expires_at is not None]
+        deadline = min(deadlines) if deadlines else self._expiry.from_creation(now)
+        if deadline is None or deadline > final.expires_at:
+            return final.at(final.offset, expires_at=deadline, finished=False)
         return final
 
-    async def _remove_all(self, ids: Sequence[UploadId]) -> None:
-        for upload_id in dict.fromkeys(ids):
-            await self._store.remove(upload_id)
+    # the copies under way --------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop copying, within a second; what is copied is kept, and a later start goes on from there."""
+        self._closing = True
+
+    def open(self) -> None:
+        """Copy again, if need be: an app may be started more than once."""
+        self._closing = False
+
+    async def finished(self) -> None:
+        """Wait for the copies under way."""
+        if self._joins:
+            await asyncio.wait(self._joins.values())
+
+    def _start(self, final_id: UploadId) -> asyncio.Task[None]:
+        joining = self._joins.get(final_id)
+        if joining is None:
+            joining = asyncio.get_running_loop().create_task(self._run(final_id), name=f"join {final_id}")
+            self._joins[final_id] = joining
+            joining.add_done_callback(lambda task: self._forget(final_id, task))
+        return joining
+
+    def _forget(self, final_id: UploadId, joining: asyncio.Task[None]) -> None:
+        self._joins.pop(final_id, None)
+        self._waited.discard(final_id)
+        if joining.cancelled():
+            return
+        error = joining.exception()
+        if error is None or isinstance(error, UploadLocked | UploadNotFound | UploadInterrupted | ShuttingDown):
+            return  # somebody else is at it, or it is gone, or it goes on later
+        if isinstance(error, TusError):
+            logger.warning("joining failed: %s", error, extra={"upload_id": final_id})
+        else:
+            logger.error("joining failed", exc_info=error, extra={"upload_id": final_id})
+
+    async def _run(self, final_id: UploadId) -> None:
+        if self._closing:
+            raise ShuttingDown
+        async with self._locker.hold(final_id, patience=self._patience) as lease:
+            unwanted = False
+
+            def leave(takeover: Takeover) -> bool:
+                nonlocal unwanted
+                unwanted = True
+                return True
+
+            def go_on() -> None:
+                if self._closing:
+                    raise ShuttingDown
+                if unwanted:
+                    raise UploadInterrupted
+
+            final = await self._prolong(await self._store.load(final_id))
+            rules.require_unexpired(final, self._now())
+            joined = final.pending
+            if joined:
+                parts = await self._load(final.parts)
+                if not all(part.complete for part in parts):
+                    return
+                lease.on_wanted(leave)
+                final = await self._join(final, go_on)
+            if not final.finished:
+                await self._lifecycle.finish(final)
+            elif not joined:
+                return
+            if self._delete_parts:
+                await self._remove_all(final)
+
+    async def _join(self, final: Upload, go_on: Callable[[], None]) -> Upload:
+        """Join under the final's lock; `go_on` raises if the copy is to stop. Return the final upload, complete."""
+        # If it is interrupted, by whatever, a sweep goes on with it.
+        await self._store.remind(final.id, self._now() + TRY_AGAIN)
+        async with self._hold_all(final.parts):
+            parts = await self._load(final.parts)
+            length = rules.join(parts, self._limits, self._now())
+            if length != final.length:
+                final = replace(final, length=length)
+                await self._store.amend(final)
+            told = time.monotonic()
+
+            async def kept(done: int) -> None:
+                nonlocal told
+                stops: TusError | None = None
+                try:
+                    go_on()
+                except TusError as error:
+                    stops = error
+                if done < (length or 0) and (stops is not None or time.monotonic() - told >= CHECKPOINT):
+                    told = time.monotonic()
+                    await self._store.commit(rules.advance(final, done - final.offset, self._expiry, self._now()))
+                if stops is not None:
+                    raise stops
+
+            await self._store.concatenate(final, parts, kept)
+            reached = rules.advance(final, (length or 0) - final.offset, self._expiry, self._now())
+            if final.id in self._waited:
+                reached = replace(reached, unclaimed=False)
+            return await self._lifecycle.keep(reached)
+
+    async def _remove_all(self, final: Upload) -> None:
+        """Remove the parts. The first one's note stays for a while: the client may ask for the same final again."""
+        for part in dict.fromkeys(final.parts):
+            await self._store.remove(part)
+        await self._store.note_awaiting(final.id, final.parts[0])
+        if (end := self._expiry.from_creation(self._now())) is not None:
+            await self._store.remind(final.parts[0], end)
 
     async def _load(self, ids: Sequence[UploadId]) -> list[Upload]:
         parts: dict[UploadId, Upload] = {}
@@ -146,5 +371,5 @@ class Joiner:
         """Hold every distinct part, in one order for everybody, so that nobody waits in a circle."""
         async with AsyncExitStack() as held:
             for upload_id in sorted(set(ids)):
-                await held.enter_async_context(self._locker.hold(upload_id, Manner.RESUME, self._patience))
+                await held.enter_async_context(self._locker.hold(upload_id, patience=self._patience))
             yield

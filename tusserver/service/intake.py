@@ -12,8 +12,7 @@ from collections.abc import Awaitable
 
 import anyio
 
-from tusserver.locks.base import Manner
-from tusserver.protocol.checksum import Checksum, Digest, EveryDigest
+from tusserver.protocol.checksum import Checksum, Digest
 from tusserver.protocol.errors import (
     BodySilent,
     BodySlow,
@@ -22,12 +21,9 @@ from tusserver.protocol.errors import (
     InvalidChecksum,
     SizeExceeded,
     TusError,
-    UploadInterrupted,
 )
 from tusserver.streams import Body, Kept
 
-ALIVE = 0.25
-"""Seconds without bytes after which a client counts as stalled."""
 SMALL = 32 * 1024
 """Bytes of a body that is not worth a drain if it is here already."""
 FLUSH = 1.0
@@ -44,8 +40,8 @@ class Intake:
     """The Source made of one request's body.
 
     `room` bytes may come, else it meets `beyond`; `expected` have been announced (None: unknown); a client silent for
-    `idle` seconds is cut off; bytes run through the digest of `checksum`, or through all there are if the checksum
-    `follows` the body.
+    `idle` seconds is cut off; bytes run through the digest of `checksum`, if there is one. One that `follows` the body
+    is looked at afterwards.
     """
 
     def __init__(
@@ -69,10 +65,12 @@ class Intake:
         self._beyond = beyond
         self._idle = idle
         self._checksum = checksum
-        self._digest: Digest | None = checksum.digest() if checksum is not None else EveryDigest() if follows else None
+        self._follows = follows
+        self._digest: Digest | None = None if checksum is None else checksum.digest()
         self._scope: anyio.CancelScope | None = None
         self._last = time.monotonic()
         self._looked_at: int | None = None
+        self._batching = False
         self._ended = expected == 0
         self._cut: Cut | None = None
 
@@ -90,14 +88,17 @@ class Intake:
             if self._scope is not None:
                 self._scope.cancel()
 
-    def leave(self, manner: Manner) -> bool:
-        """Answer somebody who wants the upload: go if we must or if our client has fallen silent."""
-        waiting = self._scope is not None
-        if waiting and self._body.wire is not None:
+    def catch_up(self) -> None:
+        """Take what has arrived, and hand on what is in our hands: somebody wants to know."""
+        if self._body.wire is not None and self._scope is not None:
             self._body.wire.catch_up()
-        if manner is Manner.INSIST or (waiting and time.monotonic() - self._last > ALIVE):
-            self.stop(UploadInterrupted())
-        return isinstance(self._cut, UploadInterrupted)
+        if self._batching and self._scope is not None:
+            self._scope.deadline = anyio.current_time()
+
+    @property
+    def idle_for(self) -> float:
+        """Seconds since the last bytes came, or since the body began."""
+        return time.monotonic() - self._last
 
     def look(self, least: float) -> None:
         """Cut off a client that sent fewer than `least` bytes since the last look, unless it is we who are slow."""
@@ -138,7 +139,9 @@ class Intake:
                 if self.received == self.expected:
                     break
                 if len(batch) == 1:
+                    self._batching = True
                     scope.deadline = anyio.current_time() + FLUSH
+        self._batching = False
         self._scope = None
         if scope.cancelled_caught and not batch and self._cut is None:
             self._cut = BodySilent()
@@ -208,17 +211,18 @@ class Intake:
     @property
     def verifying(self) -> bool:
         """Whether nothing of this body may be committed before all of it was verified."""
-        return self._digest is not None
+        return self._digest is not None or self._follows
 
     @property
     def cut(self) -> Cut | None:
         """What cut the body short. One that came whole was not, whoever wanted it to end meanwhile."""
         return None if self._ended else self._cut
 
-    def verify(self) -> None:
-        """Refuse a body that is not what it should be, before anything of it is committed.
+    def verify(self) -> Checksum | None:
+        """Refuse a body that is not what it should be; return a checksum that came behind it, to be verified as well.
 
-        tus 1.0.0, Checksum: "Once the entire request has been received, the Server MUST verify the uploaded chunk".
+        tus 1.0.0, Checksum: "Once the entire request has been received, the Server MUST verify the uploaded chunk". One
+        that was not announced counts as much: nothing is kept that its client contradicts.
 
         Raises:
             SizeExceeded, MaxSizeExceeded, BodyTooLarge: more bytes came than may, so none of them counts.
@@ -227,13 +231,14 @@ class Intake:
         """
         if isinstance(self.cut, self._beyond):
             raise self.cut
-        if self.cut is not None or self._digest is None:
-            return
-        checksum = self._checksum or self._body.checksum()
-        if checksum is None:
-            raise InvalidChecksum("it was announced as a trailer and did not come")
-        if not checksum.matches(self._digest):
+        if self.cut is not None:
+            return None
+        if self._checksum is not None and self._digest is not None and not self._checksum.matches(self._digest):
             raise ChecksumMismatch
+        trailer = self._body.checksum()
+        if trailer is None and self._follows:
+            raise InvalidChecksum("it was announced as a trailer and did not come")
+        return trailer
 
 
 class _Watch:

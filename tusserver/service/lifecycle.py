@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tusserver.events import Bus, Created, Event, Finished
 from tusserver.protocol import rules
-from tusserver.protocol.errors import FinishFailed, TusError
+from tusserver.protocol.errors import FinishFailed, FinishPending, TusError
 from tusserver.protocol.rules import Expiry
 from tusserver.protocol.upload import Role, Upload
 from tusserver.stores.base import Store
@@ -42,48 +43,89 @@ class Lifecycle:
             await self._store.remove(upload.id)
             raise
 
+    @property
+    def tells_of_the_end(self) -> bool:
+        """Whether an application of this process wants to know of finished uploads."""
+        return self._bus.has_listeners(Finished)
+
     async def keep(self, upload: Upload) -> Upload:
         """Commit what came; the upload is finished in the same stroke if that was all and nobody waits for its end."""
-        at_once = self._store.finishes_in_place and not self._bus.has_listeners(Finished)
-        if upload.complete and not upload.finished and (at_once or upload.role is Role.PARTIAL):
-            return await self._close(upload)
+        if upload.complete and not upload.finished:
+            if upload.role is Role.PARTIAL:
+                return await self._close(upload)
+            if self.tells_of_the_end and not upload.owed:
+                upload = replace(upload, owed=True)  # in the record: another process shall not take it for finished
+            elif not upload.owed and self._store.finishes_in_place:
+                return await self._close(upload)
+            # Noted first, so that a sweep makes good what a crash interrupts: the client sees that all is there.
+            await self._store.remind(upload.id, self._now() + TRY_AGAIN)
         await self._store.commit(upload)
         return upload
 
     async def finish(self, upload: Upload) -> Upload:
         """Do what follows when all bytes are here; return the upload as it is then.
 
-        If that fails the upload stays complete and unfinished: an empty PATCH at its end and the sweeper try again.
+        If that fails the upload stays complete and unfinished: an empty PATCH at its end, a HEAD and the sweeper try
+        again, after pauses that grow. If the application refuses it, it is removed.
 
         Raises:
-            FinishFailed, TusError
+            FinishPending: an application has to be told, and it is not in this process.
+            FinishFailed: it failed.
+            TusError: it refused, or the store failed.
         """
-        # Noted first, so that a sweep makes good what a crash interrupts: the client sees that all is there and is off.
-        await self._store.remind(upload.id, self._now() + TRY_AGAIN)
-        try:
-            upload = await self._store.finish(upload)
-            if upload.role is not Role.PARTIAL:
+        if upload.owed and not self.tells_of_the_end:
+            raise FinishPending
+        await self._store.remind(upload.id, self._now() + TRY_AGAIN)  # likewise: the first one may have been used up
+        upload = await self._store.finish(upload)
+        if upload.role is not Role.PARTIAL:
+            try:
                 await self._bus.publish(Finished(upload))
-        except TusError:
-            raise
-        except Exception as error:
-            logger.exception("finishing an upload failed", extra={"upload_id": upload.id})
-            raise FinishFailed from error
+            except Exception as error:
+                if isinstance(error, TusError) and 400 <= error.status < 500 and error.status != FinishPending.status:
+                    await self._store.remove(upload.id)
+                    logger.info("upload refused by the application: %s", error, extra={"upload_id": upload.id})
+                    raise
+                await self._note_failure(upload, error)
+                raise FinishFailed from error
         return await self._close(upload)
 
+    async def _note_failure(self, upload: Upload, error: Exception) -> None:
+        """Log the whole story once, then a line each time; and note when to try again."""
+        failed = rules.fail_to_finish(upload, self._expiry, self._now())
+        extra = {"upload_id": upload.id}
+        if failed.tries == 1:
+            logger.error("finishing an upload failed", exc_info=error, extra=extra)
+        elif rules.gave_up(failed):
+            logger.error("finishing an upload failed %d times, and is not tried again", failed.tries, extra=extra)
+        else:
+            logger.warning("finishing an upload failed again (%d times): %r", failed.tries, error, extra=extra)
+        await self._store.commit(failed)
+        if (again := failed.retry_at or failed.expires_at) is not None:
+            await self._store.remind(upload.id, again)
+
     async def _close(self, upload: Upload) -> Upload:
+        if upload.unclaimed:  # somebody may have asked since
+            upload = replace(upload, unclaimed=(await self._store.load(upload.id)).unclaimed)
+        upload = await self.retain(upload)
+        logger.info("upload finished", extra={"upload_id": upload.id, "length": upload.length})
+        return upload
+
+    async def retain(self, upload: Upload) -> Upload:
+        """Commit a complete upload as finished; its retention starts now."""
         upload = rules.finish(upload, self._expiry, self._now())
         await self._store.commit(upload)
         if upload.expires_at is not None:
             await self._store.remind(upload.id, upload.expires_at)
-        logger.info("upload finished", extra={"upload_id": upload.id, "length": upload.length})
         return upload
 
-    async def limit(self, upload: Upload) -> None:
-        """Give an unfinished upload a deadline, if they have one: a power cut may have undone that it was finished."""
-        if (deadline := self._expiry.from_creation(self._now())) is not None:
-            await self._store.commit(upload.at(upload.offset, expires_at=deadline, finished=False))
-            await self._store.remind(upload.id, deadline)
+    async def give_deadline(self, upload: Upload, *, now: bool = False) -> Upload:
+        """Give an upload the deadline that it has by the rules of today, from its last bytes on or from `now` on."""
+        expires_at = self._expiry.of(replace(upload, updated_at=None) if now else upload, self._now())
+        upload = upload.at(upload.offset, expires_at=expires_at, finished=upload.finished)
+        await self._store.commit(upload)
+        if upload.expires_at is not None:
+            await self._store.remind(upload.id, upload.expires_at)
+        return upload
 
     async def remove(self, upload: Upload, why: type[Event]) -> None:
         """Remove everything of an upload and tell."""

@@ -1,23 +1,37 @@
-"""Removes what has expired and what a crash left half-made, for ever. Looks at what is due, not at what is stored."""
+"""Removes what has expired and what a crash left half-made, for ever. Looks at what is due, not at what is stored.
+
+It goes through all uploads only when the rules have changed by which they get their deadlines.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import anyio
+import anyio.lowlevel
 
+from tusserver.clock import NOTE
 from tusserver.events import Expired
 from tusserver.locks.base import Locker
 from tusserver.protocol import rules
-from tusserver.protocol.errors import TusError, UploadLocked, UploadNotFound
-from tusserver.protocol.upload import Upload, UploadId
+from tusserver.protocol.errors import FinishFailed, FinishPending, TusError, UploadLocked, UploadNotFound
+from tusserver.protocol.rules import Expiry
+from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.service.concat import Joiner
 from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle
 from tusserver.service.quota import Quota
 from tusserver.stores.base import Store
 
 logger = logging.getLogger("tusserver.sweeper")
+
+SLACK = timedelta(hours=1)
+"""By so much a deadline may be farther away than the rules allow: clocks of workers differ a little."""
+_DRIFT = 60.0
+"""Seconds by which the clocks may drift apart until that is noted."""
+_POLICY = "policy"
 
 
 class Sweeper:
@@ -28,18 +42,27 @@ class Sweeper:
         store: Store,
         locker: Locker,
         lifecycle: Lifecycle,
+        joiner: Joiner,
         quota: Quota,
         *,
+        expiry: Expiry,
         interval: float,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._locker = locker
         self._lifecycle = lifecycle
+        self._joiner = joiner
         self._quota = quota
+        self._expiry = expiry
         self._interval = interval
         self._now = now
         self._failed: set[UploadId] = set()
+        self._noted: float | None = None
+        self._policy_holds = False
+        self._renewing = False
+        self._left: set[UploadId] | None = None
+        """Uploads that were busy when all others got new deadlines."""
 
     async def run(self) -> None:
         """Sweep for ever, where several processes share the store one of them. A sweep that fails is logged; the next
@@ -50,6 +73,7 @@ class Sweeper:
                 if self._locker.leads():
                     await self.sweep()
                 else:
+                    self._store.clock.confirm()
                     await self._store.tidy()  # what this process wrote, nobody else knows
             except TusError as error:
                 logger.error("a sweep failed: %s", error)
@@ -61,19 +85,108 @@ class Sweeper:
         """Look at everything that is due; return the number of uploads removed."""
         removed = 0
         self._failed.clear()
-        async for upload_id in self._store.due(self._now()):
-            try:
-                removed += await self._look(upload_id)
-            except Exception as error:
-                self._note_failure("swept", upload_id, error)
-                await self._store.remind(upload_id, self._now() + TRY_AGAIN)
-        await self._store.tidy()
+        try:
+            if await self._clock_holds():
+                await self._apply_policy()
+                removed = await self._look_at_all()
+        finally:
+            await self._tidy()
         await self._quota.tidy()
         if len(self._failed) > 1:
             logger.warning("%d uploads in all could not be swept; they are tried again", len(self._failed))
         if removed:
             logger.info("sweep removed %d expired uploads", removed)
         return removed
+
+    async def _tidy(self) -> None:
+        try:
+            await self._store.tidy()
+        except TusError as error:
+            logger.warning("the store could not be synced: %s; it is tried again", error)
+
+    async def _look_at_all(self) -> int:
+        removed = 0
+        now = self._now()
+        async for upload_id in self._store.due(now, now + self._expiry.longest + SLACK):
+            try:
+                removed += await self._look(upload_id)
+            except Exception as error:
+                self._note_failure("swept", upload_id, error)
+                await self._store.remind(upload_id, self._now() + TRY_AGAIN)
+        return removed
+
+    # clocks and rules ------------------------------------------------------------------------------------------------
+
+    async def _clock_holds(self) -> bool:
+        """Whether the wall clock is to be believed. If it jumped ahead nothing is removed until it has stayed there."""
+        clock = self._store.clock
+        jump = clock.jump
+        holds = clock.confirm()
+        if not holds:
+            logger.warning(
+                "the clock is ahead by %.0f s of the time that went by: nothing is removed until it has stayed there",
+                jump,
+            )
+        elif jump:
+            logger.warning("the clock is believed again, %.0f s ahead of where it was", jump)
+        # Let the next process know; not each time, as the clocks drift apart by milliseconds all the time.
+        if jump or self._noted is None or abs(clock.believed - self._noted) > _DRIFT:
+            with contextlib.suppress(TusError):
+                await self._store.write_note(NOTE, clock.dump())
+                self._noted = clock.believed
+        return holds
+
+    async def _apply_policy(self) -> None:
+        """Give all uploads new deadlines if the rules are others than those that they got theirs by."""
+        if self._policy_holds or self._renewing or not self._locker.leads():
+            return
+        self._renewing = True  # a sweep by hand may come meanwhile
+        try:
+            await self._renew_all(repr(self._expiry))
+        finally:
+            self._renewing = False
+
+    async def _renew_all(self, policy: str) -> None:
+        noted = await self._store.read_note(_POLICY)
+        if noted != policy and self._left is None:
+            if noted is not None:
+                logger.info("the settings of expiry have changed: uploads get new deadlines")
+            self._left = set()
+            async for upload in self._store.uploads():
+                await self._renew(upload.id, anew=noted is not None)
+                await anyio.lowlevel.checkpoint()  # others have their turn
+        for upload_id in list(self._left or ()):
+            await self._renew(upload_id, anew=noted is not None)
+        if not self._left:
+            if noted != policy:
+                try:
+                    await self._store.write_note(_POLICY, policy)
+                except TusError:
+                    return  # the next sweep tries again
+            self._policy_holds, self._left = True, None
+
+    async def _renew(self, upload_id: UploadId, *, anew: bool) -> None:
+        """Give an upload the deadline that it should have; not `anew`: only if it has none, or should not have one."""
+        assert self._left is not None
+        self._left.add(upload_id)
+        try:
+            async with self._locker.hold(upload_id):
+                upload = await self._store.load(upload_id)
+                if (upload.finished or not upload.complete) and self._deadline_differs(upload, anew):
+                    await self._lifecycle.give_deadline(upload)
+        except UploadLocked:
+            return
+        except TusError as error:
+            self._note_failure("given a new deadline", upload_id, error)
+        self._left.discard(upload_id)
+
+    def _deadline_differs(self, upload: Upload, anew: bool) -> bool:
+        expected = self._expiry.of(upload, self._now())
+        if upload.expires_at is None or expected is None:
+            return upload.expires_at is not expected
+        return anew and abs(expected - upload.expires_at) >= timedelta(seconds=1)
+
+    # one upload ------------------------------------------------------------------------------------------------------
 
     async def _look(self, upload_id: UploadId) -> bool:
         try:
@@ -84,16 +197,9 @@ class Sweeper:
                     if await self._store.remove(upload_id):
                         logger.info("removed what a crash had left", extra={"upload_id": upload_id})
                     return False
-                if rules.is_expired(upload, self._now()):
-                    await self._lifecycle.remove(upload, Expired)
-                    return True
-                if upload.complete and not upload.finished:
-                    await self._finish(upload)
-                elif upload.expires_at is None and not upload.finished:
-                    await self._lifecycle.limit(upload)
-                elif upload.expires_at is not None:
-                    # Its deadline moved, or this was its first look.
-                    await self._store.remind(upload_id, upload.expires_at)
+                if upload.role is not Role.FINAL or upload.finished:
+                    return await self._look_at(upload)
+            return await self._look_at_final(upload)
         except UploadLocked:
             # "Expiring never touches an upload that is being written": its writer may move the deadline.
             await self._store.remind(upload_id, self._now() + TRY_AGAIN)
@@ -102,10 +208,48 @@ class Sweeper:
             await self._store.remind(upload_id, self._now() + TRY_AGAIN)
         return False
 
+    async def _look_at(self, upload: Upload) -> bool:
+        now = self._now()
+        if upload.expires_at is not None and upload.expires_at > now + self._expiry.longest + SLACK:
+            upload = await self._lifecycle.give_deadline(upload)  # a clock was wrong when it got its own
+        if rules.is_expired(upload, now):
+            await self._lifecycle.remove(upload, Expired)
+            return True
+        if upload.complete and not upload.finished and not rules.gave_up(upload):
+            await self._finish(upload)
+        elif upload.expires_at is None and not upload.finished:
+            await self._lifecycle.give_deadline(upload, now=True)  # a power cut may have undone that it was finished
+        elif upload.expires_at is not None:
+            # Its deadline moved, or this was its first look.
+            await self._store.remind(upload.id, upload.expires_at)
+        return False
+
+    async def _look_at_final(self, upload: Upload) -> bool:
+        if upload.pending:
+            return await self._joiner.look(upload.id)
+        if rules.gave_up(upload) or not self._is_time(upload):
+            async with self._locker.hold(upload.id):
+                return await self._look_at(await self._store.load(upload.id))
+        await self._store.remind(upload.id, self._now() + TRY_AGAIN)
+        await self._joiner.resume(upload.id)
+        return False
+
+    def _is_time(self, upload: Upload) -> bool:
+        return upload.retry_at is None or upload.retry_at <= self._now()
+
     async def _finish(self, upload: Upload) -> None:
+        if not self._is_time(upload):
+            assert upload.retry_at is not None
+            await self._store.remind(upload.id, upload.retry_at)
+            return
         try:
             await self._lifecycle.finish(upload)
-        except TusError as error:  # it is noted already for another look
+        except FinishPending:
+            # Another process has the application that wants to know, and this one leaves it alone.
+            await self._store.remind(upload.id, self._now() + TRY_AGAIN)
+        except FinishFailed:
+            pass  # logged, and noted for another look
+        except TusError as error:
             self._note_failure("finished", upload.id, error)
 
     def _note_failure(self, what: str, upload_id: UploadId, error: Exception) -> None:

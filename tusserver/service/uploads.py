@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
@@ -12,13 +11,18 @@ from typing import assert_never
 import anyio
 
 from tusserver.events import Terminated as TerminatedEvent
-from tusserver.locks.base import Lease, Locker, Manner
+from tusserver.locks.base import Lease, Locker, Takeover
 from tusserver.protocol import rules
 from tusserver.protocol.errors import (
+    ChecksumMismatch,
     ClientGone,
+    FinishFailed,
+    FinishPending,
+    OffsetMismatch,
     OutOfSpace,
     ShuttingDown,
     TusError,
+    UploadInterrupted,
     UploadLocked,
 )
 from tusserver.protocol.messages import (
@@ -36,21 +40,23 @@ from tusserver.protocol.messages import (
     Outcome,
     Terminate,
     Terminated,
+    Unfinished,
 )
 from tusserver.protocol.rules import AppendPlan, Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.concat import Joiner
-from tusserver.service.intake import FLUSH, Cut, Intake
+from tusserver.service.intake import Cut, Intake
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.pace import Pace
+from tusserver.service.progress import BodyProgress
 from tusserver.service.quota import Quota
 from tusserver.stores.base import Store
-from tusserver.streams import Body, Kept
+from tusserver.streams import Body
 
 logger = logging.getLogger("tusserver")
 
-CHECKPOINT = FLUSH / 2
-"""Seconds between commits while a body comes in. With `FLUSH`, a killed server loses at most the last second."""
+LOOK = 0.5
+"""Seconds for which HEAD tries again where somebody holds the upload and has nothing to say."""
 
 BeforeCreate = Callable[[Upload], Awaitable[None]]
 
@@ -59,7 +65,7 @@ class UploadService:
     """Runs commands.
 
     `idle`: seconds a client may be silent; `speed`: bytes a second that a body brings on the average of that time;
-    `patience`: seconds to wait for a writer that is alive.
+    `patience`: seconds to wait for somebody who holds an upload and does not leave.
     """
 
     def __init__(
@@ -101,12 +107,18 @@ class UploadService:
         An upload can still be made, as that is short, and not every client asks for it twice (tuspy does not).
         """
         self._closing = True
+        self._joiner.close()
         for intake in self._intakes:
             intake.stop(ShuttingDown())
 
     def open(self) -> None:
         """Take bodies, again if need be: an app may be started more than once."""
         self._closing = False
+        self._joiner.open()
+
+    async def finished(self) -> None:
+        """Wait for what goes on without a request."""
+        await self._joiner.finished()
 
     async def run(self, command: Command, body: Body, client: str = "") -> Outcome:
         """Do what a command of `client` says; "" where nobody can tell who it is.
@@ -137,19 +149,31 @@ class UploadService:
         """Make an upload, with its first bytes if they came along."""
         rules.check_creation(create, self._limits)
         if create.role is Role.FINAL:
-            if self._closing:  # to join parts may take long
-                raise ShuttingDown
-            create = replace(create, length=await self._joiner.measure(create.parts))
-        upload = rules.begin(create, self._new_id(), self._expiry, self._now())
-        if self._before_create is not None:
-            await self._before_create(upload)
+            return await self._create_final(create, body, client)
+        upload = await self._draw_up(create)
         async with self.quota.place(upload.id, client), self._locker.hold(upload.id) as lease:
-            if create.role is Role.FINAL:
-                return Created(upload=await self._joiner.begin(upload))
             await self._lifecycle.begin(upload)
             # Also without a first body: "The Client ... MAY set Upload-Length to 0", complete without any PATCH.
             first = create.first or Append(id=None, offset=0, body_length=0)
             return await self._receive_first(upload, first, body, lease)
+
+    async def _draw_up(self, create: Create) -> Upload:
+        owed = self._lifecycle.tells_of_the_end
+        upload = rules.begin(create, self._new_id(), self._expiry, self._now(), owed=owed)
+        if self._before_create is not None:
+            await self._before_create(upload)
+        return upload
+
+    async def _create_final(self, create: Create, body: Body, client: str) -> Created:
+        """Join partial uploads. The same parts asked for again give the same final upload, also when they are gone."""
+        if self._closing:  # to join parts may take long
+            raise ShuttingDown
+        if await self._joiner.find(create.parts, create.metadata.text) is None:
+            create = replace(create, length=await self._joiner.measure(create.parts))
+        upload = await self._draw_up(create)
+        async with self.quota.place(upload.id, client):
+            final, new = await self._joiner.begin(upload)
+        return Created(upload=await self._joiner.join(final, body, new=new))
 
     async def _receive_first(self, upload: Upload, first: Append, body: Body, lease: Lease) -> Created:
         """Take the bytes that came with the creation. The upload exists, so a body cut short still makes a Created."""
@@ -158,7 +182,7 @@ class UploadService:
             upload, cut = await self._receive(plan, first, body, lease)
             if isinstance(cut, ClientGone):
                 raise cut
-            return Created(upload=await self._settle(upload), closes=cut is not None)
+            return Created(upload=await self._tell(await self._finish(upload)), closes=cut is not None)
         except (TusError, ClientGone):
             # A client that is told that it did wrong, or is gone, has no URL to resume at: leave nothing.
             await self._lifecycle.remove(upload, TerminatedEvent)
@@ -167,52 +191,84 @@ class UploadService:
     # PATCH -----------------------------------------------------------------------------------------------------------
 
     async def append(self, append: Append, body: Body) -> Appended:
-        """Write a body at the upload's offset."""
+        """Write a body where the upload was told to stand, or where it stands if nobody is at it."""
         assert append.id is not None
-        if self._closing:
-            raise ShuttingDown
-        upload_id = append.id
-
-        async def refuse_early() -> None:
-            """Refuse by the record, if at all, before whoever is writing is disturbed."""
-            self._plan(append, await self._store.load(upload_id))
-
-        async with self._locker.hold(upload_id, Manner.RESUME, self._patience, refuse_early) as lease:
-            upload, cut = await self._append(append, await self._store.load(upload_id), body, lease)
+        for again in (True, False):
+            if self._closing:
+                raise ShuttingDown
+            try:
+                upload, cut = await self._append(append, body)
+                break
+            except OffsetMismatch as error:
+                upload = await self._report(append.id)
+                # Who held it meanwhile may have been somebody who asked how far it is.
+                if not again or upload.offset != append.offset:
+                    mismatch = OffsetMismatch(expected=upload.offset, provided=append.offset)
+                    _note_expiry(mismatch, upload)
+                    raise mismatch from error
         if upload.role is Role.PARTIAL and upload.complete:
-            for final in await self._store.awaiting(upload.id):
-                await self._joiner.resume(final, self._patience)
+            await self._joiner.completed(upload.id)
         if cut is not None:
             raise cut
         return Appended(upload=upload)
 
-    async def _append(self, append: Append, upload: Upload, body: Body, lease: Lease) -> tuple[Upload, Cut | None]:
+    async def _append(self, append: Append, body: Body) -> tuple[Upload, Cut | None]:
         """Return the upload as it is now, and what cut the body short."""
-        plan = self._plan(append, upload)
-        declares = plan.upload is not upload
-        if declares and not plan.upload.complete:
-            await self._store.amend(plan.upload)  # the length stands even if the body does not arrive
-        try:
-            upload, cut = await self._receive(plan, append, body, lease)
-        except TusError as error:
-            _note_expiry(error, plan.upload)
-            raise
-        if declares and plan.upload.complete:
-            await self._store.amend(upload)  # not sooner: a body that is refused completes nothing
-        if isinstance(cut, TusError):
-            _note_expiry(cut, upload)
-        # Also after a cut: a client that sent the last byte, and not the end of its chunked body, has no more to send.
-        return await self._settle(upload), cut
+        assert append.id is not None
+        upload_id = append.id
+        contended = False
 
-    def _plan(self, append: Append, upload: Upload) -> AppendPlan:
+        async def refuse_early() -> None:
+            """Refuse by the record, if at all, before whoever is writing is disturbed."""
+            nonlocal contended
+            self._plan(append, await self._store.load(upload_id), held=True)
+            contended = True
+
+        async with self._locker.hold(upload_id, Takeover(append.offset), self._patience, refuse_early) as lease:
+            upload = await self._store.load(upload_id)
+            plan = self._plan(append, upload)
+            if contended:
+                plan = replace(plan, upload=rules.take_over(plan.upload))
+            await self._go_to(plan.upload, upload)
+            declares = plan.upload.length != upload.length
+            try:
+                upload, cut = await self._receive(plan, append, body, lease, before=upload)
+            except TusError as error:
+                _note_expiry(error, plan.upload)
+                raise
+            if declares and plan.upload.complete:
+                await self._store.amend(upload)  # not sooner: a body that is refused completes nothing
+            if isinstance(cut, TusError):
+                _note_expiry(cut, upload)
+            # Also after a cut: a client that sent the last byte, and not the end of its chunked body, has no more to
+            # send.
+            upload = await self._finish(upload)
+            return (upload if cut is not None else await self._tell(upload)), cut
+
+    async def _go_to(self, start: Upload, upload: Upload) -> None:
+        """Record where a body starts, and the length that it declares: that stands even if the body does not arrive."""
+        declares = start.length != upload.length and not start.complete
+        if start.offset < upload.offset:
+            await self._store.take_back(replace(start, length=upload.length))
+        elif start.takeovers != upload.takeovers and not declares:
+            await self._store.commit(replace(start, length=upload.length))
+        if declares:
+            await self._store.amend(start)
+
+    def _plan(self, append: Append, upload: Upload, *, held: bool = False) -> AppendPlan:
         try:
-            return rules.plan_append(upload, append, self._limits, self._now())
+            return rules.plan_append(upload, append, self._limits, self._now(), held=held)
         except TusError as error:
             _note_expiry(error, upload)
             raise
 
-    async def _receive(self, plan: AppendPlan, append: Append, body: Body, lease: Lease) -> tuple[Upload, Cut | None]:
-        """Write, verify, commit; return the upload as committed, and what cut the body short."""
+    async def _receive(
+        self, plan: AppendPlan, append: Append, body: Body, lease: Lease, *, before: Upload | None = None
+    ) -> tuple[Upload, Cut | None]:
+        """Write, verify, commit; return the upload as committed, and what cut the body short.
+
+        `before`: the upload as it was before the body declared a length; None while it is created.
+        """
         upload = plan.upload
         if append.body_length == 0 and append.checksum is None and not append.checksum_follows:
             return upload, None
@@ -225,79 +281,158 @@ class UploadService:
             checksum=append.checksum,
             follows=append.checksum_follows,
         )
-        lease.on_wanted(intake.leave)
+        progress = BodyProgress(self._store, upload, intake, self._expiry, self._now)
+        lease.on_wanted(progress.leave)
+        lease.on_report(progress.report)
         self._intakes.add(intake)
         self._pace.watch()
         if self._closing:  # it was waiting for something when the others were stopped
             intake.stop(ShuttingDown())
         try:
-            added = await self._write(upload, intake)
-            intake.verify()  # raises before anything is committed
-            if added and (intake.cut is None or not intake.verifying):
-                with anyio.CancelScope(shield=True):  # what is written shall be told
-                    upload = await self._lifecycle.keep(rules.advance(upload, added, self._expiry, self._now()))
-            return upload, intake.cut
+            try:
+                added = await self._write(upload, intake, progress)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await progress.end()
+            try:
+                await self._verify(upload, intake, added)  # raises before anything is told
+            except TusError:
+                with anyio.CancelScope(shield=True):
+                    await self._undo(upload, progress.upload, before)
+                raise
+            return await self._keep(upload, progress.upload, intake, added), intake.cut
         finally:
             self._intakes.discard(intake)
 
-    async def _write(self, upload: Upload, intake: Intake) -> int:
+    async def _write(self, upload: Upload, intake: Intake, progress: BodyProgress) -> int:
         """Return the bytes written: on a disk that got full those before. Of one that fails nobody can tell."""
         try:
-            return await self._store.write(upload, intake, self._checkpoints(upload, intake))
+            return await self._store.write(upload, intake, progress.kept)
         except OutOfSpace as error:
             if not intake.written:
                 raise
             intake.fail(error)
             return intake.written
 
-    async def _settle(self, upload: Upload) -> Upload:
+    async def _verify(self, upload: Upload, intake: Intake, added: int) -> None:
+        if (checksum := intake.verify()) is not None:
+            digest = checksum.digest()
+            await self._store.digest(upload, upload.offset, upload.offset + added, digest)
+            if not checksum.matches(digest):
+                raise ChecksumMismatch
+
+    async def _undo(self, start: Upload, reached: Upload, before: Upload | None) -> None:
+        """Leave nothing of a body that is refused as a whole, nor of the length that it declared."""
+        if before is None:
+            return  # the upload itself is removed
+        if reached.offset > start.offset:
+            await self._store.take_back(start)
+        if start.length != before.length and not start.complete:
+            await self._store.amend(replace(start, length=before.length))
+
+    async def _keep(self, start: Upload, reached: Upload, intake: Intake, added: int) -> Upload:
+        """Commit what a body brought; return the upload as it is committed."""
+        cut = intake.cut
+        if isinstance(cut, UploadInterrupted) or (cut is not None and intake.verifying) or not added:
+            return reached  # who interrupts goes back to what was told
+        start = start.at(start.offset, expires_at=start.expires_at, finished=False, told=reached.told)
+        upload = rules.advance(start, added, self._expiry, self._now(), told=cut is None)
+        with anyio.CancelScope(shield=True):  # what is written shall be told
+            if upload.complete and upload.role is Role.PARTIAL:
+                await self._joiner.remind(upload.id)
+            upload = await self._lifecycle.keep(upload)
+        return upload
+
+    async def _finish(self, upload: Upload) -> Upload:
         if upload.complete and not upload.finished:
             return await self._lifecycle.finish(upload)
         return upload
 
-    def _checkpoints(self, upload: Upload, intake: Intake) -> Kept:
-        """Commit progress now and then, while that says nothing about the end."""
-        last = time.monotonic()
-
-        def kept(added: int) -> Awaitable[None] | None:
-            nonlocal last
-            intake.written = added
-            now = time.monotonic()
-            if intake.verifying or now - last < CHECKPOINT:
-                return None
-            reached = rules.advance(upload, added, self._expiry, self._now())
-            if reached.complete:  # that is committed once it is certain that no byte too many follows
-                return None
-            last = now
-            return self._store.checkpoint(reached)
-
-        return kept
+    async def _tell(self, upload: Upload) -> Upload:
+        """Make it binding where the upload stands, as somebody is told of it; with its lock."""
+        if upload.told < upload.offset:
+            upload = rules.tell(upload)
+            await self._store.commit(upload)
+        return upload
 
     # HEAD, GET, DELETE -----------------------------------------------------------------------------------------------
 
     async def inspect(self, inspect: Inspect) -> Inspected:
-        """Tell how far an upload came. A stalled writer is stopped first, one that is alive is left alone."""
-        try:
-            async with self._locker.hold(inspect.id, Manner.RESUME):
-                upload = await self._store.load(inspect.id)
-        except UploadLocked:
-            upload = await self._store.load(inspect.id)
+        """Tell how far an upload came. Nobody is interrupted for that: who writes it says what it has.
+
+        Raises:
+            FinishPending: all bytes are here, and an application that has to be told of them was not told yet.
+        """
+        upload = await self._report(inspect.id)
+        if upload.role is Role.FINAL:
+            upload = await self._report_final(upload)
         rules.require_unexpired(upload, self._now())
-        if upload.pending:
-            # A crash may have come between the last part and the joining. Who is at it already is not waited for.
-            await self._joiner.resume(upload.id, patience=0.0)
-            upload = await self._store.load(upload.id)
+        if upload.withheld:
+            upload = await self._finish_now(upload)
         return Inspected(upload=upload)
 
-    async def download(self, download: Download) -> Content:
-        """Give back a finished upload."""
+    async def _report(self, upload_id: UploadId) -> Upload:
+        """Return an upload at an offset that is binding from now on."""
+        upload = await self._store.load(upload_id)
+        if upload.finished or upload.pending:
+            return upload
+        for patience in (0.0, LOOK):
+            try:
+                async with self._locker.hold(upload_id, patience=patience):
+                    return await self._tell(await self._store.load(upload_id))
+            except UploadLocked:
+                offset = await self._locker.report(upload_id)
+                if offset is not None:
+                    break
+        # What was told before is binding whatever the holder does.
+        upload = await self._store.load(upload_id)
+        if upload.complete:
+            return upload
+        return upload.at(max(upload.told, offset or 0), expires_at=upload.expires_at, finished=False)
+
+    async def _report_final(self, final: Upload) -> Upload:
+        """A crash or a full disk may have come between the last part and the joining; nobody waits for that here."""
+        if final.unclaimed:
+            final = await self._joiner.claim(final.id)
+        if final.pending:
+            final = await self._joiner.prolong(final)
+            rules.require_unexpired(final, self._now())
+            await self._joiner.resume(final.id)
+            final = await self._store.load(final.id)
+            final = await self._joiner.prolong(final)
+        return final
+
+    async def _finish_now(self, upload: Upload) -> Upload:
+        """Tell the application again, if it is time; who asks for the upload comes again later else.
+
+        Raises:
+            FinishPending
+        """
+        now = self._now()
+        if upload.retry_at is not None and upload.retry_at > now:
+            raise FinishPending(max(1, round((upload.retry_at - now).total_seconds())))
+        try:
+            async with self._locker.hold(upload.id):
+                upload = await self._store.load(upload.id)
+                return await self._finish(upload)
+        except (UploadLocked, FinishFailed):
+            raise FinishPending from None
+        except TusError:
+            await self._store.load(upload.id)  # if it was refused it is gone
+            raise
+
+    async def download(self, download: Download) -> Content | Unfinished:
+        """Give back a finished upload; of another one, tell how far it came, as HEAD does."""
         upload = await self._store.load(download.id)
-        rules.require_download(upload, self._now())
+        if upload.pending or not rules.may_download(upload, self._now()):
+            upload = (await self.inspect(Inspect(id=download.id))).upload
+            if not upload.complete:
+                return Unfinished(upload=upload)
         return await self._store.content(upload)
 
     async def terminate(self, terminate: Terminate) -> Terminated:
         """Remove an upload, also under the hands of whoever writes it."""
-        async with self._locker.hold(terminate.id, Manner.INSIST, self._patience):
+        async with self._locker.hold(terminate.id, Takeover(), self._patience):
             upload = await self._store.load(terminate.id)
             await self._lifecycle.remove(upload, TerminatedEvent)
         return Terminated()

@@ -1,19 +1,24 @@
 """The port of every store: what the service asks of it, and the order in which it asks.
 
-create → write → commit → … → finish → remove. The service holds the upload's lock for each of them but `load`,
+create → write → commit → … → finish → remove. The service holds the upload's lock for each of them but `load`, `tell`,
 `content`, `uploads`, `due`, `remind`, `note_awaiting` and `awaiting`, which need none.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from tusserver.clock import WallClock
+from tusserver.protocol.checksum import Digest
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.streams import Kept, Source
+
+Copied = Callable[[int], Awaitable[None]]
+"""Told how many bytes of a final upload there are; may commit them, and ends the copy by what it raises."""
 
 
 class Ledger(Protocol):
@@ -53,8 +58,16 @@ class Store(Protocol):
         """What this store can do; OPTIONS advertises no more."""
 
     @property
+    def clock(self) -> WallClock:
+        """The clock that its lists of deadlines go by. It starts with what another process noted of it, if it did."""
+
+    @property
     def finishes_in_place(self) -> bool:
         """Whether `finish` has nothing to do."""
+
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether a commit waits for a disk."""
 
     @property
     def lock_folder(self) -> Path | None:
@@ -77,7 +90,7 @@ class Store(Protocol):
         """
 
     async def load(self, upload_id: UploadId) -> Upload:
-        """Return the record as last committed.
+        """Return the record as last committed. What a commit under way says counts once it is certain to last.
 
         Raises:
             UploadNotFound
@@ -93,16 +106,29 @@ class Store(Protocol):
         """
 
     async def commit(self, upload: Upload) -> None:
-        """Record offset, expiry and `finished`, in one step that a crash cannot tear."""
+        """Record all but what is in the JSON form, in one step that a crash cannot tear."""
 
     def checkpoint(self, upload: Upload) -> Awaitable[None] | None:
         """Record progress within `write`, as `commit` would; None if that is done already."""
 
+    async def take_back(self, upload: Upload) -> None:
+        """Record an offset below the last one. It lasts before other bytes may take the place of those beyond."""
+
+    async def tell(self, upload: Upload) -> None:
+        """Record `told` and `unclaimed` alone, also while another request commits. No step back is recorded."""
+
+    async def digest(self, upload: Upload, start: int, stop: int, digest: Digest) -> None:
+        """Let `digest` see the bytes from `start` to `stop`, which were written and need not be committed."""
+
     async def amend(self, upload: Upload) -> None:
         """Record everything: the upload changed in kind (its length was declared)."""
 
-    async def concatenate(self, final: Upload, parts: Sequence[Upload]) -> None:
-        """Put the parts' bytes into the final upload, in order. They exist only once committed."""
+    async def concatenate(self, final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
+        """Put the parts' bytes behind the final upload's offset, in order. They exist only once committed.
+
+        Awaits `kept(n)` after each step that takes less than a second, with the bytes of the final upload so far. What
+        that raises ends it; from an offset that was told and committed it can go on.
+        """
 
     async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
         """Remember that a final upload waits for this part."""
@@ -126,14 +152,21 @@ class Store(Protocol):
     def uploads(self) -> AsyncIterator[Upload]:
         """Go through all uploads, in no order. A record that cannot be read is logged and stepped over."""
 
-    def due(self, now: datetime) -> AsyncIterator[UploadId]:
+    def due(self, now: datetime, latest: datetime | None = None) -> AsyncIterator[UploadId]:
         """Go through the ids that wanted a look by `now`, deadlines and possible leftovers; some may come twice.
 
+        Those that want one only after `latest` come too: no deadline is so far away, unless a clock was wrong.
         The caller removes the upload, asks for another look (`remind`), or lets it be.
         """
 
     async def remind(self, upload_id: UploadId, at: datetime) -> None:
         """Let `due` name this id from `at` on. It does not fail: a store that cannot note it now finds it later."""
+
+    async def read_note(self, name: str) -> str | None:
+        """Return what `write_note` was given last, by whatever process; None if that is lost."""
+
+    async def write_note(self, name: str, text: str) -> None:
+        """Keep a line for the sweeper, under one of its few names. A power cut may lose it."""
 
     async def check(self) -> None:
         """Find out whether uploads can be taken now. Leaves nothing.

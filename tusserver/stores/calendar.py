@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import threading
 import time
@@ -82,8 +83,8 @@ class Calendar:
             disk.make_folder(self._folder, self._folder_mode, sync=False)
             return disk.make_file(path, os.O_WRONLY | os.O_APPEND, self._file_mode)
 
-    def due(self, now: float) -> Iterator[str]:
-        """Go through the names listed up to `now`. A list is removed once the iterator has gone past it.
+    def due(self, now: float, latest: float = math.inf) -> Iterator[str]:
+        """Go through the names listed up to `now`, or after `latest`. A list is removed once the iterator is past it.
 
         It stays, and has another turn, if meanwhile a name could not be listed: that may have been one of its own.
         """
@@ -95,7 +96,7 @@ class Calendar:
         for name in lists:
             stem = name.removesuffix(_CLAIMED)
             # A second late, so that a writer that was slow to append is not missed.
-            if not stem.isdigit() or int(stem) + 1 > now:
+            if not stem.isdigit() or now < int(stem) + 1 <= latest:
                 continue
             path = self._folder / name
             failures = self._failures
@@ -123,6 +124,18 @@ class Calendar:
             if error.errno not in (errno.ENOENT, errno.ELOOP):  # a link says nothing, and is replaced
                 raise
             return False
+
+    def read_note(self, name: str) -> str | None:
+        """Return a note that lies beside the lists."""
+        try:
+            return disk.read_file(f"{self._folder}/{name}").decode("ascii", "replace")
+        except FileNotFoundError:
+            return None
+
+    def write_note(self, name: str, text: str) -> None:
+        """Put a note beside the lists."""
+        disk.make_folder(self._folder, self._folder_mode)
+        disk.replace_file(f"{self._folder}/{name}", text.encode(), self._file_mode, sync=False)
 
     @property
     def failures(self) -> int:

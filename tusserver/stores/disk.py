@@ -26,7 +26,6 @@ EVERY = 30.0
 """Seconds between two lines of the log about the same trouble."""
 QUIET = 10.0
 """Seconds without a failure after which it is over."""
-_COPY_STEP = 256 << 20
 _LITTLE = 1 << 20
 """Bytes that are reserved without an exact look at the free space first."""
 _ROOMY = 64 << 20
@@ -258,8 +257,8 @@ def write_all(fd: int, chunks: Sequence[bytes | memoryview], at: int) -> int:
     return written
 
 
-def copy(source: int, target: int, at: int, length: int) -> None:
-    """Copy the first `length` bytes of `source` to byte `at` of `target` inside the kernel.
+def copy(source: int, start: int, target: int, at: int, length: int) -> None:
+    """Copy `length` bytes of `source` from `start` on to byte `at` of `target` inside the kernel.
 
     The file system shares the blocks where it can (reflink), else the kernel moves the pages.
 
@@ -268,7 +267,7 @@ def copy(source: int, target: int, at: int, length: int) -> None:
     """
     done = 0
     while done < length:
-        moved = _copy_some(source, target, done, at + done, min(length - done, _COPY_STEP))
+        moved = _copy_some(source, target, start + done, at + done, length - done)
         if moved == 0:
             raise OSError(errno.EIO, "a partial upload is shorter than its record says")
         done += moved
@@ -517,21 +516,19 @@ def discard(*paths: str) -> None:
             unlink(path)
 
 
-def boot_id() -> str:
-    """Name of this run of the machine, 16 characters: what was not synced under another may be lost."""
-    try:
-        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-    except OSError:
-        return "unknown---------"
-    return text.strip().replace("-", "")[:16]
-
-
 def sync_file_system(folder: Path) -> None:
-    """Make everything written so far below `folder` survive a power cut."""
+    """Make everything written so far below `folder` survive a power cut.
+
+    Raises:
+        OSError: something may not have reached the disk.
+    """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-        if syncfs is None or syncfs(fd) != 0:
+        failed = errno.ENOSYS if syncfs is None else ctypes.get_errno() if syncfs(fd) else 0
+        if failed == errno.ENOSYS:
             os.sync()
+        elif failed:
+            raise OSError(failed, os.strerror(failed))
     finally:
         os.close(fd)

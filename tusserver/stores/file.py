@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -22,10 +23,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from tusserver import clock
+from tusserver.clock import WallClock, boot_clock, boot_id
+from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import IdTaken, MaxSizeExceeded, OutOfSpace, StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
 from tusserver.stores import disk, folder, record
+from tusserver.stores.base import Copied
 from tusserver.stores.calendar import Calendar
 from tusserver.stores.naming import Template
 from tusserver.streams import Kept, Source
@@ -46,6 +51,13 @@ _LONG = 0.02
 _SLOW_FOR = 1.0
 """Seconds for which it then does."""
 _THREADS = 16
+COPYING = 2
+"""Threads for copies: they may take long, and nobody's small call shall wait behind them."""
+COPY_STEP = 16 << 20
+"""Bytes that are copied at once, in much less than a second."""
+_READ = 1 << 20
+_CLOCK = ".clock"
+"""Behind the name of a run of the machine in `settled`: that line is in seconds of that run."""
 _RECORD = ".record"
 _AWAITED = ".awaited"
 _NEW = ".new"
@@ -117,13 +129,25 @@ class FileStore:
             self._template.require_same_file_system(self._uploads)
         self._reserver = disk.Reserver(self._uploads, reserve)
         self._calendar = Calendar(self.root / "calendar", file_mode, folder_mode)
-        self._boot = disk.boot_id()
+        self.clock = WallClock()
+        """See `Store.clock`."""
+        with contextlib.suppress(OSError):
+            self.clock.restore(self._calendar.read_note(clock.NOTE) or "")
+        self._boot = boot_id()
         self._settled = self._read_settled()
-        self._unsettled = False
+        # Another process may have died before it had synced what it wrote, in whatever mode.
+        self._unsettled = True
+        self._inherits = True
         self._slow_until = 0.0
         self._plain: set[str] = set()
         self._progress: dict[UploadId, record.Progress] = {}
         self._run = Threads(_THREADS, "tusserver-store").run
+        self._run_copy = Threads(COPYING, "tusserver-copy").run
+
+    @property
+    def waits_for_disk(self) -> bool:
+        """See `Store.waits_for_disk`."""
+        return self._sync
 
     @property
     def lock_folder(self) -> Path:
@@ -194,7 +218,7 @@ class FileStore:
 
     def _create(self, upload: Upload) -> None:
         path = self._path(upload.id)
-        now = time.time()
+        now = self.clock.seconds()
         look = now + FIRST_LOOK
         if upload.expires_at is not None:
             look = min(look, upload.expires_at.timestamp())
@@ -230,13 +254,12 @@ class FileStore:
             return disk.make_file(path, flags, self._file_mode)
 
     def _slot(self, upload: Upload, number: int, synced: int) -> record.Slot:
-        return record.Slot(
+        return record.Slot.of(
+            upload,
             number=number,
-            offset=upload.offset,
             synced=synced,
-            expires_at=upload.expires_at,
-            finished=upload.finished,
-            written_at=time.time(),
+            written_at=self.clock.seconds(),
+            clock=boot_clock(),
             boot=self._boot,
         )
 
@@ -251,7 +274,7 @@ class FileStore:
                     content = disk.read_file(self._path(upload_id) + _RECORD)
                 except FileNotFoundError:
                     raise UploadNotFound from None
-            upload, slot = record.unpack(content)
+            upload, slot = record.unpack(content, self._boot)
         except record.NeverMade:
             raise UploadNotFound from None
         except ValueError as error:
@@ -265,7 +288,8 @@ class FileStore:
         """Return what is surely left of an upload that another run of the machine wrote last."""
         if slot.synced < slot.offset and self._may_be_lost(slot):
             logger.warning("upload %s goes back to byte %d after a restart of the machine", upload.id, slot.synced)
-            upload = replace(upload, offset=slot.synced, finished=False)
+            told = min(upload.told, slot.synced)
+            upload = replace(upload, offset=slot.synced, finished=False, told=told)
         in_hand = upload.place is None or not upload.finished  # people take finished files away
         with self._translated("looking for the bytes"):
             if in_hand and disk.written_at(self._bytes_path(upload)) is None:
@@ -274,14 +298,19 @@ class FileStore:
 
     def _was_never_whole(self, content: bytes) -> bool:
         """Whether a record that cannot be read is what a power cut leaves of one that nothing was promised of."""
-        last = record.newer(content)
+        last = record.newer(content[: record.JSON_AT], self._boot)
         if last is None:  # two commits on their way to the disk at once
             return self.durability is not Durability.ACK
         return self._may_be_lost(last) and not record.has_end(content)
 
     def _may_be_lost(self, slot: record.Slot) -> bool:
         """Whether what was not synced when this slot was written may be missing: the machine was restarted since."""
-        return slot.boot != self._boot and slot.written_at >= self._settled.get(slot.boot, 0.0)
+        if slot.boot == self._boot:
+            return False
+        settled = self._settled.get(slot.boot + _CLOCK)
+        if slot.clock is not None and settled is not None:
+            return slot.clock >= settled
+        return slot.written_at >= self._settled.get(slot.boot, 0.0)  # older versions went by the wall clock
 
     # bytes -----------------------------------------------------------------------------------------------------------
 
@@ -361,7 +390,7 @@ class FileStore:
             if progress is None:
                 progress = record.Progress(self._path(upload.id) + _RECORD, self._boot)
                 self._progress[upload.id] = progress
-            progress.move(upload, time.time())
+            progress.move(upload, self.clock.seconds(), boot_clock())
         except (OSError, ValueError):
             self._end_progress(upload.id)
             return self.commit(upload)  # it finds the same, and says so
@@ -379,33 +408,84 @@ class FileStore:
     def _commit(self, upload: Upload) -> None:
         """Bytes first, then the record that says so."""
         self._unsettled = True
+        syncs = self._syncs(upload)
         with self._translated("committing"):
             try:
-                fd = os.open(self._path(upload.id) + _RECORD, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = self._open_record(upload.id)
             except FileNotFoundError:
                 raise UploadNotFound from None
             try:
-                last = record.read_slot(fd)
+                last = record.read_slot(fd, self._boot)
                 if last is None:
                     raise StoreUnavailable
-                synced = min(last.synced, upload.offset)
-                if self._syncs(upload):
-                    if upload.offset > last.synced:
-                        self._sync_bytes(upload)
-                    synced = upload.offset
-                slot = self._slot(upload, last.number + 1, synced)
-                record.write_slot(fd, slot)
+                unsynced = upload.offset > last.synced
+                if syncs and unsynced:
+                    self._sync_bytes(upload)
+                slot = self._slot(upload, last.number + 1, upload.offset if syncs else min(last.synced, upload.offset))
+                if (slot.offset, slot.finished) == (last.offset, last.finished):
+                    slot = replace(slot, written_at=last.written_at)  # see `Upload.updated_at`
                 # `finished` alone needs no sync: if it is lost, finishing is done again.
-                if self._syncs(upload) and (slot.offset, slot.expires_at) != (last.offset, last.expires_at):
-                    try:
-                        disk.sync_data(fd)
-                    except OSError:
-                        with contextlib.suppress(OSError):  # nobody shall read of an offset that may not last
-                            record.take_back(fd, slot)
-                        raise
-                    if not self._sync:  # the names neither: nothing was synced when they were made
+                changed = unsynced or (slot.offset, slot.expires_at) != (last.offset, last.expires_at)
+                if slot.offset < last.offset or (syncs and changed):
+                    self._write_synced(fd, slot)
+                    if syncs and (not self._sync or self._inherits):  # the names neither, when they were made
                         disk.sync_folder(self._uploads / upload.id[:2])
                         disk.sync_folder(self._uploads)
+                else:
+                    record.write_slot(fd, slot)
+                if slot.offset < last.offset:  # what was told of the bytes that are taken back
+                    record.write_cell(fd, upload)
+            finally:
+                os.close(fd)
+
+    def _open_record(self, upload_id: UploadId) -> int:
+        return os.open(self._path(upload_id) + _RECORD, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def _write_synced(self, fd: int, slot: record.Slot) -> None:
+        """Write a slot that counts once it has reached the disk, and not before."""
+        slot = replace(slot, unsynced=True)
+        record.write_slot(fd, slot)
+        try:
+            disk.sync_data(fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                record.take_back(fd, slot)
+            raise
+        record.mark_synced(fd, slot)
+
+    async def take_back(self, upload: Upload) -> None:
+        """See `Store.take_back`."""
+        await self._run(self._commit, upload)
+
+    async def tell(self, upload: Upload) -> None:
+        """See `Store.tell`."""
+        claims = upload.role is Role.FINAL and not upload.unclaimed
+        await (self._run if self._sync and claims else self._swift)(self._tell, upload, self._sync and claims)
+
+    def _tell(self, upload: Upload, syncs: bool) -> None:
+        with self._translated("recording what was told"):
+            try:
+                fd = self._open_record(upload.id)
+            except FileNotFoundError:
+                raise UploadNotFound from None
+            try:
+                record.write_cell(fd, upload)
+                if syncs:
+                    disk.sync_data(fd)
+            finally:
+                os.close(fd)
+
+    async def digest(self, upload: Upload, start: int, stop: int, digest: Digest) -> None:
+        """See `Store.digest`."""
+        await self._run_copy(self._digest, upload, start, stop, digest)
+
+    def _digest(self, upload: Upload, start: int, stop: int, digest: Digest) -> None:
+        with self._translated("reading an upload"):
+            fd = os.open(self._bytes_path(upload), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                while start < stop and (data := os.pread(fd, min(_READ, stop - start), start)):
+                    digest.update(data)
+                    start += len(data)
             finally:
                 os.close(fd)
 
@@ -424,7 +504,7 @@ class FileStore:
         path = self._path(upload.id)
         with self._translated("writing a record"):
             try:
-                last = record.newer(disk.read_file(path + _RECORD))
+                last = record.newer(disk.read_file(path + _RECORD)[: record.JSON_AT], self._boot)
             except FileNotFoundError:
                 raise UploadNotFound from None
             number, synced = (last.number, last.synced) if last is not None else (0, 0)
@@ -435,22 +515,29 @@ class FileStore:
 
     # concatenation ---------------------------------------------------------------------------------------------------
 
-    async def concatenate(self, final: Upload, parts: Sequence[Upload]) -> None:
+    async def concatenate(self, final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
         """See `Store.concatenate`."""
-        fd = await self._run(self._open_bytes, final, final.length or 0)
+        assert final.length is not None
+        fd = await self._run(self._open_bytes, final, final.length - final.offset)
         try:
-            at = 0
+            begins = 0
             for part in parts:
-                await self._run(self._copy, part, fd, at)
-                at += part.offset
+                ends = begins + part.offset
+                done = min(max(final.offset, begins), ends)
+                while done < ends:
+                    step = min(COPY_STEP, ends - done)
+                    await self._run_copy(self._copy, part, done - begins, fd, done, step)
+                    done += step
+                    await kept(done)
+                begins = ends
         finally:
             os.close(fd)
 
-    def _copy(self, part: Upload, target: int, at: int) -> None:
+    def _copy(self, part: Upload, start: int, target: int, at: int, length: int) -> None:
         with self._translated("joining partial uploads"):
             source = self._open_bytes(part, 0)
             try:
-                disk.copy(source, target, at, part.offset)
+                disk.copy(source, start, target, at, length)
             finally:
                 os.close(source)
 
@@ -521,14 +608,14 @@ class FileStore:
             upload = None
         with self._translated("removing an upload"):
             if upload is not None:
-                now = time.time()
+                now = self.clock.seconds()
                 with contextlib.suppress(OSError):  # removing must work on a full disk
                     self._calendar.add(upload_id, now + FIRST_LOOK, now)
                 self._remove_place(upload)  # first, as only the record knows it
             # The record goes before the bytes: these are found by the calendar if we die here.
             there = disk.unlink(path + _RECORD)
             there |= disk.unlink(path)
-            disk.unlink(path + _AWAITED)
+            there |= disk.unlink(path + _AWAITED)
             disk.unlink(path + _RECORD + _NEW)
             if there and self._sync:
                 disk.sync_folder(Path(path).parent)
@@ -568,14 +655,14 @@ class FileStore:
         with self._translated("looking for uploads"):
             return sorted(_ids(shard, _RECORD))
 
-    async def due(self, now: datetime) -> AsyncIterator[UploadId]:
+    async def due(self, now: datetime, latest: datetime | None = None) -> AsyncIterator[UploadId]:
         """See `Store.due`."""
         try:
             if not await self._run(self._covers):
                 await self._remake_calendar()
         except (OutOfSpace, StoreUnavailable):
             pass  # the next sweep tries again; to remove what is listed makes room
-        names = self._calendar.due(now.timestamp())
+        names = self._calendar.due(now.timestamp(), math.inf if latest is None else latest.timestamp())
         while (name := await self._run(self._next, names)) is not None:
             try:
                 yield as_upload_id(str(name))
@@ -608,7 +695,7 @@ class FileStore:
             self._list_each(shard)
 
     def _list_each(self, shard: Path) -> None:
-        now = time.time()
+        now = self.clock.seconds()
         for upload_id in {name for suffix in ("", _RECORD, _RECORD + _NEW, _AWAITED) for name in _ids(shard, suffix)}:
             try:
                 upload = self._load(upload_id)
@@ -643,34 +730,54 @@ class FileStore:
         # What it is about has happened. So it stands, and the calendar is made anew when that can be done.
         with contextlib.suppress(OutOfSpace, StoreUnavailable), self._translated("noting a deadline"):
             try:
-                self._calendar.add(upload_id, at, time.time())
+                self._calendar.add(upload_id, at, self.clock.seconds())
             except OSError:
                 self._calendar.doubt()
                 raise
 
+    async def read_note(self, name: str) -> str | None:
+        """See `Store.read_note`."""
+        with self._translated("reading a note"):
+            return await self._run(self._calendar.read_note, name)
+
+    async def write_note(self, name: str, text: str) -> None:
+        """See `Store.write_note`."""
+        with self._translated("writing a note"):
+            await self._run(self._calendar.write_note, name, text)
+
     # power cuts in the weaker modes ----------------------------------------------------------------------------------
 
     async def tidy(self) -> None:
-        """See `Store.tidy`. In the weaker modes everything is synced, so that what is older survives a power cut."""
-        if self.durability is not Durability.ACK and self._unsettled:
+        """See `Store.tidy`. In the weaker modes everything is synced, so that what is older survives a power cut.
+
+        At first in every mode: a process that died in a weaker one may have left something unsynced.
+        """
+        if self._unsettled and (self._inherits or self.durability is not Durability.ACK):
             self._unsettled = False
-            await self._run(self._settle)
+            try:
+                await self._run(self._settle)
+            except BaseException:
+                self._unsettled = True
+                raise
+            self._inherits = False
 
     def _settle(self) -> None:
         with self._translated("syncing"):
-            moment = time.time()
+            moment, running = self.clock.seconds(), boot_clock()
             disk.sync_file_system(self.root)
             with disk.locked(self.root):  # other processes do the same
                 self._settled = settled = self._read_settled()
+                # Both: an older version knows the wall clock only.
                 settled[self._boot] = max(moment, settled.get(self._boot, 0.0))
-                # One line for each run of the machine: records written under an old one may stay as they are for years.
+                settled[self._boot + _CLOCK] = max(running, settled.get(self._boot + _CLOCK, 0.0))
+                # Two lines for each run of the machine: records written under an old one may stay for years.
                 lines = "".join(f"{boot} {at}\n" for boot, at in settled.items())
                 disk.replace_file(str(self.root / "settled"), lines.encode(), self._file_mode, sync=True)
 
     def _read_settled(self) -> dict[str, float]:
         try:
             lines = disk.read_file(str(self.root / "settled")).decode("ascii").splitlines()
-            return {boot: float(moment) for boot, _, moment in (line.partition(" ") for line in lines)}
+            return {boot: float(moment) for boot, _, moment in (line.rpartition(" ") for line in lines)}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:

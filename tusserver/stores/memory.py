@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 
+from tusserver.clock import WallClock
+from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import IdTaken, UploadNotFound
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Upload, UploadId
+from tusserver.stores.base import Copied
 from tusserver.streams import Kept, Source
 
 _BATCH = 64 * 1024
@@ -25,6 +29,7 @@ class MemoryStore:
 
     extensions = frozenset(Extension)
     finishes_in_place = True
+    waits_for_disk = False
     lock_folder = None
 
     def __init__(self) -> None:
@@ -32,6 +37,9 @@ class MemoryStore:
         self._bytes: dict[UploadId, bytearray] = {}
         self._awaiting: dict[UploadId, list[UploadId]] = {}
         self._looks: dict[UploadId, datetime] = {}
+        self._notes: dict[str, str] = {}
+        self.clock = WallClock()
+        """See `Store.clock`."""
 
     def claim(self, scope: str) -> Unclaimed:
         """See `Store.claim`: nobody else can be on it."""
@@ -41,7 +49,7 @@ class MemoryStore:
         """See `Store.create`."""
         if upload.id in self._records:
             raise IdTaken
-        self._records[upload.id] = upload
+        self._records[upload.id] = replace(upload, updated_at=self.clock())
         self._bytes[upload.id] = bytearray()
         if upload.expires_at is not None:
             self._looks[upload.id] = upload.expires_at
@@ -78,17 +86,35 @@ class MemoryStore:
 
     def checkpoint(self, upload: Upload) -> None:
         """See `Store.checkpoint`."""
-        if upload.id not in self._records:
+        last = self._records.get(upload.id)
+        if last is None:
             raise UploadNotFound
-        self._records[upload.id] = upload
+        same = (last.offset, last.finished) == (upload.offset, upload.finished)
+        self._records[upload.id] = replace(upload, updated_at=last.updated_at if same else self.clock())
+
+    async def take_back(self, upload: Upload) -> None:
+        """See `Store.take_back`."""
+        await self.commit(upload)
+
+    async def tell(self, upload: Upload) -> None:
+        """See `Store.tell`."""
+        last = await self.load(upload.id)
+        told = max(last.told, upload.told)
+        self._records[upload.id] = replace(last, told=told, unclaimed=last.unclaimed and upload.unclaimed)
+
+    async def digest(self, upload: Upload, start: int, stop: int, digest: Digest) -> None:
+        """See `Store.digest`."""
+        digest.update(self._bytes_of(upload.id)[start:stop])
 
     async def amend(self, upload: Upload) -> None:
         """See `Store.amend`."""
         await self.commit(upload)
 
-    async def concatenate(self, final: Upload, parts: Sequence[Upload]) -> None:
+    async def concatenate(self, final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
         """See `Store.concatenate`."""
-        self._bytes_of(final.id)[:] = b"".join(self._bytes_of(part.id)[: part.offset] for part in parts)
+        content = self._bytes_of(final.id)
+        content[:] = b"".join(self._bytes_of(part.id)[: part.offset] for part in parts)
+        await kept(len(content))
 
     async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
         """See `Store.note_awaiting`."""
@@ -114,25 +140,34 @@ class MemoryStore:
 
     async def remove(self, upload_id: UploadId) -> bool:
         """See `Store.remove`."""
-        self._bytes.pop(upload_id, None)
-        self._awaiting.pop(upload_id, None)
+        there = self._bytes.pop(upload_id, None) is not None
+        there |= self._awaiting.pop(upload_id, None) is not None
         self._looks.pop(upload_id, None)
-        return self._records.pop(upload_id, None) is not None
+        return self._records.pop(upload_id, None) is not None or there
 
     async def uploads(self) -> AsyncIterator[Upload]:
         """See `Store.uploads`."""
         for upload in list(self._records.values()):
             yield upload
 
-    async def due(self, now: datetime) -> AsyncIterator[UploadId]:
+    async def due(self, now: datetime, latest: datetime | None = None) -> AsyncIterator[UploadId]:
         """See `Store.due`."""
-        for upload_id in [upload_id for upload_id, at in self._looks.items() if at <= now]:
+        due = [name for name, at in self._looks.items() if at <= now or (latest is not None and at > latest)]
+        for upload_id in due:
             self._looks.pop(upload_id, None)
             yield upload_id
 
     async def remind(self, upload_id: UploadId, at: datetime) -> None:
         """See `Store.remind`."""
         self._looks[upload_id] = at
+
+    async def read_note(self, name: str) -> str | None:
+        """See `Store.read_note`."""
+        return self._notes.get(name)
+
+    async def write_note(self, name: str, text: str) -> None:
+        """See `Store.write_note`."""
+        self._notes[name] = text
 
     async def check(self) -> None:
         """See `Store.check`: there is always room, as far as this can tell."""

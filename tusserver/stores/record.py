@@ -1,11 +1,16 @@
 """The record file of the file store: two slots for what changes with every request, then JSON for what does not.
 
-    byte 0      slot A   a few numbers that end with their CRC
-    byte 512    slot B   the same; the valid one with the higher number counts
-    byte 1024   JSON     the rest of the upload
+    byte 0      slot A    a few numbers that end with their CRC; behind them more numbers with a CRC of their own
+    byte 256    the cell  what was told while a commit was under way
+    byte 320    the mark  the number of the slot that is known to be on the disk
+    byte 512    slot B    as slot A; the valid one with the higher number counts
+    byte 1024   JSON      the rest of the upload
 
 A commit writes the slot that does not count, so a torn write spoils nothing: the other one still stands. The slots lie
 in different sectors, the unit in which disks write. The JSON never changes in place; the whole file is replaced.
+
+The first numbers of a slot are those that every version of this format knows. An older version writes them alone; then
+the second group belongs to another commit, which its number shows, and counts for nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +27,22 @@ from tusserver.protocol.upload import Upload
 SLOT_SPACE = 512
 JSON_AT = 2 * SLOT_SPACE
 _FINISHED = 1
+_UNSYNCED = 2
+_OWED = 4
+_UNCLAIMED = 8
 _FIELDS = struct.Struct(">QQQQQB16s")
 _CRC = struct.Struct(">I")
 _SLOT = _FIELDS.size + _CRC.size
+_MORE = struct.Struct(">QQQQBB")
+_WHOLE = _SLOT + _MORE.size + _CRC.size
+_CELL = struct.Struct(">QB")
+_CELL_AT = 256
+_MARK = struct.Struct(">Q")
+_MARK_AT = 320
 _NUMBER = 8
 """Bytes."""
+_MOST = 255
+"""What one byte counts to."""
 _KNOWN = 512
 """Texts of records that were read or written last."""
 _END = b"\n"
@@ -53,18 +69,47 @@ class Slot:
     """Seconds since the epoch."""
     boot: str
     """Run of the machine that wrote this: up to 16 ASCII characters."""
+    unsynced: bool = False
+    """Whether the commit had to wait for the disk: within this run of the machine it counts once it is marked."""
+    owed: bool = False
+    unclaimed: bool = False
+    clock: float | None = None
+    """Seconds of that run of the machine; None in what an older version wrote."""
+    told: int | None = None
+    """Likewise; else see `Upload.told`."""
+    takeovers: int = 0
+    tries: int = 0
+    retry_at: datetime | None = None
 
     def pack(self) -> bytes:
-        """Write a slot, much shorter than `SLOT_SPACE`."""
-        return _pack(
+        """Write a slot, much shorter than the place of the cell."""
+        flags = (
+            (_FINISHED if self.finished else 0)
+            | (_UNSYNCED if self.unsynced else 0)
+            | (_OWED if self.owed else 0)
+            | (_UNCLAIMED if self.unclaimed else 0)
+        )
+        fields = _FIELDS.pack(
             self.number,
             self.offset,
             self.synced,
-            self.expires_at,
-            self.written_at,
-            _FINISHED if self.finished else 0,
+            _milliseconds(self.expires_at),
+            round(self.written_at * 1000),
+            flags,
             self.boot.encode(),
         )
+        text = fields + _CRC.pack(zlib.crc32(fields))
+        if self.clock is None:
+            return text
+        more = _MORE.pack(
+            self.number + 1,
+            self.offset if self.told is None else self.told,
+            round(self.clock * 1e6),
+            _milliseconds(self.retry_at),
+            min(self.takeovers, _MOST),
+            min(self.tries, _MOST),
+        )
+        return text + more + _CRC.pack(zlib.crc32(more))
 
     @classmethod
     def unpack(cls, space: bytes) -> Slot | None:
@@ -74,25 +119,63 @@ class Slot:
             if _CRC.unpack_from(space, _FIELDS.size)[0] != zlib.crc32(fields) or not any(fields):
                 return None
             number, offset, synced, expires, written, flags, boot = _FIELDS.unpack(fields)
+            clock = told = retry = None
+            takeovers = tries = 0
+            more = space[_SLOT : _SLOT + _MORE.size]
+            if any(more):
+                if _CRC.unpack_from(space, _SLOT + _MORE.size)[0] != zlib.crc32(more):
+                    return None
+                of, told, clock, retry, takeovers, tries = _MORE.unpack(more)
+                if of != number + 1:
+                    clock = told = retry = None
+                    takeovers = tries = 0
             return cls(
                 number=number,
                 offset=offset,
                 synced=synced,
-                expires_at=datetime.fromtimestamp(expires / 1000, UTC) if expires else None,
+                expires_at=_moment(expires),
                 finished=bool(flags & _FINISHED),
                 written_at=written / 1000,
                 boot=boot.rstrip(b"\0").decode(),
+                unsynced=bool(flags & _UNSYNCED),
+                owed=bool(flags & _OWED),
+                unclaimed=bool(flags & _UNCLAIMED),
+                clock=None if clock is None else clock / 1e6,
+                told=told,
+                takeovers=takeovers,
+                tries=tries,
+                retry_at=_moment(retry),
             )
         except (struct.error, ValueError, OverflowError, OSError):
             return None
 
+    @classmethod
+    def of(cls, upload: Upload, *, number: int, synced: int, written_at: float, clock: float, boot: str) -> Slot:
+        """Make the slot of a commit."""
+        return cls(
+            number=number,
+            offset=upload.offset,
+            synced=synced,
+            expires_at=upload.expires_at,
+            finished=upload.finished,
+            written_at=written_at,
+            boot=boot,
+            owed=upload.owed,
+            unclaimed=upload.unclaimed,
+            clock=clock,
+            told=upload.told,
+            takeovers=upload.takeovers,
+            tries=upload.tries,
+            retry_at=upload.retry_at,
+        )
 
-def _pack(
-    number: int, offset: int, synced: int, expires_at: datetime | None, written_at: float, flags: int, boot: bytes
-) -> bytes:
-    expires = 0 if expires_at is None else round(expires_at.timestamp() * 1000)
-    fields = _FIELDS.pack(number, offset, synced, expires, round(written_at * 1000), flags, boot)
-    return fields + _CRC.pack(zlib.crc32(fields))
+
+def _milliseconds(moment: datetime | None) -> int:
+    return 0 if moment is None else round(moment.timestamp() * 1000)
+
+
+def _moment(milliseconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
 
 
 class Progress:
@@ -105,40 +188,57 @@ class Progress:
         ValueError: the record has no valid slot.
     """
 
-    __slots__ = ("_boot", "_fd", "_number", "_synced")
+    __slots__ = ("_boot", "_fd", "_last")
 
     def __init__(self, path: str, boot: str) -> None:
-        self._boot = boot.encode()
+        self._boot = boot
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        last = read_slot(self._fd)
+        last = read_slot(self._fd, boot)
         if last is None:
             self.close()
             raise ValueError("neither slot is valid")
-        self._number = last.number
-        self._synced = last.synced
+        self._last = last
 
-    def move(self, upload: Upload, now: float) -> None:
+    def move(self, upload: Upload, written_at: float, clock: float) -> None:
         """Record how far an unfinished upload is, without any sync."""
-        number = self._number + 1
-        line = _pack(number, upload.offset, self._synced, upload.expires_at, now, 0, self._boot)
-        os.pwrite(self._fd, line, SLOT_SPACE * (number % 2))
-        self._number = number
+        last = self._last
+        synced = min(last.synced, upload.offset)
+        slot = Slot.of(
+            upload, number=last.number + 1, synced=synced, written_at=written_at, clock=clock, boot=self._boot
+        )
+        write_slot(self._fd, slot)
+        self._last = slot
 
     def close(self) -> None:
         os.close(self._fd)
 
 
-def read_slot(fd: int) -> Slot | None:
+def read_slot(fd: int, boot: str) -> Slot | None:
     """Return the slot that counts; None if neither does."""
-    return newer(os.pread(fd, JSON_AT, 0))
+    return newer(os.pread(fd, JSON_AT, 0), boot)
 
 
-def newer(head: bytes) -> Slot | None:
-    """Return the slot that counts in the first bytes of a record."""
+def newer(head: bytes, boot: str) -> Slot | None:
+    """Return the slot that counts in the first bytes of a record, in this run of the machine (`boot`).
+
+    One that waits for the disk does not count until it is marked: nobody was told of it. After a restart of the machine
+    it does, if it has reached the disk: whatever it tells of had reached it before.
+    """
     one, two = head[:SLOT_SPACE], head[SLOT_SPACE:JSON_AT]
     if one[:_NUMBER] < two[:_NUMBER]:  # the number stands first, most significant byte first
         one, two = two, one
-    return Slot.unpack(one) or Slot.unpack(two)
+    first = Slot.unpack(one)
+    if first is None:
+        return Slot.unpack(two)
+    if first.unsynced and first.boot == boot and _marked(head) != first.number:
+        return Slot.unpack(two) or first
+    return first
+
+
+def _marked(head: bytes) -> int | None:
+    mark = head[_MARK_AT : _MARK_AT + _MARK.size]
+    found: int = _MARK.unpack(mark)[0] if len(mark) == _MARK.size else 0
+    return found if head[_MARK_AT + _MARK.size :][: _CRC.size] == _CRC.pack(zlib.crc32(mark)) else None
 
 
 def write_slot(fd: int, slot: Slot) -> None:
@@ -146,9 +246,51 @@ def write_slot(fd: int, slot: Slot) -> None:
     os.pwrite(fd, slot.pack(), SLOT_SPACE * (slot.number % 2))
 
 
+def mark_synced(fd: int, slot: Slot) -> None:
+    """Let a slot count that has reached the disk. Not in its place: a power cut may tear what is written."""
+    mark = _MARK.pack(slot.number)
+    os.pwrite(fd, mark + _CRC.pack(zlib.crc32(mark)), _MARK_AT)
+
+
 def take_back(fd: int, slot: Slot) -> None:
     """Let the slot before this one count again."""
-    os.pwrite(fd, bytes(SLOT_SPACE), SLOT_SPACE * (slot.number % 2))
+    os.pwrite(fd, bytes(_WHOLE), SLOT_SPACE * (slot.number % 2))
+
+
+def write_cell(fd: int, upload: Upload) -> None:
+    """Note beside the slots what was told of an upload, also while somebody else commits."""
+    cell = _CELL.pack(upload.told, not upload.unclaimed)
+    os.pwrite(fd, cell + _CRC.pack(zlib.crc32(cell)), _CELL_AT)
+
+
+def _with_cell(upload: Upload, slot: Slot, head: bytes) -> Upload:
+    """Return the upload as slot and cell say. What was told cannot be more than there is."""
+    told, claimed = slot.told, False
+    cell = head[_CELL_AT : _CELL_AT + _CELL.size]
+    if any(cell) and head[_CELL_AT + _CELL.size :][: _CRC.size] == _CRC.pack(zlib.crc32(cell)):
+        also, claimed = _CELL.unpack(cell)
+        told = None if told is None else max(told, also)
+    return Upload(
+        id=upload.id,
+        created_at=upload.created_at,
+        offset=slot.offset,
+        length=upload.length,
+        metadata=upload.metadata,
+        role=upload.role,
+        concat=upload.concat,
+        parts=upload.parts,
+        expires_at=slot.expires_at,
+        finished=slot.finished,
+        told=slot.offset if told is None else min(told, slot.offset),
+        takeovers=slot.takeovers,
+        owed=slot.owed,
+        tries=slot.tries,
+        retry_at=slot.retry_at,
+        unclaimed=slot.unclaimed and not claimed,
+        updated_at=_moment(round(slot.written_at * 1000)),
+        place=upload.place,
+        seal=upload.seal,
+    )
 
 
 def pack(upload: Upload, slot: Slot) -> bytes:
@@ -162,23 +304,23 @@ def pack(upload: Upload, slot: Slot) -> bytes:
     return bytes(head) + text
 
 
-def unpack(content: bytes) -> tuple[Upload, Slot]:
-    """Read a whole record.
+def unpack(content: bytes, boot: str) -> tuple[Upload, Slot]:
+    """Read a whole record, in the run `boot` of the machine.
 
     Raises:
         NeverMade: a crash or a power cut came while it was written for the first time.
         ValueError: it is none.
     """
-    slot = newer(content[:JSON_AT])
+    slot = newer(content[:JSON_AT], boot)
     if slot is None:
         # Nothing before the JSON, or nothing behind the place of the first slot.
-        if not content[:JSON_AT].strip(b"\0") or not content[_SLOT:].strip(b"\0"):
+        if not content[:JSON_AT].strip(b"\0") or not content[_WHOLE:].strip(b"\0"):
             raise NeverMade
         raise ValueError("neither slot is valid")
     if slot.number == 0 and not content.endswith(_END):
         raise NeverMade
     upload = _parse(content[JSON_AT:])
-    return upload.at(slot.offset, expires_at=slot.expires_at, finished=slot.finished), slot
+    return _with_cell(upload, slot, content), slot
 
 
 def has_end(content: bytes) -> bool:

@@ -55,6 +55,13 @@ class RequestBody:
         await self.wire.drain(fd, at, digest, moved)
         self.ended = True
 
+    async def gone(self) -> None:
+        """See `Body.gone`."""
+        self.started = True
+        while (message := await self._receive())["type"] != "http.disconnect":
+            self.received += len(message.get("body", b""))
+            self.ended = not message.get("more_body", False)
+
     def checksum(self) -> Checksum | None:
         """See `Body.checksum`."""
         trailers = None if self.wire is None else self.wire.trailers

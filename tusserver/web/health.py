@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from tusserver.protocol.errors import TusError
+from tusserver.web.replies import NEVER_KEPT
 
 logger = logging.getLogger("tusserver.health")
 
@@ -57,7 +58,7 @@ class Health:
             found = await self.look()
             ready = all(word == _OK for word in found.values())
             response = JSONResponse({"status": _OK if ready else "unavailable", "checks": found}, 200 if ready else 503)
-        response.headers["Cache-Control"] = "no-store"
+        response.headers.update(NEVER_KEPT)
         response.headers["X-Content-Type-Options"] = "nosniff"
         await response(scope, receive, send)
 

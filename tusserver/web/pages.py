@@ -17,6 +17,8 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from tusserver.web.replies import NEVER_KEPT
+
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src {uploads}; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -79,12 +81,12 @@ class UploadPage:
     def _answer(self, scope: Scope) -> Response:
         path = get_route_path(scope)
         if not path:  # mounted by a route that does not redirect: what the page names would be looked for one level up
-            return RedirectResponse(scope.get("root_path", "").rsplit("/", 1)[-1] + "/")
+            return RedirectResponse(scope.get("root_path", "").rsplit("/", 1)[-1] + "/", headers=NEVER_KEPT)
         file = self._files.get(path)
         if file is None:
-            return PlainTextResponse("Not Found", 404)
+            return PlainTextResponse("Not Found", 404, NEVER_KEPT)
         if scope["method"] not in ("GET", "HEAD"):
-            return PlainTextResponse("Method Not Allowed", 405, {"allow": "GET, HEAD"})
+            return PlainTextResponse("Method Not Allowed", 405, {"allow": "GET, HEAD", **NEVER_KEPT})
         return file.answer(Headers(scope=scope))
 
 

@@ -9,6 +9,8 @@ from tusserver.protocol.dialect import Reply, RequestHead
 from tusserver.protocol.errors import ClientGone, TusError
 from tusserver.web.body import RequestBody
 
+NEVER_KEPT = {"Cache-Control": "no-store"}
+"""Of every answer but downloads and the files of pages: a cache that kept it would tell an old offset."""
 _SMALL = 64 * 1024
 """Bytes of an unread body that the server reads off by itself, so that the connection can be used again."""
 _LINGER = 5.0

@@ -1,0 +1,156 @@
+"""How far a body under way is committed, and what was told of that: checkpoints, reports, takeovers.
+
+What was told is binding, what nobody was told can be taken back. So whoever asks how far the upload is gets an offset
+that is committed, and from then on nobody may write below it; and who comes back at that offset may take the upload
+over from a request that is still writing, whose later bytes nobody was told of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from tusserver.locks.base import Takeover
+from tusserver.protocol import rules
+from tusserver.protocol.errors import UploadInterrupted
+from tusserver.protocol.rules import Expiry
+from tusserver.protocol.upload import Upload
+from tusserver.service.intake import FLUSH, Intake
+from tusserver.stores.base import Store
+
+CHECKPOINT = FLUSH / 2
+"""Seconds between commits while a body comes in. With `FLUSH`, a killed server loses at most the last second."""
+LIVELY = 0.25
+"""Seconds since its last bytes for which a body counts as running."""
+LIGHT = 1 << 20
+"""Bytes of a running body that are written to the disk for somebody who asks."""
+REPORT = 0.25
+"""Seconds that somebody who asks may have to wait for bytes to be written; then what is committed is told."""
+
+
+class BodyProgress:
+    """Of one body, from its first byte to its last. `start`: the upload as it was committed before."""
+
+    def __init__(
+        self, store: Store, start: Upload, intake: Intake, expiry: Expiry, now: Callable[[], datetime]
+    ) -> None:
+        self.upload = start
+        """As it was committed last."""
+        self._start = start
+        self._store = store
+        self._intake = intake
+        self._expiry = expiry
+        self._now = now
+        self._last = time.monotonic()
+        self._commit: asyncio.Task[None] | None = None
+        self._moved: asyncio.Event | None = None
+        self._ended = False
+
+    # what the store tells --------------------------------------------------------------------------------------------
+
+    def kept(self, added: int) -> Awaitable[None] | None:
+        """See `streams.Kept`: commit progress now and then, while that says nothing about the end."""
+        self._intake.written = added
+        if self._moved is not None:
+            self._moved.set()
+        now = time.monotonic()
+        if self._intake.verifying or self._commit is not None or now - self._last < CHECKPOINT:
+            return None
+        reached = self._reached()
+        return None if reached is None else self._checkpoint(reached)
+
+    def _reached(self) -> Upload | None:
+        """The upload with what is written; None if it would be complete: no byte too many may follow."""
+        start = self._start.at(
+            self._start.offset,
+            expires_at=self._start.expires_at,
+            finished=False,
+            told=self.upload.told,
+        )
+        reached = rules.advance(start, self._intake.written, self._expiry, self._now())
+        return None if reached.complete else reached
+
+    def _checkpoint(self, reached: Upload) -> Awaitable[None] | None:
+        self._last = time.monotonic()
+        saving = self._store.checkpoint(reached)
+        if saving is None:
+            self._note(reached)
+            return None
+        self._commit = asyncio.get_running_loop().create_task(self._save(saving, reached))
+        return asyncio.shield(self._commit)
+
+    async def _save(self, saving: Awaitable[None], reached: Upload) -> None:
+        try:
+            await saving
+            self._note(reached)
+        finally:
+            self._commit = None
+
+    def _note(self, reached: Upload) -> None:
+        """Something may have been told while that was committed."""
+        self.upload = reached if reached.told >= self.upload.told else _told(reached, self.upload.told)
+
+    # who asks --------------------------------------------------------------------------------------------------------
+
+    async def report(self) -> int | None:
+        """See `locks.base.Report`: write and commit what is here, and return the offset that is told.
+
+        A large body that is running on a disk that must be waited for is not held up: of it the last commit is told.
+        """
+        if self._ended:
+            return None
+        if not self._intake.verifying:
+            await self._catch_up()
+            reached = self._reached()
+            running = self._intake.idle_for < LIVELY
+            if self._commit is not None and not running:
+                await asyncio.wait([self._commit], timeout=REPORT)
+            if self._commit is None and reached is not None and not self._ended:
+                more = reached.offset - self.upload.offset
+                if more > 0 and (more <= LIGHT or not running or not self._store.waits_for_disk):
+                    saving = self._checkpoint(rules.tell(reached))
+                    if saving is not None:
+                        await saving
+        if self._over():
+            return None
+        if self.upload.told < self.upload.offset:
+            self.upload = rules.tell(self.upload)  # at once: a takeover at an older offset comes too late now
+            await self._store.tell(self.upload)
+        return self.upload.told
+
+    def _over(self) -> bool:
+        return self._ended
+
+    async def _catch_up(self) -> None:
+        """Have written what is in our hands, but do not wait for long."""
+        self._intake.catch_up()
+        try:
+            async with asyncio.timeout(REPORT):
+                while self._intake.written < self._intake.received and not self._ended:
+                    self._moved = self._moved or asyncio.Event()
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            pass
+
+    def leave(self, takeover: Takeover) -> bool:
+        """See `locks.base.Leave`: go if the newcomer starts where the upload was told to stand."""
+        if takeover.at is None or takeover.at == self.upload.told:
+            self._intake.stop(UploadInterrupted(self._start.takeovers))
+        return isinstance(self._intake.cut, UploadInterrupted)
+
+    # the end ---------------------------------------------------------------------------------------------------------
+
+    async def end(self) -> None:
+        """Commit nothing any more; return once nothing is being committed."""
+        self._ended = True
+        if self._moved is not None:
+            self._moved.set()
+        while self._commit is not None:
+            await asyncio.wait([self._commit])
+
+
+def _told(upload: Upload, told: int) -> Upload:
+    return upload.at(upload.offset, expires_at=upload.expires_at, finished=upload.finished, told=told)
