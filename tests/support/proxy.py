@@ -14,9 +14,17 @@ import socket
 import struct
 import termios
 import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import count, cycle, repeat
 from types import TracebackType
+
+from tests.support.exchanges import Conversation, Exchange
+
+_OUTLIVES = 20.0
+"""Seconds for which the receiver keeps a connection whose sender is gone, at most (`Fault.LINGER`)."""
 
 _GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)  # POLLRDHUP is known to Linux alone
 
@@ -34,6 +42,11 @@ class Fault(Enum):
     """Nothing more passes this way, and nobody is told, until `release()` or until one side hangs up."""
     SPOIL = auto()
     """The byte arrives as another one, and the connection goes on."""
+    PAUSE = auto()
+    """Nothing passes this way for the next of the `pauses`; then the connection goes on."""
+    LINGER = auto()
+    """The sender sees a reset. What it had sent trickles to the receiver for a while, as `linger` says; then
+    the receiver sees nothing more, neither bytes nor an end."""
 
 
 class _Closed(Exception):
@@ -50,6 +63,13 @@ class _Armed:
     after: int
     left: int
     times: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lingering:
+    held: int
+    piece: int
+    pause: float
 
 
 class _Direction:
@@ -82,12 +102,18 @@ class _Direction:
 class Proxy:
     """Forwards connections to `target` (host:port) from its making until `stop`."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, exchanges: list[Exchange] | None = None) -> None:
+        """`exchanges`: where the requests and answers that pass are noted, if they are HTTP/1.1 in plain text."""
         host, port = target.rsplit(":", 1)
         self._target = (host, int(port))
         self._requests = _Direction()
         self._answers = _Direction()
         self._piece, self._pause = 64 * 1024, 0.0
+        self._lingering = _Lingering(held=0, piece=1, pause=0.0)
+        self._pauses: Iterator[float] = repeat(0.0)
+        self._losing: Counter[str] = Counter()
+        self._exchanges = exchanges
+        self._connections = count(1)
         self._released = threading.Event()
         self.failed = threading.Event()
         """Set when a fault strikes; cleared by `fail`."""
@@ -116,11 +142,15 @@ class Proxy:
         """`url` as it is reached without the proxy, for questions that are not to be counted in `sent`."""
         return url.replace(self.host, "{}:{}".format(*self._target))
 
-    def fail(self, fault: Fault, *, after: int, times: int = 1, answers: bool = False) -> None:
+    def fail(
+        self, fault: Fault, *, after: int, times: int = 1, answers: bool = False, pauses: Sequence[float] = (0.0,)
+    ) -> None:
         """Strike when the `after`th byte from now went from clients to the server (`answers`: the other way).
 
-        That byte still passes. With `times` > 1 it strikes as often, counting anew each time.
+        That byte still passes. With `times` > 1 it strikes as often, counting anew each time. `pauses`: the seconds of
+        each `Fault.PAUSE`, over and over.
         """
+        self._pauses = cycle(pauses)
         self.failed.clear()
         self._released.clear()
         (self._answers if answers else self._requests).arm(_Armed(fault, after, after, times))
@@ -128,6 +158,16 @@ class Proxy:
     def slow(self, *, piece: int, pause: float) -> None:
         """From now on pass at most `piece` bytes at once, and wait `pause` seconds before each (0: at full speed)."""
         self._piece, self._pause = piece, pause
+
+    def linger(self, *, held: int, piece: int, pause: float) -> None:
+        """How `Fault.LINGER` goes on: of `held` bytes that were sent, `piece` bytes pass every `pause` seconds."""
+        self._lingering = _Lingering(held=held, piece=piece, pause=pause)
+
+    def lose(self, method: str, *, times: int = 1) -> None:
+        """Throw away the next answers to requests with this method, and reset their connections. Needs `exchanges`."""
+        assert self._exchanges is not None
+        self.failed.clear()
+        self._losing[method] = times
 
     def release(self) -> None:
         """Let the stalled connections go on."""
@@ -169,39 +209,58 @@ class Proxy:
             except OSError:  # the server is down: the client shall see a dead connection, not an empty answer
                 _reset_on_close(client)
                 return
+            talk = None if self._exchanges is None else Conversation(next(self._connections), self._exchanges)
             try:
                 async with asyncio.TaskGroup() as ways:
-                    ways.create_task(self._carry(client, server, self._requests))
-                    ways.create_task(self._carry(server, client, self._answers))
+                    ways.create_task(self._carry(client, server, self._requests, talk))
+                    ways.create_task(self._carry(server, client, self._answers, talk))
             except* _Reset:
                 _reset_on_close(client)
                 _reset_on_close(server)
             except* _Closed:
                 pass
 
-    async def _carry(self, source: socket.socket, sink: socket.socket, direction: _Direction) -> None:
+    async def _carry(
+        self, source: socket.socket, sink: socket.socket, direction: _Direction, talk: Conversation | None
+    ) -> None:
         """Pass on what `source` sends until it ends or a fault ends it."""
         try:
             while data := await self._loop.sock_recv(source, self._piece):
                 if self._pause:
                     await asyncio.sleep(self._pause)
-                if not await self._pass(data, source, sink, direction):
+                if talk and direction is self._answers and self._loses(talk.answer(data)):
+                    raise _Reset
+                if not await self._pass(data, source, sink, direction, talk):
                     # The server may have said why before it left: the client gets to read that, so take what it sends.
-                    while await self._loop.sock_recv(source, 64 * 1024):
-                        pass
+                    while data := await self._loop.sock_recv(source, 64 * 1024):
+                        if talk and direction is self._answers:
+                            talk.answer(data)
                     return
             with contextlib.suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)
         except OSError as error:  # reset by the source: so shall the sink be
             raise _Reset from error
 
-    async def _pass(self, data: bytes, source: socket.socket, sink: socket.socket, direction: _Direction) -> bool:
+    def _loses(self, answered: list[Exchange]) -> bool:
+        """Whether one of these answers shall not arrive."""
+        for exchange in answered:
+            if self._losing[exchange.method]:
+                self._losing[exchange.method] -= 1
+                exchange.lost = True
+                self.failed.set()
+        return any(exchange.lost for exchange in answered)
+
+    async def _pass(
+        self, data: bytes, source: socket.socket, sink: socket.socket, direction: _Direction, talk: Conversation | None
+    ) -> bool:
         """Send `data`, with the faults that are due; False when the sink takes no more."""
         while data:
             allowed, fault = direction.admit(len(data))
             now, data = data[:allowed], data[allowed:]
             if fault is Fault.SPOIL:
                 now = now[:-1] + bytes([now[-1] ^ 0xFF])
+            if talk and direction is self._requests:
+                talk.ask(now)
             try:
                 await self._loop.sock_sendall(sink, now)
             except OSError:
@@ -217,6 +276,11 @@ class Proxy:
                 case Fault.HALF_CLOSE:
                     sink.shutdown(socket.SHUT_WR)
                     return False
+                case Fault.PAUSE:
+                    await asyncio.sleep(next(self._pauses))
+                case Fault.LINGER:
+                    await self._outlive(data, source, sink, talk)
+                    raise _Closed
                 case Fault.STALL:
                     await self._hold(source, sink)
                     if not self._released.is_set():
@@ -224,6 +288,28 @@ class Proxy:
                             raise _Closed
                         return False
         return True
+
+    async def _outlive(
+        self, data: bytes, source: socket.socket, sink: socket.socket, talk: Conversation | None
+    ) -> None:
+        """Take some more from `source`, reset it, and let that trickle to `sink`. Ends with it, or after a while."""
+        lingering, held = self._lingering, bytearray(data)
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(1):
+                while len(held) < lingering.held and (more := await self._loop.sock_recv(source, 64 * 1024)):
+                    held += more
+        del held[lingering.held :]
+        _reset_on_close(source)
+        source.close()
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(_OUTLIVES):
+                while not _is_gone(sink):
+                    await asyncio.sleep(lingering.pause or 0.05)
+                    piece = bytes(held[: lingering.piece])
+                    del held[: lingering.piece]
+                    if talk:
+                        talk.ask(piece)
+                    await self._loop.sock_sendall(sink, piece)
 
     async def _arrive(self, sink: socket.socket) -> None:
         """Wait until the other side's kernel has all that was sent: a reset would throw away what is still here."""
