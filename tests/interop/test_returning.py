@@ -14,6 +14,7 @@ from tests.interop.returning.clients import CLIENTS
 from tests.interop.returning.ways import WAYS
 
 
+@pytest.mark.timeout(900)  # the first run builds the drivers
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_client_that_comes_back_finishes_its_one_upload(client: str, way: str, tmp_path: Path) -> None:

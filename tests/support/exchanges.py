@@ -35,15 +35,18 @@ class Exchange:
     """Whether the answer was kept from the client."""
 
     def __str__(self) -> str:
-        asked = " ".join(
-            f"{name}={self.fields[name]}" for name in ("upload-offset", "upload-length") if name in self.fields
+        asked = _some(self.fields, "upload-offset", "upload-length")
+        ended = (
+            "no answer"
+            if self.status is None
+            else " ".join([str(self.status), *_some(self.answer, "upload-offset", "retry-after")])
         )
-        told = " ".join(
-            f"{name}={self.answer[name]}" for name in ("upload-offset", "retry-after") if name in self.answer
-        )
-        ended = "no answer" if self.status is None else f"{self.status} {told}".strip()
-        lost = " (lost on the way)" if self.lost else ""
-        return f"#{self.connection} {self.method} {asked} ({self.received} bytes) -> {ended}{lost}"
+        request = " ".join([f"#{self.connection} {self.method}", *asked, f"({self.received} bytes)"])
+        return f"{request} -> {ended}{' (lost on the way)' if self.lost else ''}"
+
+
+def _some(fields: dict[str, str], *names: str) -> list[str]:
+    return [f"{name}={fields[name]}" for name in names if name in fields]
 
 
 class Conversation:

@@ -279,7 +279,7 @@ class Proxy:
                 case Fault.PAUSE:
                     await asyncio.sleep(next(self._pauses))
                 case Fault.LINGER:
-                    await self._outlive(data, source, sink, talk)
+                    await self._outlive(data, source, sink, direction, talk)
                     raise _Closed
                 case Fault.STALL:
                     await self._hold(source, sink)
@@ -290,7 +290,7 @@ class Proxy:
         return True
 
     async def _outlive(
-        self, data: bytes, source: socket.socket, sink: socket.socket, talk: Conversation | None
+        self, data: bytes, source: socket.socket, sink: socket.socket, direction: _Direction, talk: Conversation | None
     ) -> None:
         """Take some more from `source`, reset it, and let that trickle to `sink`. Ends with it, or after a while."""
         lingering, held = self._lingering, bytearray(data)
@@ -310,6 +310,7 @@ class Proxy:
                     if talk:
                         talk.ask(piece)
                     await self._loop.sock_sendall(sink, piece)
+                    direction.passed += len(piece)
 
     async def _arrive(self, sink: socket.socket) -> None:
         """Wait until the other side's kernel has all that was sent: a reset would throw away what is still here."""

@@ -168,14 +168,30 @@ def _reset_often(stage: Stage) -> None:
     stage.link.fail(Fault.RESET, after=SIZE // 4, times=3)
 
 
+def _slow(stage: Stage) -> None:
+    """So that there is a middle."""
+    stage.link.slow(piece=8 * KIB, pause=0.01)
+
+
 def _kill(stage: Stage) -> None:
-    """Kill the server when it has told that it keeps some bytes, and start it again."""
+    """Kill the server in the middle, when it has told that it keeps some bytes, and start it again."""
     location = _created(stage)
     assert location is not None
     tus, url = Tus(stage.server.url), _directly(stage.server, location)
-    assert eventually(lambda: tus.offset(url) > SIZE // 5, 20)
+    told = 0
+
+    def keeps_some() -> bool:
+        nonlocal told
+        told = int(tus.head(url)["Upload-Offset"] or "0")
+        return told > SIZE // 5
+
+    assert eventually(keeps_some, WITHIN)
     stage.server.kill()
     stage.server.start()
+    if told == SIZE:
+        stage.run.complaints.append("the server was killed too late to matter")
+    if (kept := tus.offset(url)) < told:
+        stage.run.complaints.append(f"{told} was told before the server was killed, {kept} afterwards")
 
 
 def _directly(server: TusServer, location: str) -> str:
@@ -231,7 +247,7 @@ CASES = {
             before=_deliver_late,
         ),
         Case(name="answer lost", says="All bytes arrive; the answer does not.", before=_lose_the_answer),
-        Case(name="killed", says="The server is killed and started again.", meanwhile=_kill, kills=True),
+        Case(name="killed", says="The server is killed and started again.", before=_slow, meanwhile=_kill, kills=True),
         Case(
             name="two at once",
             says="Two clients go on with one upload at once; their connections are reset three times.",

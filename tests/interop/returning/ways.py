@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.examples import proxies
-from tests.examples.running import Program, listens
+from tests.examples.running import EXAMPLES, Program, listens
 from tests.support.ports import free_port
 from tests.support.server import TusServer
 
@@ -49,15 +49,20 @@ class Way:
 
 def _nginx(folder: Path, port: int, upstream: str) -> list[str | Path]:
     """The example's, without HTTPS."""
-    nowhere = folder / "none"
-    site = proxies.Site(folder=folder, port=port, upstream=upstream, certificate=nowhere, key=nowhere)
-    command = proxies.nginx(site)
-    config = folder / "tusserver.conf"
-    text = re.sub(r"^ *ssl_certificate.*\n", "", config.read_text("utf-8"), flags=re.MULTILINE)
-    text, listening = re.subn(rf"(listen 127\.0\.0\.1:{port}) ssl http2;", r"\1;", text)
-    assert listening == 1, "the example listens in another way"
-    config.write_text(text)
-    return command
+    assert proxies.NGINX is not None
+    example = proxies.changed(
+        EXAMPLES / "nginx" / "tusserver.conf",
+        {"127.0.0.1:8080": upstream, "listen 443 ssl http2;": f"listen 127.0.0.1:{port};"},
+    )
+    site = re.sub(r"^ *ssl_certificate.*\n", "", example, flags=re.MULTILINE)
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\nevents {{ worker_connections 256; }}\n"
+        f"http {{\naccess_log off;\n{paths}\n{site}\n}}\n"
+    )
+    return [proxies.NGINX, "-e", folder / "error.log", "-p", folder, "-c", config]
 
 
 def _haproxy(folder: Path, port: int, upstream: str) -> list[str | Path]:
@@ -81,6 +86,12 @@ backend tusserver
     http-request set-header X-Forwarded-Host %[req.hdr(host)]
     http-request set-header X-Forwarded-Proto http
     server tusserver {upstream}
+    # While the server is away, 423 for HEAD: on another status tus-js-client begins again from nothing.
+    http-request set-var(txn.method) method
+    http-response set-var(txn.answered) bool(true)
+    acl asked_by_head var(txn.method) -m str HEAD
+    acl answered var(txn.answered) -m bool
+    http-after-response set-status 423 reason Locked if asked_by_head !answered
 """
     )
     return [HAPROXY, "-db", "-f", config]
