@@ -11,12 +11,11 @@ import json
 import sys
 from typing import Any
 
-import aiotus
-from tusclient.client import TusClient
-
 
 def upload_with_tuspy(job: dict[str, Any]) -> str:
     """It has no retries unless told so: those of docs/clients.md, a little faster."""
+    from tusclient.client import TusClient
+
     uploader: Any = TusClient(job["endpoint"]).uploader(job["path"], url=job["url"], retries=5, retry_delay=1)
     uploader.upload()
     return str(uploader.url)
@@ -24,6 +23,8 @@ def upload_with_tuspy(job: dict[str, Any]) -> str:
 
 def upload_with_aiotus(job: dict[str, Any]) -> str:
     """It goes on with an upload only within one call, so there is no `url` for it."""
+    import aiotus
+
     with open(job["path"], "rb") as file:
         location = asyncio.run(aiotus.upload(job["endpoint"], file))
     if location is None:

@@ -170,7 +170,7 @@ def _reset_often(stage: Stage) -> None:
 
 def _slow(stage: Stage) -> None:
     """So that there is a middle."""
-    stage.link.slow(piece=8 * KIB, pause=0.01)
+    stage.link.slow(piece=16 * KIB, pause=0.01)
 
 
 def _kill(stage: Stage) -> None:
