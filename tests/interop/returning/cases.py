@@ -114,6 +114,8 @@ class Case:
     """How many go on with one upload that is there already."""
     kills: bool = False
     """Whether it needs a server of its own."""
+    by_chance: bool = False
+    """Whether it depends on who comes first, so that it is one to count and not one to test."""
 
 
 # what is done ---------------------------------------------------------------------------------------------------------
@@ -245,6 +247,13 @@ CASES = {
             name="late",
             says="The client's end dies at 40 %; another 256 KiB of the old request arrive within the next 3 s.",
             before=_deliver_late,
+        ),
+        Case(
+            name="late, watched",
+            says="The same, while two others ask for the offset: and may hear of more than the client did.",
+            before=_deliver_late,
+            meanwhile=_watch,
+            by_chance=True,
         ),
         Case(name="answer lost", says="All bytes arrive; the answer does not.", before=_lose_the_answer),
         Case(name="killed", says="The server is killed and started again.", before=_slow, meanwhile=_kill, kills=True),
