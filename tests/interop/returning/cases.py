@@ -21,6 +21,7 @@ from tests.interop.goods import KIB, MIB, make_bytes
 from tests.interop.returning.clients import Client, Outcome, Upload
 from tests.interop.returning.ways import Way
 from tests.support.exchanges import Exchange
+from tests.support.ports import free_port
 from tests.support.proxy import Fault, Proxy
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually
@@ -315,7 +316,7 @@ def open_stage(way: Way, folder: Path) -> Iterator[tuple[TusServer, str]]:
     """A server of its own, and host:port where clients go in."""
     folder.mkdir(parents=True)
     with (
-        TusServer(folder / "storage", "--proxies.trusted", "127.0.0.1") as server,
+        TusServer(folder / "storage", "--proxies.trusted", "127.0.0.1", port=free_port()) as server,
         way.open(server, folder / "proxy") as host,
     ):
         yield server, host
