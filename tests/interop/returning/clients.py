@@ -90,6 +90,8 @@ class Client:
     """
     resumes: bool = True
     """Whether it can go on with the URL of an upload that it did not create."""
+    waits_on_423: bool = True
+    """Whether it asks again after 423, as protocol and server mean it."""
 
     def start(self, path: Path, endpoint: str, url: str | None = None) -> Upload:
         """Begin an upload of `path`."""
@@ -184,7 +186,7 @@ CLIENTS = {
         Client(name="tus-js-client", lacks=_needs("node", "npm"), build=_node),
         Client(name="uppy", lacks=_needs("node", "npm"), build=_node),
         Client(name="tus-java-client", lacks=_needs("java", "mvn"), build=_java),
-        Client(name="tus-uploader", lacks=_lacks_cargo, build=_rust),
+        Client(name="tus-uploader", lacks=_lacks_cargo, build=_rust, waits_on_423=False),
     )
 }
 """By name."""
