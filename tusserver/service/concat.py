@@ -181,10 +181,7 @@ class Joiner:
         except (UploadNotFound, UploadLocked):
             pass
         for part in dict.fromkeys(final.parts):
-            try:
-                await self._store.load(part)
-            except UploadNotFound:
-                await self._store.remove(part)  # a note for one that had just gone: nobody else would remove it
+            await self._lifecycle.remove_note(part)  # for one that had just gone: nobody else would
 
     async def remind(self, part: UploadId) -> None:
         """Have the final uploads that wait for a part looked at soon; called before the part is complete."""

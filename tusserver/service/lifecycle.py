@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 
 from tusserver.events import Bus, Created, Event, Finished
 from tusserver.protocol import rules
-from tusserver.protocol.errors import FinishFailed, FinishPending, TusError
+from tusserver.protocol.errors import FinishFailed, FinishPending, TusError, UploadNotFound
 from tusserver.protocol.rules import Expiry
-from tusserver.protocol.upload import Role, Upload
+from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import Store
 
 logger = logging.getLogger("tusserver")
@@ -130,5 +130,14 @@ class Lifecycle:
     async def remove(self, upload: Upload, why: type[Event]) -> None:
         """Remove everything of an upload and tell."""
         await self._store.remove(upload.id)
+        for part in upload.parts[:1]:
+            await self.remove_note(part)
         logger.info("upload %s", why.__name__.lower(), extra={"upload_id": upload.id, "offset": upload.offset})
         await self._bus.publish(why(upload))
+
+    async def remove_note(self, part: UploadId) -> None:
+        """Remove what is left of a part that has gone: by that note its final upload was found again."""
+        try:
+            await self._store.load(part)
+        except UploadNotFound:
+            await self._store.remove(part)

@@ -32,6 +32,8 @@ SLACK = timedelta(hours=1)
 _DRIFT = 60.0
 """Seconds by which the clocks may drift apart until that is noted."""
 _POLICY = "policy"
+_STEP = 20
+"""Uploads that get new deadlines before others have their turn."""
 
 
 class Sweeper:
@@ -152,9 +154,11 @@ class Sweeper:
             if noted is not None:
                 logger.info("the settings of expiry have changed: uploads get new deadlines")
             self._left = set()
+            number = 0
             async for upload in self._store.uploads():
                 await self._renew(upload.id, anew=noted is not None)
-                await anyio.lowlevel.checkpoint()  # others have their turn
+                if (number := number + 1) % _STEP == 0:
+                    await anyio.lowlevel.checkpoint()
         for upload_id in list(self._left or ()):
             await self._renew(upload_id, anew=noted is not None)
         if not self._left:
