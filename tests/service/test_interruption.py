@@ -408,3 +408,19 @@ async def test_a_writer_that_waits_for_another_does_not_begin_when_the_server_st
         await elapse(LIVELY)
         world.service.close()
     assert isinstance(await within(1, waiting.ends()), ShuttingDown)
+
+
+async def test_head_of_a_body_that_comes_faster_than_it_is_written_does_not_wait_for_its_end(world: World) -> None:
+    upload_id = await world.upload(1 << 30)
+    feed = Feed()
+    writing = asyncio.create_task(world.append(upload_id, 0, feed, announced=1 << 30))
+    await feed.taken()
+    asking = asyncio.create_task(world.head(upload_id))
+    for _ in range(50):
+        feed.send(b"x" * 1000)
+        await elapse(0.001)
+    told = (await within(0.1, asking)).offset
+    assert told < 50_000
+    feed.vanish()
+    with pytest.raises(ClientGone):
+        await writing

@@ -274,8 +274,10 @@ class Joiner:
         if joining.cancelled():
             return
         error = joining.exception()
+        if isinstance(error, ShuttingDown):
+            logger.info("joining is interrupted; it goes on after the next start", extra={"upload_id": final_id})
         if error is None or isinstance(error, UploadLocked | UploadNotFound | UploadInterrupted | ShuttingDown):
-            return  # somebody else is at it, or it is gone, or it goes on later
+            return  # somebody else is at it, or it is gone
         if isinstance(error, TusError):
             logger.warning("joining failed: %s", error, extra={"upload_id": final_id})
         else:

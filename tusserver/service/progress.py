@@ -124,11 +124,12 @@ class BodyProgress:
         return self._ended
 
     async def _catch_up(self) -> None:
-        """Have written what is in our hands, but do not wait for long."""
+        """Have written what is in our hands now, but do not wait for long."""
         self._intake.catch_up()
+        wanted = self._intake.received
         try:
             async with asyncio.timeout(REPORT):
-                while self._intake.written < self._intake.received and not self._ended:
+                while self._intake.written < wanted and not self._ended:
                     self._moved = self._moved or asyncio.Event()
                     self._moved.clear()
                     await self._moved.wait()
