@@ -45,9 +45,10 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def behind(start_server: StartServer) -> TusServer:
-    """A server that trusts a proxy on this machine."""
-    return start_server("--proxies.trusted", "127.0.0.1", "--limits.uploads_per_client", "3")
+def behind(start_server: StartServer, kind: str) -> TusServer:
+    """A server that trusts a proxy on this machine, and knows whether trailers come through it."""
+    passed = ("--proxies.trailers", "true") if kind == "haproxy" else ()
+    return start_server("--proxies.trusted", "127.0.0.1", "--limits.uploads_per_client", "3", *passed)
 
 
 @pytest.fixture
