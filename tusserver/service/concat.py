@@ -103,7 +103,7 @@ class Joiner:
                 continue
             if final.parts == tuple(parts) and final.metadata.text == metadata:
                 if final.pending:
-                    final = await self._prolong(final)
+                    final = await self.prolong(final)
                 if not rules.is_expired(final, self._now()):
                     return final
         return None
@@ -209,7 +209,7 @@ class Joiner:
             UploadLocked, UploadNotFound
         """
         async with self._locker.hold(final_id):
-            final = await self._prolong(await self._store.load(final_id))
+            final = await self.prolong(await self._store.load(final_id))
             if not final.pending:
                 return False
             if rules.is_expired(final, self._now()):
@@ -227,11 +227,10 @@ class Joiner:
         return False
 
     async def prolong(self, final: Upload) -> Upload:
-        """Return a final upload that waits with the deadline that it has through its parts."""
-        return await self._prolong(final)
+        """Return a final upload that waits with the deadline that it has through its parts.
 
-    async def _prolong(self, final: Upload) -> Upload:
-        """A final upload that waits lives as long as its parts do: the first of them that goes ends its hope."""
+        It lives as long as they do: the first of them that goes ends its hope.
+        """
         if final.expires_at is None or final.expires_at > self._now() or not final.pending:
             return final
         try:
@@ -300,7 +299,7 @@ class Joiner:
                 if unwanted:
                     raise UploadInterrupted
 
-            final = await self._prolong(await self._store.load(final_id))
+            final = await self.prolong(await self._store.load(final_id))
             rules.require_unexpired(final, self._now())
             joined = final.pending
             if joined:
