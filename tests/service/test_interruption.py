@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.service.world import Feed, World, elapse
-from tusserver.events import Finished, Terminated
+from tusserver.events import Created, Finished, Terminated
+from tusserver.locks.base import Takeover
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
     ClientGone,
@@ -28,6 +30,7 @@ from tusserver.protocol.errors import (
 )
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.base import Store
+from tusserver.stores.file import FileStore
 
 DATA = b"hello world"
 STALLED = 0.3
@@ -299,6 +302,72 @@ async def test_a_request_that_was_answered_ends_the_row_of_takeovers(world: Worl
     await writer.feed.taken()
     await world.append(upload_id, 5, b"hello")
     assert (await writer.ends()).retry_after == 1
+
+
+async def test_who_takes_over_while_somebody_asks_starts_where_it_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk takes its time to commit what is to be told; until then nobody was told of it."""
+    world = World(lambda: FileStore(tmp_path / "data"))
+    upload_id = await world.upload(len(DATA))
+    writer = await Writer.begin(world, upload_id)
+    committing, goes_on = asyncio.Event(), asyncio.Event()
+    commit = world.store.commit
+
+    def slow(upload: Upload) -> Coroutine[Any, Any, None]:
+        async def save() -> None:
+            committing.set()
+            await goes_on.wait()
+            await commit(upload)
+
+        return save()
+
+    monkeypatch.setattr(world.store, "checkpoint", slow)
+    asking = asyncio.create_task(world.head(upload_id))
+    await committing.wait()
+    newcomer = asyncio.create_task(world.append(upload_id, 0, DATA))
+    await elapse(0.01)
+    goes_on.set()
+    assert (await newcomer).finished
+    assert isinstance(await writer.ends(), UploadInterrupted)
+    assert (await asking).offset in (0, len(DATA))
+    assert await world.content(upload_id) == DATA
+
+
+async def test_who_is_interrupted_leaves_nothing_for_others_to_be_told(world: World) -> None:
+    """Somebody who asks may come between who leaves and who takes over, and what it hears is binding."""
+    upload_id = await world.upload(100)
+    feed = Feed(b"X" * 10)
+    writing = asyncio.create_task(world.append(upload_id, 0, feed, announced=100))
+    await elapse(3)
+    feed.send(b"X" * 10)
+    await elapse(3)
+    assert (await world.store.load(upload_id)).offset == 20
+    async with world.locker.hold(upload_id, Takeover(0), 1.0):
+        with pytest.raises(UploadInterrupted):
+            await writing
+        assert (await world.store.load(upload_id)).offset == 0
+
+
+async def test_a_creation_makes_room_too_for_who_starts_where_it_was_told(world: World) -> None:
+    """An application may have told others of the upload before its first bytes have come."""
+    feed, ids = Feed(), []
+
+    async def note(upload: Upload) -> None:
+        ids.append(upload.id)
+
+    world.listeners[Created] = note
+    creating = asyncio.create_task(world.create(len(DATA), feed, announced=len(DATA)))
+    feed.send(DATA[:5])
+    await feed.taken()
+    for byte in (DATA[5:6], DATA[6:7]):
+        await elapse(1.1)
+        feed.send(byte)
+        await feed.taken()
+    assert (await world.store.load(ids[0])).offset > 0
+    assert (await world.append(ids[0], 0, DATA)).finished
+    assert (await creating).upload.offset == 0
+    assert await world.content(ids[0]) == DATA
 
 
 # DELETE --------------------------------------------------------------------------------------------------------------

@@ -99,8 +99,8 @@ class BodyProgress:
 
         A large body that is running on a disk that must be waited for is not held up: of it the last commit is told.
         """
-        if self._ended:
-            return None
+        if self._over():
+            return self._last_word()
         if not self._intake.verifying:
             await self._catch_up()
             reached = self._reached()
@@ -110,18 +110,26 @@ class BodyProgress:
             if self._commit is None and reached is not None and not self._ended:
                 more = reached.offset - self.upload.offset
                 if more > 0 and (more <= LIGHT or not running or not self._store.waits_for_disk):
-                    saving = self._checkpoint(rules.tell(reached))
+                    saving = self._checkpoint(reached)  # not told yet: until it is there somebody may take over
                     if saving is not None:
                         await saving
         if self._over():
-            return None
+            return self._last_word()
         if self.upload.told < self.upload.offset:
             self.upload = rules.tell(self.upload)  # at once: a takeover at an older offset comes too late now
             await self._store.tell(self.upload)
         return self.upload.told
 
     def _over(self) -> bool:
-        return self._ended
+        return self._ended or self._interrupted
+
+    @property
+    def _interrupted(self) -> bool:
+        return isinstance(self._intake.cut, UploadInterrupted)
+
+    def _last_word(self) -> int | None:
+        """Who takes over goes on at what was told; else whoever asks finds out when this one is gone."""
+        return self.upload.told if self._interrupted else None
 
     async def _catch_up(self) -> None:
         """Have written what is in our hands now, but do not wait for long."""
@@ -140,7 +148,7 @@ class BodyProgress:
         """See `locks.base.Leave`: go if the newcomer starts where the upload was told to stand."""
         if takeover.at is None or takeover.at == self.upload.told:
             self._intake.stop(UploadInterrupted(self._start.takeovers))
-        return isinstance(self._intake.cut, UploadInterrupted)
+        return self._interrupted
 
     # the end ---------------------------------------------------------------------------------------------------------
 

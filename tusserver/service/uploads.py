@@ -333,8 +333,13 @@ class UploadService:
     async def _keep(self, start: Upload, reached: Upload, intake: Intake, added: int) -> Upload:
         """Commit what a body brought; return the upload as it is committed."""
         cut = intake.cut
+        if isinstance(cut, UploadInterrupted) and reached.offset > reached.told:
+            # Here, and not only by who interrupts: somebody who asks in between would make the rest binding.
+            reached = reached.at(reached.told, expires_at=reached.expires_at, finished=False)
+            with anyio.CancelScope(shield=True):
+                await self._store.take_back(reached)
         if isinstance(cut, UploadInterrupted) or (cut is not None and intake.verifying) or not added:
-            return reached  # who interrupts goes back to what was told
+            return reached
         start = start.at(start.offset, expires_at=start.expires_at, finished=False, told=reached.told)
         upload = rules.advance(start, added, self._expiry, self._now(), told=cut is None)
         with anyio.CancelScope(shield=True):  # what is written shall be told
