@@ -203,6 +203,7 @@ async def test_a_type_that_is_none_is_octets(client: Client, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "shown"),
     [
+        *(("video/webm;codecs=vp8,opus", True), ("text/plain;charset=utf-8,utf-7", None)),
         *(("video/webm;codecs=vp8", True), ('video/mp4; codecs="avc1.42E01E, mp4a.40.2"', True)),
         *(("audio/ogg; codecs=opus; x=y", True), ("image/png;a", None), ("text/plain; charset=iso-8859-1", True)),
         *(("application/pdf ; version=1.7", True), ("text/html; charset=UTF-8", False), ("image/svg+xml;a=b", False)),
@@ -270,6 +271,15 @@ async def test_a_range_beyond_the_end_cannot_be_had(client: Client, asked: str) 
     url, _ = await download(client)
     response = await client.get(url, {"Range": asked})
     assert (response.status_code, response.headers["Content-Range"]) == (416, "bytes */10")
+
+
+@only_files
+@pytest.mark.parametrize("asked", ["bytes=0-1", "bytes=0-1,8-9", "bytes=50-60"])
+async def test_head_knows_no_ranges(client: Client, asked: str) -> None:
+    """RFC 9110 14.2: "A server MUST ignore a Range header field received with" any method but GET."""
+    url, _ = await download(client)
+    response = await client.ask("HEAD", url, {"Range": asked}, tus=False)
+    assert (response.status_code, response.headers["Content-Length"]) == (200, "10")
 
 
 @only_files

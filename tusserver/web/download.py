@@ -40,11 +40,13 @@ OCTETS = "application/octet-stream"
 _LONGEST_TYPE = 512
 _VISIBLE = re.compile(r"[\t\x20-\x7e]*")
 _TOKEN = r"[a-z0-9!#$%&'*+.^_`|~-]+"
+_UNQUOTED = r"[a-z0-9!#$%&'*+.^_`|~,-]+"
+"""Value of a parameter, also with the commas that browsers leave unquoted: `video/webm;codecs=vp8,opus`."""
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-_PARAMETER = re.compile(rf"[ \t]*({_TOKEN})=({_TOKEN}|{_QUOTED})", re.ASCII | re.IGNORECASE)
+_PARAMETER = re.compile(rf"[ \t]*({_TOKEN})=({_UNQUOTED}|{_QUOTED})", re.ASCII | re.IGNORECASE)
 _MEDIA_TYPE = re.compile(
     r"([a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126})"
-    rf"((?:[ \t]*;(?:[ \t]*{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*)",
+    rf"((?:[ \t]*;(?:[ \t]*{_TOKEN}=(?:{_UNQUOTED}|{_QUOTED}))?)*)",
     re.ASCII | re.IGNORECASE,
 )
 _CHARSET = re.compile(
@@ -109,7 +111,8 @@ class FileDownload:
             await _while_connected(self._answer(file, scope, send), receive)
 
     async def _answer(self, file: io.FileIO, scope: Scope, send: Send) -> None:
-        ranges = self._ranges(Headers(scope=scope))
+        # RFC 9110 §14.2: "A server MUST ignore a Range header field received with a request method" other than GET.
+        ranges = self._ranges(Headers(scope=scope)) if scope["method"] == "GET" else []
         if ranges is None:
             refused = {**self._bare, "Content-Range": f"bytes */{self._size}", "Content-Length": "0"}
             await _start(send, 416, refused)
