@@ -20,6 +20,7 @@ from tests.contracts.locks import ALWAYS, AT_FIVE, ID, LONG, Holder, LockerContr
 from tusserver.locks.base import Takeover
 from tusserver.locks.file import FileLocker, byte_of
 from tusserver.protocol.errors import OffsetMismatch, UploadLocked
+from tusserver.protocol.upload import UploadId
 
 T = TypeVar("T")
 
@@ -193,6 +194,41 @@ async def test_two_lockers_ask_each_other(locker: FileLocker, tmp_path: Path) ->
             await take(locker, ALWAYS, 0)
     assert holder.asked == [ALWAYS]
     await take(locker, None, 0)
+
+
+async def test_however_many_ask_at_once_all_are_told(locker: FileLocker, tmp_path: Path) -> None:
+    """The kernel keeps ten datagrams for a process that has not read them yet, and refuses the next ones."""
+
+    async def report() -> int:
+        return 5
+
+    async with other(tmp_path) as second, second.hold(ID) as lease:
+        lease.on_report(report)
+        told = await asyncio.gather(*(locker.report(ID) for _ in range(100)))
+    assert told == [5] * 100
+
+
+async def test_many_who_ask_keep_nobody_from_taking_over(locker: FileLocker, tmp_path: Path) -> None:
+    holder = Holder(False)
+    async with other(tmp_path) as second, second.hold(ID) as lease:
+        lease.on_wanted(holder.ask)
+        asking = [asyncio.create_task(locker.report(UploadId(f"other-{number}"))) for number in range(100)]
+        await asyncio.sleep(0)  # they have asked
+        with pytest.raises(UploadLocked):
+            await take(locker, ALWAYS, 0)
+        await asyncio.gather(*asking)
+    assert holder.asked == [ALWAYS]
+
+
+async def test_who_asks_of_an_upload_that_nobody_holds_any_more_does_not_wait(
+    locker: FileLocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder may have ended between the look at the lock and the question."""
+    monkeypatch.setattr("tusserver.locks.file._ANSWER", 3600.0)
+    async with other(tmp_path) as second:
+        await take(second, None, 0)  # so that it listens
+        async with asyncio.timeout(600):
+            assert await locker.report(ID) is None
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ _ASK_AGAIN = 0.25
 """Seconds after which its holder is asked again: one that stays now may leave later."""
 _ANSWER = 0.5
 """Seconds a process has to answer."""
+_SEND_AGAIN = 0.002
+"""Seconds after which a datagram is sent again to a process that has not read the last ones: few are kept for it."""
+_NOTHING = "-"
+"""Answers who has nothing to say, be it that it holds the upload and stays, or that it does not hold it."""
 _LEAD = 0
 """Byte that the one holds who leads."""
 _PROBE = 1
@@ -274,7 +278,7 @@ class _Post:
         self._within = within
         self._reporting: set[asyncio.Task[None]] = set()
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}.sock"
-        self._answers: dict[str, asyncio.Future[str]] = {}
+        self._answers: dict[str, _Answer] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             self._socket.bind(self._address(self._name))
@@ -300,28 +304,37 @@ class _Post:
             os.unlink(self._name, dir_fd=self._folder)
 
     async def ask(self, upload_id: UploadId, question: str) -> str | None:
-        """Ask all other processes; return what the holder says, None if nobody answers."""
+        """Ask all other processes; return what the holder says, None if nobody has anything to say."""
         token = secrets.token_hex(8)
-        answer = self._answers[token] = self.loop.create_future()
+        answer = self._answers[token] = _Answer(self.loop)
         try:
             for name in os.listdir(self._folder):
                 if name.endswith(".sock") and name != self._name:
-                    self._send(name, f"ask {self._name} {token} {question} {upload_id}")
-            done, _ = await asyncio.wait([answer], timeout=_ANSWER)
-            return answer.result() if done else None
+                    answer.missing += self._send(name, f"ask {self._name} {token} {question} {upload_id}")
+            if answer.missing:
+                await asyncio.wait([answer.said], timeout=_ANSWER)
+            return answer.said.result() if answer.said.done() else None
         finally:
             del self._answers[token]
 
-    def _send(self, name: str, text: str) -> None:
+    def _send(self, name: str, text: str, until: float | None = None) -> bool:
+        """Send a datagram, now or soon; return whether it may arrive."""
         try:
             if not stat.S_ISSOCK(os.stat(name, dir_fd=self._folder, follow_symlinks=False).st_mode):
-                return  # nothing of ours; a link could lead to anybody's
+                return False  # nothing of ours; a link could lead to anybody's
             self._socket.sendto(text.encode(), self._address(name))
+        except BlockingIOError:  # too busy to listen, or frozen
+            now = self.loop.time()
+            until = now + _ANSWER if until is None else until
+            if now < until:
+                self.loop.call_later(_SEND_AGAIN, self._send, name, text, until)
         except ConnectionRefusedError:  # its process died
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._folder)
-        except OSError:  # gone meanwhile, or too busy to listen: then it stays
-            pass
+            return False
+        except OSError:  # gone meanwhile; or we are
+            return False
+        return True
 
     def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -334,14 +347,14 @@ class _Post:
                             report = self.loop.create_task(self._report(name, token, UploadId(upload_id)))
                             self._reporting.add(report)
                             report.add_done_callback(self._reporting.discard)
+                        else:
+                            self._send(name, f"answer {token} {_NOTHING}")
                     case ["answer", token, said] if token in self._answers:
-                        if not self._answers[token].done():
-                            self._answers[token].set_result(said)
+                        self._answers[token].take(said)
 
     def _leave(self, name: str, token: str, takeover: Takeover, upload_id: UploadId) -> None:
         leaving = self._within.ask(upload_id, takeover)
-        if leaving is not None:
-            self._send(name, f"answer {token} {'leaving' if leaving else 'staying'}")
+        self._send(name, f"answer {token} {'leaving' if leaving else _NOTHING}")
 
     async def _report(self, name: str, token: str, upload_id: UploadId) -> None:
         try:
@@ -349,7 +362,20 @@ class _Post:
         except Exception as error:
             logger.warning("an upload's offset could not be told: %s", error, extra={"upload_id": upload_id})
             offset = None
-        self._send(name, f"answer {token} {'-' if offset is None else offset}")
+        self._send(name, f"answer {token} {_NOTHING if offset is None else offset}")
+
+
+class _Answer:
+    """What those who were asked say: what the first says that has something to say; nothing once all have answered."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.said: asyncio.Future[str | None] = loop.create_future()
+        self.missing = 0
+
+    def take(self, said: str) -> None:
+        self.missing -= 1
+        if not self.said.done() and (said != _NOTHING or not self.missing):
+            self.said.set_result(None if said == _NOTHING else said)
 
 
 def byte_of(upload_id: str) -> int:
