@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from tests.service.conftest import MakeWorld
-from tests.service.world import DAY, LATE, FailsAtFirst, World
+from tests.service.world import DAY, LATE, FailsAtFirst, World, elapse
 from tusserver.events import Finished, Terminated
 from tusserver.protocol.errors import (
     FinishFailed,
@@ -93,6 +93,26 @@ async def test_head_tries_again_when_it_is_time_and_not_before(world: World) -> 
         else:
             assert (await world.head(upload_id)).finished
         assert listener.calls == calls + 1
+
+
+async def test_head_does_not_wait_for_an_application_that_is_told_again(world: World) -> None:
+    """A proxy would give up on the HEAD with a 504, after which tus-js-client starts again with the first byte."""
+    upload_id, _ = await unfinished(world)
+    thinking, answer = asyncio.Event(), asyncio.Event()
+
+    async def think(upload: Upload) -> None:
+        thinking.set()
+        await answer.wait()
+
+    world.listeners[Finished] = think
+    world.clock.advance(SECOND)
+    with pytest.raises(FinishPending):
+        async with asyncio.timeout(10):
+            await world.head(upload_id)
+    assert thinking.is_set()
+    answer.set()
+    await elapse(1)
+    assert (await world.head(upload_id)).finished
 
 
 async def test_a_sweep_tries_again_after_pauses_that_grow(world: World) -> None:
