@@ -24,7 +24,7 @@ from tusserver.protocol.errors import (
     UploadWithheld,
 )
 from tusserver.protocol.messages import Content, Download
-from tusserver.protocol.rules import RETRIES
+from tusserver.protocol.rules import RETRIES, Expiry
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import Store
 
@@ -171,6 +171,62 @@ async def test_in_the_end_it_is_tried_no_more_and_expires(world: World, caplog: 
     assert await world.sweeper.sweep() == 1
     assert await world.stored() == []
     assert listener.calls == RETRIES + 1
+
+
+class Abandoned(BaseException):
+    """What `except Exception` does not see."""
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, Abandoned])
+async def test_a_failure_that_is_no_exception_counts_like_any_other(world: World, error: type[BaseException]) -> None:
+    """An application that awaits a task which somebody has cancelled raises CancelledError itself."""
+    failures = [error(), error(), error()]
+
+    async def fail(upload: Upload) -> None:
+        if failures:
+            raise failures.pop()
+
+    world.listeners[Finished] = fail
+    upload_id = await world.upload(5)
+    with pytest.raises(FinishFailed):
+        await world.append(upload_id, 0, b"hello")
+    world.clock.advance(SECOND)
+    with pytest.raises(FinishPending):
+        await world.head(upload_id)
+    other = await world.upload(11, b"hello")
+    sweeping = asyncio.create_task(world.sweeper.run())
+    for _ in range(2):
+        world.clock.advance(LATE)
+        await elapse(60)
+        assert not sweeping.done()
+    assert (await world.head(upload_id)).finished
+    world.clock.advance(DAY + LATE)
+    await elapse(60)
+    assert other not in await world.stored()
+    sweeping.cancel()
+    await asyncio.wait([sweeping])
+
+
+async def test_a_clock_that_is_set_back_does_not_put_off_the_next_try(world: World) -> None:
+    world.clock.advance(365 * DAY)
+    upload_id, _ = await unfinished(world)
+    world.clock.advance(-365 * DAY)
+    world.clock.advance(HOUR + LATE)
+    assert (await world.head(upload_id)).finished
+
+
+async def test_what_is_tried_no_more_goes_when_an_expiry_is_set_later(make_world: MakeWorld) -> None:
+    world = make_world(expiry=Expiry(after=None))
+    await world.sweeper.sweep()
+    await unfinished(world, failures=1000)
+    for _ in range(30):
+        world.clock.advance(HOUR + LATE)
+        await world.sweeper.sweep()
+    world.obey(Expiry(after=DAY, keep_finished=DAY))
+    for _ in range(3):
+        await world.sweeper.sweep()
+        world.clock.advance(DAY + LATE)
+    assert await world.stored() == []
 
 
 # it refuses ----------------------------------------------------------------------------------------------------------
