@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +19,7 @@ from tusserver.protocol.errors import (
     MaxSizeExceeded,
     OutOfSpace,
     PartsUnfinished,
+    StoreUnavailable,
     UploadExpired,
     UploadLocked,
     UploadNotFound,
@@ -233,6 +236,59 @@ async def test_parts_of_a_waiting_final_upload_go_even_if_it_is_finished_later(m
     assert (await world.content(final.id), world.heard(Finished)) == (b"hello world", 1)
 
 
+async def test_the_same_final_upload_is_given_back_while_its_parts_are_removed(make_world: MakeWorld) -> None:
+    world = make_world(delete_parts=True)
+    one, two = await world.part(b"hello "), await world.part(b"world")
+    removing, go_on = asyncio.Event(), asyncio.Event()
+    original = world.store.remove
+
+    async def remove(upload_id: UploadId) -> bool:
+        if upload_id == two:
+            removing.set()
+            await go_on.wait()
+        return await original(upload_id)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.store, "remove", remove)
+        joining = asyncio.create_task(world.join(one, two))
+        await removing.wait()
+        again = asyncio.create_task(world.join(one, two))
+        await elapse(1)
+        go_on.set()
+        assert (await again).id == (await joining).id
+
+
+async def test_the_same_final_upload_is_given_back_if_its_parts_could_not_all_be_removed(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(delete_parts=True)
+    one, two = await world.part(b"hello "), await world.part(b"world")
+    original = world.store.remove
+
+    async def remove(upload_id: UploadId) -> bool:
+        if upload_id == two:
+            raise StoreUnavailable
+        return await original(upload_id)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.store, "remove", remove)
+        with contextlib.suppress(StoreUnavailable):
+            await world.join(one, two)
+    world.restart()
+    assert await world.content((await world.join(one, two)).id) == b"hello world"
+    assert world.heard(Finished) == 1
+
+
+async def test_the_same_final_upload_is_given_back_for_a_day_after_its_parts_went(make_world: MakeWorld) -> None:
+    world = make_world(delete_parts=True)
+    one, two = await world.part(b"hello "), await world.part(b"world")
+    final = await world.join(one, two)
+    for _ in range(23):
+        world.clock.advance(timedelta(hours=1))
+        await world.sweeper.sweep()
+        assert (await world.join(one, two)).id == final.id
+
+
 # unfinished parts ----------------------------------------------------------------------------------------------------
 
 
@@ -405,6 +461,23 @@ async def test_a_sweep_joins_what_a_crash_kept_the_last_part_from_joining(world:
     assert await world.content(final.id) == b"hello"
 
 
+async def test_a_sweep_joins_soon_what_waits_when_the_calendar_is_lost(tmp_path: Path) -> None:
+    """By a power cut, or because the disk was full when the last part came."""
+    world = World(lambda: FileStore(tmp_path))
+    part = await world.part(b"hel", length=5)
+    final = await world.join(part)
+    world.joiner.close()  # nothing is joined in this life
+    await asyncio.gather(world.append(part, 3, b"lo"))
+    shutil.rmtree(tmp_path / "calendar")
+    world.restart()
+    world.clock.advance(LATE)
+    for _ in range(2):
+        await world.sweeper.sweep()
+        await world.joiner.finished()
+        world.clock.advance(LATE)
+    assert (await world.store.load(final.id)).finished
+
+
 async def test_a_part_that_is_held_for_a_moment_only_delays_its_final_upload(world: World) -> None:
     part = await world.part(b"hel", length=5)
     final = await world.join(part)
@@ -507,6 +580,36 @@ async def test_a_final_upload_whose_client_has_gone_expires_until_somebody_asks_
     assert (await store.load(final)).expires_at == world.clock.now + DAY
     assert (await world.join(part)).id == final
     assert (await store.load(final)).expires_at is None
+
+
+async def test_a_final_upload_that_somebody_asked_for_while_it_was_copied_stays_also_at_its_readable_place(
+    tmp_path: Path,
+) -> None:
+    world = World(lambda: FileStore(tmp_path / "data", finished_folder=tmp_path / "finished"))
+    part = await world.part(b"hello")
+    copying, go_on = asyncio.Event(), asyncio.Event()
+    original = world.store.concatenate
+
+    async def concatenate(final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
+        copying.set()
+        await go_on.wait()
+        await original(final, parts, kept)
+
+    body = Feed()
+    create = Create(length=None, metadata=Metadata(""), role=Role.FINAL, concat=f"final;{part}", parts=(part,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.store, "concatenate", concatenate)
+        asking = asyncio.create_task(world.service.create(create, body))
+        await copying.wait()
+        body.vanish()
+        with pytest.raises(ClientGone):
+            await asking
+        final = next(upload_id for upload_id in await world.stored() if upload_id != part)
+        await world.head(final)
+        go_on.set()
+        await world.joiner.finished()
+    upload = await world.store.load(final)
+    assert (upload.finished, upload.unclaimed, upload.expires_at) == (True, False, None)
 
 
 async def test_a_final_upload_that_nobody_asks_for_goes_in_the_end() -> None:
