@@ -407,6 +407,38 @@ async def test_an_upload_from_the_future_gets_a_new_deadline(stepped_world: Worl
     assert await stepped_world.sweeper.sweep() == 1
 
 
+async def test_an_upload_from_before_the_clock_was_set_right_keeps_its_time(
+    stepped_world: World, stepped: Stepped
+) -> None:
+    """A machine without a clock of its own starts in the past, until it has asked for the time."""
+    stepped.step = -365 * 86400
+    upload_id = await stepped_world.upload(10, b"hello")
+    stepped.passed += 60
+    await stepped_world.sweeper.sweep()
+    stepped.step = 0
+    for _ in range(20):
+        stepped.passed += 60
+        assert await stepped_world.sweeper.sweep() == 0
+    assert (await stepped_world.head(upload_id)).offset == 5
+
+
+async def test_an_upload_from_the_near_future_does_not_live_as_long_as_others_may(
+    make_world: MakeWorld, stepped: Stepped
+) -> None:
+    world = make_world(clock=stepped, wall=stepped.wall, expiry=Expiry(keep_finished=365 * DAY))
+    stepped.step = 100 * 86400
+    for _ in range(10):
+        stepped.passed += 60
+        await world.sweeper.sweep()
+    await world.upload(10, b"hello")
+    stepped.step = 0
+    removed = 0
+    for _ in range(3):
+        removed += await world.sweeper.sweep()
+        stepped.passed += (DAY + LATE).total_seconds()
+    assert removed == 1
+
+
 @pytest.mark.parametrize(
     ("before", "after", "goes"),
     [
