@@ -125,6 +125,36 @@ async def test_what_came_after_it_was_settled_is_not(boot: Booted, durability: D
     assert (await boot("second", durability).load(ID)).offset < 10
 
 
+@pytest.mark.parametrize("durability", WEAK)
+@pytest.mark.parametrize("again", [False, True], ids=["in the same run", "in the next run"])
+async def test_what_was_settled_is_not_lost_with_what_came_after_it(
+    boot: Booted, durability: Durability, clock: list[float], again: bool
+) -> None:
+    """Of an upload that is being written when the power is cut all but the last minute is on the disk."""
+    store = boot("first", durability)
+    upload = await begin(store, b"hello", 20)
+    clock[0] += 1
+    await store.tidy()
+    clock[0] += 1
+    if again:
+        store = boot("second", durability)
+        upload = await store.load(ID)
+    await put(store, upload, b"world")
+    assert (await boot("third", durability).load(ID)).offset == 5
+
+
+@pytest.mark.parametrize("durability", WEAK)
+async def test_nor_with_a_checkpoint(boot: Booted, durability: Durability, clock: list[float]) -> None:
+    store = boot("first", durability)
+    upload = await begin(store, b"hello", 20)
+    clock[0] += 1
+    await store.tidy()
+    clock[0] += 1
+    if (saving := store.checkpoint(replace(upload, offset=10))) is not None:
+        await saving
+    assert (await boot("second", durability).load(ID)).offset == 5
+
+
 async def test_what_was_settled_stays_so_over_many_restarts(boot: Booted, clock: list[float]) -> None:
     store = boot("first", Durability.NONE)
     upload = await begin(store)
