@@ -703,3 +703,17 @@ async def test_a_removal_that_was_cut_off_gets_another_look(
     monkeypatch.undo()
     assert files(root) == [ID]
     assert ID in await named(store, NOW + 48 * HOUR)
+
+
+# damaged files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [10, None])
+async def test_nothing_is_put_behind_bytes_that_are_not_there(store: FileStore, root: Path, length: int | None) -> None:
+    """The gap would read as zeros, and nobody would ever know."""
+    upload = an_upload(length=length)
+    await store.create(upload)
+    upload = await put(store, upload, b"hello")
+    os.truncate(bytes_path(root), 2)
+    with pytest.raises(StoreUnavailable):
+        await put(store, upload, b"world")
