@@ -268,9 +268,11 @@ class Tus:
 
     async def sweep(self) -> int:
         """Remove what has expired now, and make good what a crash left undone; return the number of uploads removed."""
-        removed = await self._sweeper.sweep()
+        return await self._sweeper.sweep()
+
+    async def joined(self) -> None:
+        """Wait for partial uploads that are being joined: for a process that sweeps once and ends."""
         await self._service.finished()
-        return removed
 
 
 def _locker_of(store: Store) -> Locker:

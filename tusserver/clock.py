@@ -7,6 +7,7 @@ believed at once: then deadlines come later, and nothing is lost.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -48,6 +49,10 @@ class WallClock:
         self._boot = boot_id()
         self.believed = wall() - steady()
         """Seconds by which the wall clock is ahead of the steady one, as far as it is believed."""
+        self._wrong_since: float | None = None
+        """Since when, by the steady clock, deadlines came from a wall clock that was wrong, as is known now."""
+        self._set_back_at: float | None = None
+        """When it was set back, which may turn out to have been wrong."""
         self._since: float | None = None
         """When the wall clock was found too far ahead, by the steady one."""
         self._sweeps = 0
@@ -65,8 +70,26 @@ class WallClock:
                 self._since, self._sweeps = steady, 0
             return self.believed + steady
         self._since = None
+        if ahead < self.believed - AHEAD:
+            self._wrong_since = -math.inf  # nobody knows when it was set ahead
+            self._set_back_at = self._set_back_at or steady
         self.believed = ahead
         return self.believed + steady
+
+    def steady(self) -> float:
+        """Seconds of this run of the machine, whatever happens to the wall clock."""
+        return self._steady()
+
+    def take_step(self) -> datetime | None:
+        """Return since when deadlines are known to have come from a wrong clock, in the time of today; once."""
+        since, self._wrong_since = self._wrong_since, None
+        if since is None:
+            return None
+        return datetime.min.replace(tzinfo=UTC) if since == -math.inf else self.at(since)
+
+    def at(self, steady: float) -> datetime:
+        """The time at a moment of this run of the machine, as it is seen today."""
+        return datetime.fromtimestamp(self.believed + steady, UTC)
 
     @property
     def jump(self) -> float:
@@ -82,7 +105,8 @@ class WallClock:
         if self._sweeps <= SWEEPS or self._steady() - self._since < LASTING:
             return False
         self.believed = self._wall() - self._steady()
-        self._since = None
+        self._wrong_since = min(self._since, self._since if self._set_back_at is None else self._set_back_at)
+        self._since = self._set_back_at = None
         return True
 
     # between two processes -------------------------------------------------------------------------------------------

@@ -242,11 +242,11 @@ async def test_the_same_final_upload_is_given_back_while_its_parts_are_removed(m
     removing, go_on = asyncio.Event(), asyncio.Event()
     original = world.store.remove
 
-    async def remove(upload_id: UploadId) -> bool:
+    async def remove(upload_id: UploadId, *, notes: bool = True) -> bool:
         if upload_id == two:
             removing.set()
             await go_on.wait()
-        return await original(upload_id)
+        return await original(upload_id, notes=notes)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(world.store, "remove", remove)
@@ -265,10 +265,10 @@ async def test_the_same_final_upload_is_given_back_if_its_parts_could_not_all_be
     one, two = await world.part(b"hello "), await world.part(b"world")
     original = world.store.remove
 
-    async def remove(upload_id: UploadId) -> bool:
+    async def remove(upload_id: UploadId, *, notes: bool = True) -> bool:
         if upload_id == two:
             raise StoreUnavailable
-        return await original(upload_id)
+        return await original(upload_id, notes=notes)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(world.store, "remove", remove)

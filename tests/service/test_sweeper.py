@@ -211,7 +211,7 @@ class Stubborn(MemoryStore):
         super().__init__()
         self.error: Exception | None = error
 
-    async def remove(self, upload_id: UploadId) -> bool:
+    async def remove(self, upload_id: UploadId, *, notes: bool = True) -> bool:
         if upload_id == "upload-2" and self.error is not None:
             raise self.error
         return await super().remove(upload_id)

@@ -699,7 +699,7 @@ async def test_a_removal_that_was_cut_off_gets_another_look(
 
     monkeypatch.setattr(os, "unlink", once)
     with pytest.raises(KeyboardInterrupt):
-        store._remove(ID)
+        store._remove(ID, True)
     monkeypatch.undo()
     assert files(root) == [ID]
     assert ID in await named(store, NOW + 48 * HOUR)

@@ -232,6 +232,7 @@ async def _sweep(configured: Effective) -> int:
     site = assemble(configured)
     try:
         removed = await site.tus.sweep()
+        await site.tus.joined()
     finally:
         site.close()
     say(f"Removed {removed} upload{'' if removed == 1 else 's'}")

@@ -114,6 +114,11 @@ def gave_up(upload: Upload) -> bool:
     return upload.tries > RETRIES
 
 
+def is_time_to_finish(upload: Upload, now: datetime) -> bool:
+    """Whether an application is to be told again. A clock that was set back does not put that off."""
+    return upload.retry_at is None or not now < upload.retry_at <= now + RETRY_MOST
+
+
 def require_unexpired(upload: Upload, now: datetime) -> None:
     """Refuse what is to be removed: "404 Not Found or 410 Gone".
 

@@ -349,10 +349,26 @@ class Joiner:
     async def _remove_all(self, final: Upload) -> None:
         """Remove the parts. The first one's note stays for a while: the client may ask for the same final again."""
         for part in dict.fromkeys(final.parts):
-            await self._store.remove(part)
-        await self._store.note_awaiting(final.id, final.parts[0])
-        if (end := self._expiry.from_creation(self._now())) is not None:
-            await self._store.remind(final.parts[0], end)
+            try:
+                await self._store.remove(part, notes=part != final.parts[0])
+            except TusError as error:  # they go when their time is over
+                logger.warning("a part could not be removed: %s", error, extra={"upload_id": part})
+        await self.is_noted(final.parts[0])
+
+    async def is_noted(self, part: UploadId) -> bool:
+        """Whether a final upload is found by the note of a part that has gone: for as long as one expires in."""
+        now = self._now()
+        for final_id in await self._store.awaiting(part):
+            try:
+                final = await self._store.load(final_id)
+            except UploadNotFound:
+                continue
+            end = self._expiry.from_creation(min(final.updated_at or now, now))
+            if end is None or end > now:
+                if end is not None:
+                    await self._store.remind(part, end)
+                return True
+        return False
 
     async def _load(self, ids: Sequence[UploadId]) -> list[Upload]:
         parts: dict[UploadId, Upload] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -80,8 +81,10 @@ class Lifecycle:
         if upload.role is not Role.PARTIAL:
             try:
                 await self._bus.publish(Finished(upload))
-            except Exception as error:
-                if isinstance(error, TusError) and 400 <= error.status < 500 and error.status != FinishPending.status:
+            except BaseException as error:  # an application may await a task that somebody has cancelled
+                if _ends_us(error):
+                    raise
+                if isinstance(error, TusError) and _refuses(error):
                     await self._store.remove(upload.id)
                     logger.info("upload refused by the application: %s", error, extra={"upload_id": upload.id})
                     raise
@@ -89,7 +92,7 @@ class Lifecycle:
                 raise FinishFailed from error
         return await self._close(upload)
 
-    async def _note_failure(self, upload: Upload, error: Exception) -> None:
+    async def _note_failure(self, upload: Upload, error: BaseException) -> None:
         """Log the whole story once, then a line each time; and note when to try again."""
         failed = rules.fail_to_finish(upload, self._expiry, self._now())
         extra = {"upload_id": upload.id}
@@ -141,3 +144,15 @@ class Lifecycle:
             await self._store.load(part)
         except UploadNotFound:
             await self._store.remove(part)
+
+
+def _ends_us(error: BaseException) -> bool:
+    """Whether this is no failure of an application, but our own task or the process that is to end."""
+    task = asyncio.current_task()
+    cancelled = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+    return task is None or cancelled or isinstance(error, KeyboardInterrupt | SystemExit)
+
+
+def _refuses(error: TusError) -> bool:
+    """Whether an application says no, and nothing that passes by itself or that it has met when it asked us."""
+    return 400 <= error.status < 500 and error.status not in (404, 408, 409, 423, 429)

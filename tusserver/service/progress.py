@@ -59,7 +59,8 @@ class BodyProgress:
         if self._intake.verifying or self._commit is not None or now - self._last < CHECKPOINT:
             return None
         reached = self._reached()
-        return None if reached is None else self._checkpoint(reached)
+        saving = None if reached is None else self._checkpoint(reached)
+        return None if saving is None else asyncio.shield(saving)
 
     def _reached(self) -> Upload | None:
         """The upload with what is written; None if it would be complete: no byte too many may follow."""
@@ -72,14 +73,15 @@ class BodyProgress:
         reached = rules.advance(start, self._intake.written, self._expiry, self._now())
         return None if reached.complete else reached
 
-    def _checkpoint(self, reached: Upload) -> Awaitable[None] | None:
+    def _checkpoint(self, reached: Upload) -> asyncio.Task[None] | None:
         self._last = time.monotonic()
         saving = self._store.checkpoint(reached)
         if saving is None:
             self._note(reached)
             return None
         self._commit = asyncio.get_running_loop().create_task(self._save(saving, reached))
-        return asyncio.shield(self._commit)
+        self._commit.add_done_callback(_seen)
+        return self._commit
 
     async def _save(self, saving: Awaitable[None], reached: Upload) -> None:
         try:
@@ -105,14 +107,13 @@ class BodyProgress:
             await self._catch_up()
             reached = self._reached()
             running = self._intake.idle_for < LIVELY
-            if self._commit is not None and not running:
-                await asyncio.wait([self._commit], timeout=REPORT)
+            if not running:
+                await self._settled()
             if self._commit is None and reached is not None and not self._ended:
                 more = reached.offset - self.upload.offset
                 if more > 0 and (more <= LIGHT or not running or not self._store.waits_for_disk):
-                    saving = self._checkpoint(reached)  # not told yet: until it is there somebody may take over
-                    if saving is not None:
-                        await saving
+                    self._checkpoint(reached)  # not told yet: until it is there somebody may take over
+                    await self._settled()
         if self._over():
             return self._last_word()
         if self.upload.told < self.upload.offset:
@@ -130,6 +131,11 @@ class BodyProgress:
     def _last_word(self) -> int | None:
         """Who takes over goes on at what was told; else whoever asks finds out when this one is gone."""
         return self.upload.told if self._interrupted else None
+
+    async def _settled(self) -> None:
+        """Wait a little for the commit under way, if there is one."""
+        if self._commit is not None:
+            await asyncio.wait([self._commit], timeout=REPORT)
 
     async def _catch_up(self) -> None:
         """Have written what is in our hands now, but do not wait for long."""
@@ -163,3 +169,9 @@ class BodyProgress:
 
 def _told(upload: Upload, told: int) -> Upload:
     return upload.at(upload.offset, expires_at=upload.expires_at, finished=upload.finished, told=told)
+
+
+def _seen(saving: asyncio.Task[None]) -> None:
+    """Look at what a commit raised: who waits for it hears of it, and there may be nobody."""
+    if not saving.cancelled():
+        saving.exception()

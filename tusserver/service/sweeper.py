@@ -63,6 +63,8 @@ class Sweeper:
         self._noted: float | None = None
         self._policy_holds = False
         self._renewing = False
+        self._wrong_since: datetime | None = None
+        """Uploads that got bytes since then have deadlines from a clock that was wrong."""
         self._left: set[UploadId] | None = None
         """Uploads that were busy when all others got new deadlines."""
 
@@ -129,8 +131,9 @@ class Sweeper:
                 "the clock is ahead by %.0f s of the time that went by: nothing is removed until it has stayed there",
                 jump,
             )
-        elif jump:
-            logger.warning("the clock is believed again, %.0f s ahead of where it was", jump)
+        elif (since := clock.take_step()) is not None:
+            logger.warning("the clock was set: uploads that got a deadline from it while it was wrong get a new one")
+            self._policy_holds, self._wrong_since = False, since
         # Let the next process know; not each time, as the clocks drift apart by milliseconds all the time.
         if jump or self._noted is None or abs(clock.believed - self._noted) > _DRIFT:
             with contextlib.suppress(TusError):
@@ -150,24 +153,25 @@ class Sweeper:
 
     async def _renew_all(self, policy: str) -> None:
         noted = await self._store.read_note(_POLICY)
-        if noted != policy and self._left is None:
-            if noted is not None:
+        anew = noted not in (None, policy)
+        if (self._wrong_since is not None or noted != policy) and self._left is None:
+            if anew:
                 logger.info("the settings of expiry have changed: uploads get new deadlines")
             self._left = set()
             number = 0
             async for upload in self._store.uploads():
-                await self._renew(upload.id, anew=noted is not None)
+                await self._renew(upload.id, anew=anew)
                 if (number := number + 1) % _STEP == 0:
                     await anyio.lowlevel.checkpoint()
         for upload_id in list(self._left or ()):
-            await self._renew(upload_id, anew=noted is not None)
+            await self._renew(upload_id, anew=anew)
         if not self._left:
             if noted != policy:
                 try:
                     await self._store.write_note(_POLICY, policy)
                 except TusError:
                     return  # the next sweep tries again
-            self._policy_holds, self._left = True, None
+            self._policy_holds, self._wrong_since, self._left = True, None, None
 
     async def _renew(self, upload_id: UploadId, *, anew: bool) -> None:
         """Give an upload the deadline that it should have; not `anew`: only if it has none, or should not have one."""
@@ -176,7 +180,9 @@ class Sweeper:
         try:
             async with self._locker.hold(upload_id):
                 upload = await self._store.load(upload_id)
-                if (upload.finished or not upload.complete) and self._deadline_differs(upload, anew):
+                ends = upload.finished or not upload.complete or rules.gave_up(upload)
+                wrong = self._wrong_since is not None and (upload.updated_at or self._wrong_since) >= self._wrong_since
+                if ends and self._deadline_differs(upload, anew or wrong):
                     await self._lifecycle.give_deadline(upload)
         except UploadLocked:
             return
@@ -198,8 +204,8 @@ class Sweeper:
                 try:
                     upload = await self._store.load(upload_id)
                 except UploadNotFound:
-                    if await self._store.remove(upload_id):
-                        logger.info("removed what a crash had left", extra={"upload_id": upload_id})
+                    if not await self._joiner.is_noted(upload_id) and await self._store.remove(upload_id):
+                        logger.info("removed what was left of an upload", extra={"upload_id": upload_id})
                     return False
                 if upload.role is not Role.FINAL or upload.finished:
                     return await self._look_at(upload)
@@ -231,18 +237,15 @@ class Sweeper:
     async def _look_at_final(self, upload: Upload) -> bool:
         if upload.pending:
             return await self._joiner.look(upload.id)
-        if rules.gave_up(upload) or not self._is_time(upload):
+        if rules.gave_up(upload) or not rules.is_time_to_finish(upload, self._now()):
             async with self._locker.hold(upload.id):
                 return await self._look_at(await self._store.load(upload.id))
         await self._store.remind(upload.id, self._now() + TRY_AGAIN)
         await self._joiner.resume(upload.id)
         return False
 
-    def _is_time(self, upload: Upload) -> bool:
-        return upload.retry_at is None or upload.retry_at <= self._now()
-
     async def _finish(self, upload: Upload) -> None:
-        if not self._is_time(upload):
+        if not rules.is_time_to_finish(upload, self._now()):
             assert upload.retry_at is not None
             await self._store.remind(upload.id, upload.retry_at)
             return

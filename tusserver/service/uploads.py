@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -24,6 +26,7 @@ from tusserver.protocol.errors import (
     TusError,
     UploadInterrupted,
     UploadLocked,
+    UploadNotFound,
 )
 from tusserver.protocol.messages import (
     Append,
@@ -98,6 +101,7 @@ class UploadService:
         self._before_create = before_create
         self._now = now
         self._intakes: set[Intake] = set()
+        self._finishing: dict[UploadId, asyncio.Task[None]] = {}
         self._pace = Pace(self._intakes, speed * idle, idle)
         self._closing = False
 
@@ -117,7 +121,11 @@ class UploadService:
         self._joiner.open()
 
     async def finished(self) -> None:
-        """Wait for what goes on without a request."""
+        """Wait for what goes on without a request; give up telling applications, they are told again."""
+        for trying in list(self._finishing.values()):
+            trying.cancel()
+        if self._finishing:
+            await asyncio.wait(list(self._finishing.values()))
         await self._joiner.finished()
 
     async def run(self, command: Command, body: Body, client: str = "") -> Outcome:
@@ -168,10 +176,12 @@ class UploadService:
         """Join partial uploads. The same parts asked for again give the same final upload, also when they are gone."""
         if self._closing:  # to join parts may take long
             raise ShuttingDown
-        if await self._joiner.find(create.parts, create.metadata.text) is None:
+        found = await self._joiner.find(create.parts, create.metadata.text)
+        if found is None:
             create = replace(create, length=await self._joiner.measure(create.parts))
         upload = await self._draw_up(create)
-        async with self.quota.place(upload.id, client):
+        # One that is there already takes no further place.
+        async with self.quota.place(upload.id, client) if found is None else contextlib.nullcontext():
             final, new = await self._joiner.begin(upload)
         return Created(upload=await self._joiner.join(final, body, new=new))
 
@@ -185,7 +195,8 @@ class UploadService:
             return Created(upload=await self._tell(await self._finish(upload)), closes=cut is not None)
         except (TusError, ClientGone):
             # A client that is told that it did wrong, or is gone, has no URL to resume at: leave nothing.
-            await self._lifecycle.remove(upload, TerminatedEvent)
+            with contextlib.suppress(UploadNotFound):  # refused by the application, and removed
+                await self._lifecycle.remove(await self._store.load(upload.id), TerminatedEvent)
             raise
 
     # PATCH -----------------------------------------------------------------------------------------------------------
@@ -414,17 +425,28 @@ class UploadService:
             FinishPending
         """
         now = self._now()
-        if upload.retry_at is not None and upload.retry_at > now:
+        if not rules.is_time_to_finish(upload, now):
+            assert upload.retry_at is not None
             raise FinishPending(max(1, round((upload.retry_at - now).total_seconds())))
+        trying = self._finishing.get(upload.id)
+        if trying is None:
+            trying = self._finishing[upload.id] = asyncio.get_running_loop().create_task(self._try_to_finish(upload.id))
+            trying.add_done_callback(lambda _: self._finishing.pop(upload.id, None))
+        # A proxy would give up on an application that takes its time.
+        await asyncio.wait((trying,), timeout=LOOK)
+        upload = await self._store.load(upload.id)  # if it was refused it is gone
+        if upload.withheld:
+            raise FinishPending
+        return upload
+
+    async def _try_to_finish(self, upload_id: UploadId) -> None:
         try:
-            async with self._locker.hold(upload.id):
-                upload = await self._store.load(upload.id)
-                return await self._finish(upload)
-        except (UploadLocked, FinishFailed):
-            raise FinishPending from None
-        except TusError:
-            await self._store.load(upload.id)  # if it was refused it is gone
-            raise
+            async with self._locker.hold(upload_id):
+                await self._finish(await self._store.load(upload_id))
+        except (UploadLocked, FinishFailed, FinishPending, UploadNotFound):
+            pass  # somebody else is at it, or it is tried again later
+        except TusError as error:
+            logger.info("finishing an upload: %s", error, extra={"upload_id": upload_id})
 
     async def download(self, download: Download) -> Content | Unfinished:
         """Give back a finished upload; of another one, tell how far it came, as HEAD does."""

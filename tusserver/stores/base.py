@@ -146,8 +146,11 @@ class Store(Protocol):
             UploadNotFound: they are gone.
         """
 
-    async def remove(self, upload_id: UploadId) -> bool:
-        """Remove the upload and everything it owns; return whether there was anything. Half-made ones too."""
+    async def remove(self, upload_id: UploadId, *, notes: bool = True) -> bool:
+        """Remove the upload and everything it owns; return whether there was anything. Half-made ones too.
+
+        `notes`: also what was noted by `note_awaiting`.
+        """
 
     def uploads(self) -> AsyncIterator[Upload]:
         """Go through all uploads, in no order. A record that cannot be read is logged and stepped over."""

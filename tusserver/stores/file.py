@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tusserver import clock
-from tusserver.clock import WallClock, boot_clock, boot_id
+from tusserver.clock import WallClock, boot_id
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import IdTaken, MaxSizeExceeded, OutOfSpace, StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.messages import Content, Extension
@@ -259,7 +259,7 @@ class FileStore:
             number=number,
             synced=synced,
             written_at=self.clock.seconds(),
-            clock=boot_clock(),
+            clock=self.clock.steady(),
             boot=self._boot,
         )
 
@@ -282,7 +282,12 @@ class FileStore:
                 raise UploadNotFound from None
             logger.error("the record of %s cannot be read: %s", upload_id, error)
             raise StoreUnavailable from error
-        return upload if slot.boot == self._boot else self._after_restart(upload, slot)
+        if slot.boot != self._boot:
+            return self._after_restart(upload, slot)
+        if slot.clock is not None and abs(self.clock.believed + slot.clock - slot.written_at) > 1:
+            # The wall clock was wrong then, or is now; the steady one knows how long ago that is.
+            upload = replace(upload, updated_at=self.clock.at(slot.clock))
+        return upload
 
     def _after_restart(self, upload: Upload, slot: record.Slot) -> Upload:
         """Return what is surely left of an upload that another run of the machine wrote last."""
@@ -305,12 +310,17 @@ class FileStore:
 
     def _may_be_lost(self, slot: record.Slot) -> bool:
         """Whether what was not synced when this slot was written may be missing: the machine was restarted since."""
-        if slot.boot == self._boot:
-            return False
+        return slot.boot != self._boot and not self._is_settled(slot)
+
+    def _is_settled(self, slot: record.Slot) -> bool:
         settled = self._settled.get(slot.boot + _CLOCK)
         if slot.clock is not None and settled is not None:
-            return slot.clock >= settled
-        return slot.written_at >= self._settled.get(slot.boot, 0.0)  # older versions went by the wall clock
+            return slot.clock < settled
+        return slot.written_at < self._settled.get(slot.boot, 0.0)  # older versions went by the wall clock
+
+    def _synced(self, slot: record.Slot) -> int:
+        """Bytes of an upload that are surely on the disk, by its last slot."""
+        return max(slot.synced, slot.offset) if self._is_settled(slot) else slot.synced
 
     # bytes -----------------------------------------------------------------------------------------------------------
 
@@ -343,8 +353,12 @@ class FileStore:
             except FileNotFoundError:
                 raise UploadNotFound from None
             try:
+                size = os.fstat(fd).st_size
+                if size < upload.offset:  # a gap would read as zeros, and nobody would ever know
+                    logger.error("the file of %s has %d bytes, and its record %d", upload.id, size, upload.offset)
+                    raise StoreUnavailable
                 # Of a length that was known from the start, all space is there.
-                if os.fstat(fd).st_size < upload.offset + more:
+                if size < upload.offset + more:
                     self._reserver.reserve(fd, upload.offset, more)
             except BaseException:
                 os.close(fd)
@@ -390,7 +404,7 @@ class FileStore:
             if progress is None:
                 progress = record.Progress(self._path(upload.id) + _RECORD, self._boot)
                 self._progress[upload.id] = progress
-            progress.move(upload, self.clock.seconds(), boot_clock())
+            progress.move(self._slot(upload, progress.last.number + 1, min(self._synced(progress.last), upload.offset)))
         except (OSError, ValueError):
             self._end_progress(upload.id)
             return self.commit(upload)  # it finds the same, and says so
@@ -421,9 +435,10 @@ class FileStore:
                 unsynced = upload.offset > last.synced
                 if syncs and unsynced:
                     self._sync_bytes(upload)
-                slot = self._slot(upload, last.number + 1, upload.offset if syncs else min(last.synced, upload.offset))
-                if (slot.offset, slot.finished) == (last.offset, last.finished):
-                    slot = replace(slot, written_at=last.written_at)  # see `Upload.updated_at`
+                synced = upload.offset if syncs else min(self._synced(last), upload.offset)
+                slot = self._slot(upload, last.number + 1, synced)
+                if (slot.offset, slot.finished, slot.boot) == (last.offset, last.finished, last.boot):
+                    slot = replace(slot, written_at=last.written_at, clock=last.clock)  # see `Upload.updated_at`
                 # `finished` alone needs no sync: if it is lost, finishing is done again.
                 changed = unsynced or (slot.offset, slot.expires_at) != (last.offset, last.expires_at)
                 if slot.offset < last.offset or (syncs and changed):
@@ -501,17 +516,32 @@ class FileStore:
         await self._run(self._amend, upload)
 
     def _amend(self, upload: Upload) -> None:
-        path = self._path(upload.id)
         with self._translated("writing a record"):
             try:
-                last = record.newer(disk.read_file(path + _RECORD)[: record.JSON_AT], self._boot)
+                fd = self._open_record(upload.id)
             except FileNotFoundError:
                 raise UploadNotFound from None
-            number, synced = (last.number, last.synced) if last is not None else (0, 0)
-            if upload.place is None and upload.length is not None:
-                disk.cut(path, upload.length)  # it had grown in large steps
-            content = record.pack(upload, self._slot(upload, number + 1, min(synced, upload.offset)))
-            disk.replace_file(path + _RECORD, content, self._file_mode, sync=self._syncs(upload))
+            try:
+                self._replace(fd, upload)
+            finally:
+                os.close(fd)
+
+    def _replace(self, fd: int, upload: Upload) -> None:
+        path = self._path(upload.id)
+        head = os.pread(fd, record.JSON_AT, 0)
+        last = record.newer(head, self._boot)
+        number, synced = (last.number, self._synced(last)) if last is not None else (0, 0)
+        if upload.place is None and upload.length is not None:
+            disk.cut(path, upload.length)  # it had grown in large steps
+        slot = self._slot(upload, number + 1, min(synced, upload.offset))
+        content = record.pack(upload, slot, cell=record.cell_of(head))
+        disk.replace_file(path + _RECORD, content, self._file_mode, sync=self._syncs(upload))
+        if (told := record.cell_of(os.pread(fd, record.JSON_AT, 0))) != record.cell_of(head):
+            new = self._open_record(upload.id)  # somebody was told meanwhile
+            try:
+                record.copy_cell(new, told)
+            finally:
+                os.close(new)
 
     # concatenation ---------------------------------------------------------------------------------------------------
 
@@ -596,11 +626,11 @@ class FileStore:
             found = disk.written_at(self._bytes_path(upload))
         return found is not None and (upload.place is None or not upload.finished or found == upload.seal)
 
-    async def remove(self, upload_id: UploadId) -> bool:
+    async def remove(self, upload_id: UploadId, *, notes: bool = True) -> bool:
         """See `Store.remove`."""
-        return await self._run(self._remove, upload_id)
+        return await self._run(self._remove, upload_id, notes)
 
-    def _remove(self, upload_id: UploadId) -> bool:
+    def _remove(self, upload_id: UploadId, notes: bool) -> bool:
         path = self._path(upload_id)
         try:
             upload = self._load(upload_id)
@@ -615,7 +645,7 @@ class FileStore:
             # The record goes before the bytes: these are found by the calendar if we die here.
             there = disk.unlink(path + _RECORD)
             there |= disk.unlink(path)
-            there |= disk.unlink(path + _AWAITED)
+            there |= notes and disk.unlink(path + _AWAITED)
             disk.unlink(path + _RECORD + _NEW)
             if there and self._sync:
                 disk.sync_folder(Path(path).parent)
@@ -707,7 +737,7 @@ class FileStore:
                 self._drop_spare_name(upload)
                 deadline = None if upload.expires_at is None else upload.expires_at.timestamp()
                 # One without a deadline was finished, and is not any more since a power cut.
-                if not upload.finished and (upload.complete or deadline is None):
+                if not upload.finished and (upload.complete or upload.pending or deadline is None):
                     deadline = now
                 if deadline is not None and deadline <= now:
                     self._calendar.add_overdue(upload_id, now)
@@ -763,7 +793,7 @@ class FileStore:
 
     def _settle(self) -> None:
         with self._translated("syncing"):
-            moment, running = self.clock.seconds(), boot_clock()
+            moment, running = self.clock.seconds(), self.clock.steady()
             disk.sync_file_system(self.root)
             with disk.locked(self.root):  # other processes do the same
                 self._settled = settled = self._read_settled()

@@ -38,6 +38,8 @@ class MemoryStore:
         self._awaiting: dict[UploadId, list[UploadId]] = {}
         self._looks: dict[UploadId, datetime] = {}
         self._notes: dict[str, str] = {}
+        self._moments: dict[UploadId, float] = {}
+        """When bytes came last, or it was finished; by the steady clock."""
         self.clock = WallClock()
         """See `Store.clock`."""
 
@@ -49,7 +51,8 @@ class MemoryStore:
         """See `Store.create`."""
         if upload.id in self._records:
             raise IdTaken
-        self._records[upload.id] = replace(upload, updated_at=self.clock())
+        self._records[upload.id] = upload
+        self._moments[upload.id] = self.clock.steady()
         self._bytes[upload.id] = bytearray()
         if upload.expires_at is not None:
             self._looks[upload.id] = upload.expires_at
@@ -57,7 +60,7 @@ class MemoryStore:
     async def load(self, upload_id: UploadId) -> Upload:
         """See `Store.load`."""
         try:
-            return self._records[upload_id]
+            return replace(self._records[upload_id], updated_at=self.clock.at(self._moments[upload_id]))
         except KeyError:
             raise UploadNotFound from None
 
@@ -89,8 +92,9 @@ class MemoryStore:
         last = self._records.get(upload.id)
         if last is None:
             raise UploadNotFound
-        same = (last.offset, last.finished) == (upload.offset, upload.finished)
-        self._records[upload.id] = replace(upload, updated_at=last.updated_at if same else self.clock())
+        if (last.offset, last.finished) != (upload.offset, upload.finished):
+            self._moments[upload.id] = self.clock.steady()
+        self._records[upload.id] = upload
 
     async def take_back(self, upload: Upload) -> None:
         """See `Store.take_back`."""
@@ -138,11 +142,13 @@ class MemoryStore:
 
         return Content(upload=upload, size=upload.offset, etag=upload.id, read=read)
 
-    async def remove(self, upload_id: UploadId) -> bool:
+    async def remove(self, upload_id: UploadId, *, notes: bool = True) -> bool:
         """See `Store.remove`."""
         there = self._bytes.pop(upload_id, None) is not None
-        there |= self._awaiting.pop(upload_id, None) is not None
+        if notes:
+            there |= self._awaiting.pop(upload_id, None) is not None
         self._looks.pop(upload_id, None)
+        self._moments.pop(upload_id, None)
         return self._records.pop(upload_id, None) is not None or there
 
     async def uploads(self) -> AsyncIterator[Upload]:

@@ -188,26 +188,20 @@ class Progress:
         ValueError: the record has no valid slot.
     """
 
-    __slots__ = ("_boot", "_fd", "_last")
+    __slots__ = ("_fd", "last")
 
     def __init__(self, path: str, boot: str) -> None:
-        self._boot = boot
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         last = read_slot(self._fd, boot)
         if last is None:
             self.close()
             raise ValueError("neither slot is valid")
-        self._last = last
+        self.last = last
 
-    def move(self, upload: Upload, written_at: float, clock: float) -> None:
+    def move(self, slot: Slot) -> None:
         """Record how far an unfinished upload is, without any sync."""
-        last = self._last
-        synced = min(last.synced, upload.offset)
-        slot = Slot.of(
-            upload, number=last.number + 1, synced=synced, written_at=written_at, clock=clock, boot=self._boot
-        )
         write_slot(self._fd, slot)
-        self._last = slot
+        self.last = slot
 
     def close(self) -> None:
         os.close(self._fd)
@@ -263,6 +257,16 @@ def write_cell(fd: int, upload: Upload) -> None:
     os.pwrite(fd, cell + _CRC.pack(zlib.crc32(cell)), _CELL_AT)
 
 
+def cell_of(head: bytes) -> bytes:
+    """Return the cell as it is in the first bytes of a record."""
+    return head[_CELL_AT : _CELL_AT + _CELL.size + _CRC.size]
+
+
+def copy_cell(fd: int, cell: bytes) -> None:
+    """Put a cell into another record."""
+    os.pwrite(fd, cell, _CELL_AT)
+
+
 def _with_cell(upload: Upload, slot: Slot, head: bytes) -> Upload:
     """Return the upload as slot and cell say. What was told cannot be more than there is."""
     told, claimed = slot.told, False
@@ -293,12 +297,13 @@ def _with_cell(upload: Upload, slot: Slot, head: bytes) -> Upload:
     )
 
 
-def pack(upload: Upload, slot: Slot) -> bytes:
-    """Write a whole record."""
+def pack(upload: Upload, slot: Slot, cell: bytes = b"") -> bytes:
+    """Write a whole record, with the cell of the one that it replaces."""
     head = bytearray(JSON_AT)
     line = slot.pack()
     start = SLOT_SPACE * (slot.number % 2)
     head[start : start + len(line)] = line
+    head[_CELL_AT : _CELL_AT + len(cell)] = cell
     text = _encode(upload.to_json()).encode() + _END
     _remember(text, upload)
     return bytes(head) + text
