@@ -200,6 +200,25 @@ async def test_many_who_ask_at_once_get_one_final_upload(world: World) -> None:
     assert world.heard(Created, finals[0].id) == world.heard(Finished, finals[0].id) == 1
 
 
+async def test_the_same_parts_asked_for_again_need_no_place_of_their_own(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(uploads=2))
+    part = await world.part(b"hel", length=5)
+    final = await world.join(part)
+    assert (await world.join(part)).id == final.id
+
+
+async def test_an_application_may_sweep_when_it_is_told_of_a_final_upload(world: World) -> None:
+    async def sweep(upload: Upload) -> None:
+        await world.sweeper.sweep()
+        await world.service.finished()  # as `Tus.sweep` does
+
+    world.listeners[Finished] = sweep
+    final = await world.join(await world.part(b"hello"))
+    async with asyncio.timeout(60):
+        await world.joiner.finished()
+    assert (await world.head(final.id)).finished
+
+
 # parts go with their final upload ------------------------------------------------------------------------------------
 
 

@@ -475,6 +475,20 @@ async def test_a_retention_that_is_set_later_reaches_what_is_there(
     assert removed == len(expected)
 
 
+async def test_a_sweep_by_other_rules_beside_the_server_leaves_deadlines_alone(make_world: MakeWorld) -> None:
+    """`tusserver sweep` by hand, without the settings that the server was started with."""
+    world = make_world(expiry=Expiry(after=30 * DAY, keep_finished=60 * DAY))
+    await world.sweeper.sweep()
+    uploads = [await world.upload(10, b"hello"), await world.upload(5, b"hello")]
+    before = [(await world.store.load(upload_id)).expires_at for upload_id in uploads]
+    other = make_world(clock=world.clock)
+    other.store = world.store
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(other.locker, "leads", lambda: False)
+        await other.sweeper.sweep()
+    assert [(await world.store.load(upload_id)).expires_at for upload_id in uploads] == before
+
+
 async def test_rules_that_stay_the_same_cost_no_walk(stepped_world: World, stepped: Stepped) -> None:
     await stepped_world.upload(10, b"hello")
     await stepped_world.sweeper.sweep()

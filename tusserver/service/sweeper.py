@@ -220,14 +220,15 @@ class Sweeper:
 
     async def _look_at(self, upload: Upload) -> bool:
         now = self._now()
-        if upload.expires_at is not None and upload.expires_at > now + self._expiry.longest + SLACK:
+        ours = self._policy_holds  # a sweep by hand may not know the rules of the server beside it
+        if ours and upload.expires_at is not None and upload.expires_at > now + self._expiry.longest + SLACK:
             upload = await self._lifecycle.give_deadline(upload)  # a clock was wrong when it got its own
         if rules.is_expired(upload, now):
             await self._lifecycle.remove(upload, Expired)
             return True
         if upload.complete and not upload.finished and not rules.gave_up(upload):
             await self._finish(upload)
-        elif upload.expires_at is None and not upload.finished:
+        elif ours and upload.expires_at is None and not upload.finished:
             await self._lifecycle.give_deadline(upload, now=True)  # a power cut may have undone that it was finished
         elif upload.expires_at is not None:
             # Its deadline moved, or this was its first look.
