@@ -419,10 +419,12 @@ def test_a_header_that_no_head_has_room_for_is_refused() -> None:
 def test_more_parts_than_a_head_can_name_are_refused() -> None:
     line = refusal(by_flags, "--limits.parts", "10000")
     assert line == (
-        'limits.parts = "10000" (flag --limits.parts) need 400000 bytes in Upload-Concat, '
+        'limits.parts = "10000" (flag --limits.parts) need 560000 bytes in Upload-Concat, '
         "and limits.head_size (192KiB) lets in less; raise that one, or lower this one"
     )
     assert by_flags("--limits.parts", "10000", "--limits.head_size", "2MiB").settings
+    assert refusal(by_flags, "--limits.parts", "4500")  # whose URLs have a host
+    assert by_flags("--limits.parts", "4500", "--proxies.relative_location", "true").settings
     assert by_flags("--limits.parts", "10000", "--tus.disable", "concatenation").settings
     assert by_flags("--limits.parts", "10000", "--tus.disable", "creation").settings
     assert refusal(by_flags, "--limits.parts", "4000", "--server.path", "/a/longer/path/of/uploads")

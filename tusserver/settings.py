@@ -440,7 +440,8 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.limits.header_size > head_size:
         yield "limits.header_size", f"is more than limits.head_size ({size}) lets in; raise that one too"
     joins = not {Extension.CREATION, Extension.CONCATENATION} & set(settings.tus.disable)
-    least = settings.limits.parts * len(f"{settings.server.path}/{ID_DIGITS * 'x'} ")
+    origin = "" if settings.proxies.relative_location else "http://localhost"  # clients send back what Location said
+    least = settings.limits.parts * len(f"{origin}{settings.server.path}/{ID_DIGITS * 'x'} ")
     if joins and least > head_size:
         problem = f"need {least} bytes in Upload-Concat, and limits.head_size ({size}) lets in less"
         yield "limits.parts", f"{problem}; raise that one, or lower this one"
