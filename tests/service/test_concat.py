@@ -210,7 +210,6 @@ async def test_the_same_parts_asked_for_again_need_no_place_of_their_own(make_wo
 async def test_an_application_may_sweep_when_it_is_told_of_a_final_upload(world: World) -> None:
     async def sweep(upload: Upload) -> None:
         await world.sweeper.sweep()
-        await world.service.finished()  # as `Tus.sweep` does
 
     world.listeners[Finished] = sweep
     final = await world.join(await world.part(b"hello"))

@@ -391,6 +391,19 @@ async def test_a_wall_clock_that_stays_ahead_is_believed_in_the_end(stepped_worl
         await stepped_world.head(upload_id)
 
 
+async def test_an_upload_that_is_being_sent_outlives_the_moment_when_the_clock_is_believed(
+    stepped_world: World, stepped: Stepped
+) -> None:
+    """Bytes came a minute ago: that is no time to remove it, whatever year it is now."""
+    upload_id = await stepped_world.upload(100, b"x")
+    stepped.step = 10 * 365 * 86400
+    for sent in range(1, 20):
+        stepped.passed += 60
+        await stepped_world.append(upload_id, sent, b"x")
+        await stepped_world.sweeper.sweep()
+    assert (await stepped_world.head(upload_id)).offset == 20
+
+
 async def test_an_upload_from_the_future_gets_a_new_deadline(stepped_world: World, stepped: Stepped) -> None:
     """It was made while the clock was wrong, and believed."""
     stepped.step = 10 * 365 * 86400
