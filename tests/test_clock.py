@@ -1,6 +1,8 @@
-"""The wall clock that is not believed while it runs ahead."""
+"""The wall clock that is not believed until it has stayed where it was set."""
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 import pytest
 
@@ -88,11 +90,48 @@ def test_each_jump_is_judged_anew(clocks: Clocks) -> None:
         assert clock.confirm()
 
 
-@pytest.mark.parametrize("back", [1.0, HOUR, YEARS])
-def test_a_clock_that_is_set_back_is_believed_at_once(clocks: Clocks, back: float) -> None:
+def test_a_clock_that_is_set_back_is_not_believed_at_once_either(clocks: Clocks) -> None:
+    """Deadlines that it gave would be over once it is right again."""
     clock = clocks.make()
-    clocks.wall -= back
-    assert (clock.seconds(), clock.jump, clock.confirm()) == (clocks.wall, 0.0, True)
+    clocks.wall -= HOUR
+    clocks.pass_time(5)
+    assert clock.seconds() == clocks.wall + HOUR
+    assert clock.jump == pytest.approx(-HOUR)
+    assert not clock.confirm()
+    clocks.wall += HOUR
+    assert (clock.seconds(), clock.jump, clock.confirm(), clock.take_step()) == (clocks.wall, 0.0, True, None)
+
+
+def believed(clocks: Clocks, clock: WallClock, step: float) -> None:
+    """Set the wall clock, and let it stay there until it is believed."""
+    clocks.wall += step
+    while not clock.confirm():
+        clocks.pass_time(60)
+    assert clock.seconds() == clocks.wall
+
+
+def test_what_a_wrong_clock_did_is_known_when_it_is_right(clocks: Clocks) -> None:
+    clock = clocks.make()
+    before = clock()
+    believed(clocks, clock, HOUR)
+    since = clock.take_step()
+    assert since is not None
+    assert since == before + timedelta(seconds=HOUR)  # the same moment, by the clock of today
+    assert clock.take_step() is None
+    believed(clocks, clock, -HOUR)
+    since = clock.take_step()
+    assert since is not None
+    assert since < before
+
+
+def test_a_clock_that_was_set_back_by_mistake_was_wrong_since_then(clocks: Clocks) -> None:
+    clock = clocks.make()
+    began = clock()
+    believed(clocks, clock, -HOUR)
+    clock.take_step()
+    clocks.pass_time(10 * HOUR)
+    believed(clocks, clock, HOUR)
+    assert clock.take_step() == began
 
 
 def test_the_next_process_knows_of_a_jump_between_them(clocks: Clocks) -> None:

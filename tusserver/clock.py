@@ -1,8 +1,8 @@
-"""What time it is, for deadlines: a wall clock that is not believed while it runs ahead of the steady one.
+"""What time it is, for deadlines: a wall clock that is not believed until it has stayed where it was set.
 
-A wall clock that is set forward by mistake, for seconds, would make every upload overdue at once. The steady clock
-(of this run of the machine, also while it sleeps) says how much time really went by. Set back, a wall clock is
-believed at once: then deadlines come later, and nothing is lost.
+A wall clock that is set ahead by mistake, for seconds, would make every upload overdue at once; while it is set back,
+uploads would get deadlines that are over once it is right again. The steady clock (of this run of the machine, also
+while it sleeps) says how much time really went by.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 AHEAD = 300.0
-"""Seconds by which the wall clock may run ahead of the steady one between two looks at them."""
+"""Seconds by which the wall clock may leave the steady one, either way, between two looks at them."""
 SWEEPS = 5
 """Sweeps that must find the wall clock in its new place until it is believed."""
 NOTE = "clock"
@@ -54,7 +54,7 @@ class WallClock:
         self._set_back_at: float | None = None
         """When it was set back, which may turn out to have been wrong."""
         self._since: float | None = None
-        """When the wall clock was found too far ahead, by the steady one."""
+        """When the wall clock was found too far away, by the steady one."""
         self._sweeps = 0
 
     def __call__(self) -> datetime:
@@ -65,14 +65,11 @@ class WallClock:
         """The same, in seconds since the epoch."""
         steady = self._steady()
         ahead = self._wall() - steady
-        if ahead - self.believed > AHEAD:
+        if abs(ahead - self.believed) > AHEAD:
             if self._since is None:
                 self._since, self._sweeps = steady, 0
             return self.believed + steady
         self._since = None
-        if ahead < self.believed - AHEAD:
-            self._wrong_since = -math.inf  # nobody knows when it was set ahead
-            self._set_back_at = self._set_back_at or steady
         self.believed = ahead
         return self.believed + steady
 
@@ -93,7 +90,7 @@ class WallClock:
 
     @property
     def jump(self) -> float:
-        """Seconds by which the wall clock is ahead of what is believed; 0 while it is believed."""
+        """Seconds by which the wall clock is ahead of what is believed, negative behind it; 0 while it is believed."""
         self.seconds()
         return 0.0 if self._since is None else self._wall() - self._steady() - self.believed
 
@@ -104,9 +101,13 @@ class WallClock:
         self._sweeps += 1
         if self._sweeps <= SWEEPS or self._steady() - self._since < LASTING:
             return False
-        self.believed = self._wall() - self._steady()
-        self._wrong_since = min(self._since, self._since if self._set_back_at is None else self._set_back_at)
-        self._since = self._set_back_at = None
+        ahead = self._wall() - self._steady()
+        if ahead < self.believed:
+            self._wrong_since = -math.inf  # nobody knows since when it was wrong
+            self._set_back_at = self._set_back_at or self._since
+        else:
+            self._wrong_since, self._set_back_at = self._set_back_at or self._since, None
+        self.believed, self._since = ahead, None
         return True
 
     # between two processes -------------------------------------------------------------------------------------------

@@ -320,6 +320,30 @@ async def test_a_final_upload_too(world: World, elsewhere: World) -> None:
     assert (world.heard(Finished, final.id), (await world.head(final.id)).finished) == (1, True)
 
 
+@pytest.mark.parametrize("final", [False, True])
+async def test_what_another_process_finds_to_be_owed_is_told_by_the_one_with_the_application(
+    world: World, elsewhere: World, final: bool
+) -> None:
+    """That one does not sweep: the other one was first."""
+    if final:
+        part = await world.part(b"hel", length=5)
+        upload_id = (await world.join(part)).id
+        await elsewhere.append(part, 3, b"lo")
+    else:
+        upload_id, _ = await unfinished(world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.locker, "leads", lambda: False)
+        telling = asyncio.create_task(world.sweeper.run())
+        for _ in range(3):
+            world.clock.advance(LATE)
+            await elsewhere.sweeper.sweep()
+            await elapse(60)
+        telling.cancel()
+        await asyncio.wait([telling])
+    await world.joiner.finished()
+    assert (world.heard(Finished, upload_id), (await world.store.load(upload_id)).finished) == (1, True)
+
+
 async def test_an_upload_made_elsewhere_is_told_to_the_application_that_completes_it(
     world: World, elsewhere: World
 ) -> None:

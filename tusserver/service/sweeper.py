@@ -77,7 +77,8 @@ class Sweeper:
                 if self._locker.leads():
                     await self.sweep()
                 else:
-                    self._store.clock.confirm()
+                    if self._store.clock.confirm():
+                        await self._tell_applications()
                     await self._store.tidy()  # what this process wrote, nobody else knows
             except TusError as error:
                 logger.error("a sweep failed: %s", error)
@@ -93,6 +94,7 @@ class Sweeper:
             if await self._clock_holds():
                 await self._apply_policy()
                 removed = await self._look_at_all()
+                await self._tell_applications()
         finally:
             await self._tidy()
         await self._quota.tidy()
@@ -119,16 +121,22 @@ class Sweeper:
                 await self._store.remind(upload_id, self._now() + TRY_AGAIN)
         return removed
 
+    async def _tell_applications(self) -> None:
+        """Tell applications of this process what others, which have none, have found to be owed to them."""
+        if self._lifecycle.tells_of_the_end:
+            async for upload_id in self._store.due(self._now(), owed=True):
+                await self._look(upload_id)
+
     # clocks and rules ------------------------------------------------------------------------------------------------
 
     async def _clock_holds(self) -> bool:
-        """Whether the wall clock is to be believed. If it jumped ahead nothing is removed until it has stayed there."""
+        """Whether the wall clock is to be believed. If it was set nothing is removed until it has stayed there."""
         clock = self._store.clock
         jump = clock.jump
         holds = clock.confirm()
         if not holds:
             logger.warning(
-                "the clock is ahead by %.0f s of the time that went by: nothing is removed until it has stayed there",
+                "the clock is off by %+.0f s from the time that went by: nothing is removed until it has stayed there",
                 jump,
             )
         elif (since := clock.take_step()) is not None:
@@ -238,12 +246,19 @@ class Sweeper:
     async def _look_at_final(self, upload: Upload) -> bool:
         if upload.pending:
             return await self._joiner.look(upload.id)
+        if upload.withheld and not self._lifecycle.tells_of_the_end and not rules.gave_up(upload):
+            await self._leave_to_others(upload)
+            return False
         if rules.gave_up(upload) or not rules.is_time_to_finish(upload, self._now()):
             async with self._locker.hold(upload.id):
                 return await self._look_at(await self._store.load(upload.id))
         await self._store.remind(upload.id, self._now() + TRY_AGAIN)
         await self._joiner.resume(upload.id)
         return False
+
+    async def _leave_to_others(self, upload: Upload) -> None:
+        """Another process has the application that wants to know of an upload, and looks after it."""
+        await self._store.remind(upload.id, self._now(), owed=True)
 
     async def _finish(self, upload: Upload) -> None:
         if not rules.is_time_to_finish(upload, self._now()):
@@ -253,8 +268,7 @@ class Sweeper:
         try:
             await self._lifecycle.finish(upload)
         except FinishPending:
-            # Another process has the application that wants to know, and this one leaves it alone.
-            await self._store.remind(upload.id, self._now() + TRY_AGAIN)
+            await self._leave_to_others(upload)
         except FinishFailed:
             pass  # logged, and noted for another look
         except TusError as error:

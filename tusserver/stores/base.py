@@ -155,14 +155,15 @@ class Store(Protocol):
     def uploads(self) -> AsyncIterator[Upload]:
         """Go through all uploads, in no order. A record that cannot be read is logged and stepped over."""
 
-    def due(self, now: datetime, latest: datetime | None = None) -> AsyncIterator[UploadId]:
+    def due(self, now: datetime, latest: datetime | None = None, *, owed: bool = False) -> AsyncIterator[UploadId]:
         """Go through the ids that wanted a look by `now`, deadlines and possible leftovers; some may come twice.
 
         Those that want one only after `latest` come too: no deadline is so far away, unless a clock was wrong.
+        `owed`: those that wait for an application, which another process found; they have a list of their own.
         The caller removes the upload, asks for another look (`remind`), or lets it be.
         """
 
-    async def remind(self, upload_id: UploadId, at: datetime) -> None:
+    async def remind(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
         """Let `due` name this id from `at` on. It does not fail: a store that cannot note it now finds it later."""
 
     async def read_note(self, name: str) -> str | None:

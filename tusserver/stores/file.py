@@ -4,6 +4,7 @@
     uploads/ab/abcd….record   the record (see `record`)
     uploads/ab/abcd….awaited  of a partial upload: ids of final uploads that wait for it
     calendar/                 which upload to look at when (see `calendar`)
+    calendar/owed/            likewise, by a process with the application that is to be told
 
 No chunk files, no assembly: a finished file is ready in place. What a crash can leave is bytes with no record or an
 empty one, or a `.new` file; their id is in the calendar before they are made, so its next look removes them.
@@ -129,6 +130,7 @@ class FileStore:
             self._template.require_same_file_system(self._uploads)
         self._reserver = disk.Reserver(self._uploads, reserve)
         self._calendar = Calendar(self.root / "calendar", file_mode, folder_mode)
+        self._owed = Calendar(self.root / "calendar" / "owed", file_mode, folder_mode)
         self.clock = WallClock()
         """See `Store.clock`."""
         with contextlib.suppress(OSError):
@@ -685,14 +687,17 @@ class FileStore:
         with self._translated("looking for uploads"):
             return sorted(_ids(shard, _RECORD))
 
-    async def due(self, now: datetime, latest: datetime | None = None) -> AsyncIterator[UploadId]:
+    async def due(
+        self, now: datetime, latest: datetime | None = None, *, owed: bool = False
+    ) -> AsyncIterator[UploadId]:
         """See `Store.due`."""
         try:
-            if not await self._run(self._covers):
+            if not owed and not await self._run(self._covers):
                 await self._remake_calendar()
         except (OutOfSpace, StoreUnavailable):
             pass  # the next sweep tries again; to remove what is listed makes room
-        names = self._calendar.due(now.timestamp(), math.inf if latest is None else latest.timestamp())
+        calendar = self._owed if owed else self._calendar
+        names = calendar.due(now.timestamp(), math.inf if latest is None else latest.timestamp())
         while (name := await self._run(self._next, names)) is not None:
             try:
                 yield as_upload_id(str(name))
@@ -752,15 +757,15 @@ class FileStore:
                 if os.path.samestat(os.lstat(path), os.lstat(upload.place)):
                     disk.unlink(path)
 
-    async def remind(self, upload_id: UploadId, at: datetime) -> None:
+    async def remind(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
         """See `Store.remind`."""
-        await self._run(self._remind, upload_id, at.timestamp())
+        await self._run(self._remind, self._owed if owed else self._calendar, upload_id, at.timestamp())
 
-    def _remind(self, upload_id: UploadId, at: float) -> None:
+    def _remind(self, calendar: Calendar, upload_id: UploadId, at: float) -> None:
         # What it is about has happened. So it stands, and the calendar is made anew when that can be done.
         with contextlib.suppress(OutOfSpace, StoreUnavailable), self._translated("noting a deadline"):
             try:
-                self._calendar.add(upload_id, at, self.clock.seconds())
+                calendar.add(upload_id, at, self.clock.seconds())
             except OSError:
                 self._calendar.doubt()
                 raise

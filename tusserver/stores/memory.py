@@ -37,6 +37,7 @@ class MemoryStore:
         self._bytes: dict[UploadId, bytearray] = {}
         self._awaiting: dict[UploadId, list[UploadId]] = {}
         self._looks: dict[UploadId, datetime] = {}
+        self._owed: dict[UploadId, datetime] = {}
         self._notes: dict[str, str] = {}
         self._moments: dict[UploadId, float] = {}
         """When bytes came last, or it was finished; by the steady clock."""
@@ -148,6 +149,7 @@ class MemoryStore:
         if notes:
             there |= self._awaiting.pop(upload_id, None) is not None
         self._looks.pop(upload_id, None)
+        self._owed.pop(upload_id, None)
         self._moments.pop(upload_id, None)
         return self._records.pop(upload_id, None) is not None or there
 
@@ -156,16 +158,18 @@ class MemoryStore:
         for upload in list(self._records.values()):
             yield upload
 
-    async def due(self, now: datetime, latest: datetime | None = None) -> AsyncIterator[UploadId]:
+    async def due(
+        self, now: datetime, latest: datetime | None = None, *, owed: bool = False
+    ) -> AsyncIterator[UploadId]:
         """See `Store.due`."""
-        due = [name for name, at in self._looks.items() if at <= now or (latest is not None and at > latest)]
-        for upload_id in due:
-            self._looks.pop(upload_id, None)
+        looks = self._owed if owed else self._looks
+        for upload_id in [name for name, at in looks.items() if at <= now or (latest is not None and at > latest)]:
+            looks.pop(upload_id, None)
             yield upload_id
 
-    async def remind(self, upload_id: UploadId, at: datetime) -> None:
+    async def remind(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
         """See `Store.remind`."""
-        self._looks[upload_id] = at
+        (self._owed if owed else self._looks)[upload_id] = at
 
     async def read_note(self, name: str) -> str | None:
         """See `Store.read_note`."""
