@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.support.preload import build
 
 SOURCE = Path(__file__).with_name("faults.c")
 
@@ -18,15 +18,12 @@ class Faults:
     """
 
     def __init__(self, folder: Path) -> None:
-        compiler = shutil.which("cc") or shutil.which("gcc")
-        if compiler is None:
+        library = build(SOURCE, folder)
+        if library is None:
             pytest.skip("needs a C compiler")
         self._rules = folder / "faults"
         self._new = folder / "faults.new"
         self._hits = folder / "faults.hit"
-        library = folder / "faults.so"
-        command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
-        subprocess.run(command, check=True, timeout=60)
         self.env = {"LD_PRELOAD": str(library), "FAULTS": str(self._rules)}
         """Of the server."""
         self.end()
