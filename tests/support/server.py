@@ -25,7 +25,8 @@ HAND_OVER = 'fd=$1; shift; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&"$fd"'
 class TusServer:
     """`tusserver serve` as an operator starts it. `options` are its flags, `env` its further environment.
 
-    `listener`: a socket that is handed over to it, and stays open while it is started anew.
+    `listener`: a socket that is handed over to it, and stays open while it is started anew. `module`: what is run, if
+    not tusserver itself.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class TusServer:
         env: dict[str, str] | None = None,
         port: int = 0,
         listener: socket.socket | None = None,
+        module: str = "tusserver",
     ) -> None:
         self.storage = storage
         self.url = ""
@@ -45,11 +47,12 @@ class TusServer:
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._port = port
         self._listener = listener
+        self._module = module
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> TusServer:
         """Start and wait until it says where it listens. A second start after `kill` takes the same port."""
-        command = [sys.executable, "-m", "tusserver", "serve"]
+        command = [sys.executable, "-m", self._module, "serve"]
         command += ["--port", str(self._port), "--storage", str(self.storage), *self._options]
         fds: tuple[int, ...] = ()
         if self._listener is not None:

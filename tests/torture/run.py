@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.torture.clients import CALM, Client
+from tests.support.clock import Clock, NoCompiler
+from tests.support.tus import Tus, eventually
+from tests.torture.app import CALLS
+from tests.torture.clients import CALM, Client, Commons, Stranger
+from tests.torture.fate import fate_of, read_calls
+from tests.torture.kept import settle, unkept
 from tests.torture.ledger import Ledger
 from tests.torture.order import unexplained
 from tests.torture.remains import pass_time, remains, sweep
 from tests.torture.tormentor import Tormentor
-from tests.torture.upload import Absent, Upload, differing
+from tests.torture.upload import Absent, Asker, Upload, differing
+
+APP = "tests.torture.app"
+ROOT = Path(__file__).parents[2]
+COUNTS = ("clients", "strangers")
+SWITCHES = ("joins", "app", "beside", "clock")
+"""Parts of a plan that can be left out."""
+PATIENCE = 10.0
+"""Seconds in which an upload that nobody writes to may be busy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,74 +40,166 @@ class Plan:
     """Of all rounds together."""
     round: float = 15.0
     clients: int = 8
+    strangers: int = 2
+    """Who look at uploads of others all the time."""
     workers: int = 1
     life: float = 8.0
     """Of uploads that nobody writes to, and of finished ones."""
     sweep: float = 0.5
     """Between two sweeps."""
+    settling: float = 20.0
+    """In which the server makes good by itself what torments have left half done."""
     finished: bool = False
     """Whether finished files get readable names in a folder of their own."""
+    joins: bool = True
+    """Whether final uploads are made before their parts are complete."""
+    app: bool = True
+    """Whether the server has an app in it that is told of each complete upload, and fails or refuses at times."""
+    beside: bool = True
+    """Whether in every other round a server without that app is on the same folder, and is tormented too."""
+    clock: bool = True
+    """Whether the wall clock is wrong at times, where there is a compiler."""
+
+
+def command_of(plan: Plan) -> str:
+    """What makes the same clients and torments again."""
+    usual = Plan(seed=plan.seed, time=plan.time)
+    args = [f"--seed {plan.seed} --workers {plan.workers}"]
+    args += [f"--{name} {getattr(plan, name)}" for name in COUNTS if getattr(plan, name) != getattr(usual, name)]
+    args += [f"--no-{name}" for name in SWITCHES if not getattr(plan, name)]
+    return f"make torture ARGS='{' '.join(args)}{' --finished' * plan.finished}'"
+
+
+class Stage:
+    """What the rounds of a run have in common."""
+
+    def __init__(self, plan: Plan, folder: Path, ledger: Ledger, clock: Clock | None) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.ledger = ledger
+        self.clock = clock
+        self.seed = f"{plan.seed} {plan.workers}"
+        self.calls = folder.with_name("calls")
+        life = f"{plan.life}s"
+        self.options = ["--expire-after", life, "--expiry.keep_finished", life, "--expiry.keep_parts", life]
+        if plan.finished:
+            self.options += ["--store.finished_folder", str(folder / "finished")]
+        self.env = {CALLS: str(self.calls), "PYTHONPATH": str(ROOT), **(clock.env if clock is not None else {})}
+
+    def server(self, name: str, *, app: bool, workers: int) -> Tormentor:
+        """Start a server."""
+        return Tormentor(
+            self.folder,
+            self.ledger,
+            f"{self.seed} {name}",
+            *self.options,
+            workers=workers,
+            sweep=self.plan.sweep,
+            module=APP if app else "tusserver",
+            env=self.env,
+            clock=self.clock,
+        )
+
+    def settle(self) -> None:
+        """See what the server owes to nobody in particular."""
+        settle(self.folder, self.ledger, self.plan.settling, self.calls if self.plan.app else None)
 
 
 def torture(plan: Plan, folder: Path, tell: Callable[[str], None]) -> Ledger:
-    """Run a plan with its data in `folder`; what was seen is in the ledger."""
+    """Run a plan with its data in `folder`, and more beside it; what was seen is in the ledger."""
     ledger = Ledger()
-    seed = f"{plan.seed} {plan.workers}"
-    options = ["--expire-after", f"{plan.life}s", "--expiry.keep_finished", f"{plan.life}s"]
-    options += ["--expiry.keep_parts", f"{plan.life}s"]
-    if plan.finished:
-        options += ["--store.finished_folder", str(folder / "finished")]
-    tormentor = Tormentor(folder, ledger, f"{seed} tormentor", *options, workers=plan.workers, sweep=plan.sweep)
-    try:
-        began, number = time.monotonic(), 0
-        while (left := plan.time - (time.monotonic() - began)) > 0:
-            number += 1
-            uploads = _round(plan, tormentor, ledger, f"{seed} {number}", min(left, plan.round))
-            for upload in uploads:
-                _inspect(upload, folder)
-            for upload in uploads:
-                if why := unexplained(upload.born, upload.ops):
-                    ledger.accuse(f"no order of events explains {upload.url}: {why}")
-            ledger.count("rounds")
-            tell(f"{time.monotonic() - began:5.0f} s  {_brief(ledger)}")
-        tormentor.finish()
-    finally:
-        tormentor.abandon()
-    for _ in range(2):  # what a crash left complete and not finished, the first one finishes, and that has its life too
-        threading.Event().wait(plan.life + 1.0)
-        pass_time(folder)
-        sweep(folder, *options)
-        if not remains(folder):
-            break
-        ledger.count("further sweeps")
-    for path in remains(folder):
-        ledger.accuse(f"after a sweep there is still {path.relative_to(folder)}")
+    with _clock(plan, folder.parent, tell) as clock:
+        stage = Stage(plan, folder, ledger, clock)
+        tormentor = stage.server("tormentor", app=plan.app, workers=plan.workers)
+        try:
+            began, number = time.monotonic(), 0
+            while (left := plan.time - (time.monotonic() - began)) > 0:
+                number += 1
+                _judge(stage, _round(stage, tormentor, number, min(left, plan.round)))
+                ledger.count("rounds")
+                tell(f"{time.monotonic() - began:5.0f} s  {_brief(ledger)}")
+            stage.settle()
+            tormentor.finish()
+        finally:
+            tormentor.abandon()
+        _clear(stage)
+    for calls in read_calls(stage.calls).values():
+        for call in calls:
+            ledger.count(f"calls of the app that {call.outcome}")
     return ledger
 
 
-def _round(plan: Plan, tormentor: Tormentor, ledger: Ledger, seed: str, seconds: float) -> list[Upload]:
-    """Let clients work and the server suffer, and return what was made."""
-    stop = threading.Event()
-    url = tormentor.server.url
-    clients = [Client(url, ledger, f"{seed} {name}", plan.life, stop) for name in range(plan.clients)]
-    with ThreadPoolExecutor(plan.clients + 1) as pool:
-        working = [pool.submit(client.run) for client in clients]
-        suffering = pool.submit(tormentor.run, stop)
-        try:
-            threading.Event().wait(seconds)
-        finally:
-            stop.set()
-        suffering.result()
-        for work in working:
-            work.result()
+@contextmanager
+def _clock(plan: Plan, folder: Path, tell: Callable[[str], None]) -> Iterator[Clock | None]:
+    if not plan.clock:
+        yield None
+        return
+    try:
+        clock = Clock(folder)
+    except NoCompiler as reason:
+        tell(f"the clock stays right: this {reason}")
+        yield None
+        return
+    try:
+        yield clock
+    finally:
+        clock.close()
+
+
+def _round(stage: Stage, tormentor: Tormentor, number: int, seconds: float) -> list[Upload]:
+    """Let clients work and the server suffer; return what was made, once it is calm and owes nothing."""
+    plan, ledger = stage.plan, stage.ledger
+    seed = f"{stage.seed} {number}"
+    stop, commons = threading.Event(), Commons()
+    tormentors = [tormentor]
+    if plan.app and plan.beside and number % 2:
+        tormentors.append(stage.server(f"{number} beside", app=False, workers=1))
+    try:
+        asker = Asker(tus=Tus(tormentor.server.url), ledger=ledger, life=plan.life, called=plan.app)
+        clients = [Client(asker, f"{seed} {name}", commons, stop, joins=plan.joins) for name in range(plan.clients)]
+        doors = [each.server.url for each in tormentors]
+        strangers = [Stranger(doors, commons, f"{seed} stranger {name}", stop) for name in range(plan.strangers)]
+        with ThreadPoolExecutor(plan.clients + plan.strangers + len(tormentors)) as pool:
+            working = [pool.submit(client.run) for client in clients]
+            working += [pool.submit(stranger.run) for stranger in strangers]
+            suffering = [pool.submit(each.run, stop, commons.climax) for each in tormentors]
+            try:
+                threading.Event().wait(seconds)
+            finally:
+                stop.set()
+            for work in (*suffering, *working):
+                work.result()
+        stage.settle()
+        for each in tormentors[1:]:
+            each.finish()
+    finally:
+        for each in tormentors[1:]:
+            each.abandon()
     return [upload for client in clients for upload in client.uploads]
+
+
+def _judge(stage: Stage, uploads: list[Upload]) -> None:
+    """See whether every promise about some uploads was kept."""
+    ledger = stage.ledger
+    for upload in uploads:
+        _inspect(upload, stage.folder)
+    calls = read_calls(stage.calls)
+    for upload in uploads:
+        if why := unexplained(upload.born, upload.ops):
+            ledger.accuse(f"no order of events explains {upload.url}: {why}")
+        if stage.plan.app:
+            for what in unkept(upload, calls.get(upload.id, ())):
+                ledger.accuse(what)
 
 
 def _inspect(upload: Upload, folder: Path) -> None:
     """Ask a server that nobody torments what it has of an upload, compare all of it, and complete it."""
     ledger = upload.ledger
     try:
-        offset = upload.head()
+        if not eventually(lambda: upload.head() is not None or upload.heard != 423, PATIENCE):
+            ledger.accuse(f"{upload.url} is busy for ever, and nobody is there")
+            return
+        offset = upload.told
         if offset is None:
             return
         if offset < len(upload.content):
@@ -101,13 +207,27 @@ def _inspect(upload: Upload, folder: Path) -> None:
             ledger.count("bytes checked", len(found))
             if found != upload.content[:offset]:
                 ledger.accuse(f"{upload.url} holds {differing(found, upload.content[:offset])}")
-            if upload.patch(offset, len(upload.content) - offset, CALM) in (423, None):
+            status = upload.patch(offset, len(upload.content) - offset, CALM)
+            if status is None or (status == 423 and not (upload.born.called and fate_of(upload.name).failures)):
                 ledger.accuse(f"{upload.url} is locked, and nobody is there")
         upload.get()
     except FileNotFoundError:
         upload.head()  # it must have expired meanwhile, or this is not explained
     except Absent:
         ledger.accuse("the server takes no connection, though nobody torments it")
+
+
+def _clear(stage: Stage) -> None:
+    """Let all time pass, sweep, and see that nothing is left."""
+    for _ in range(2):  # what a crash left complete and not finished, the first one finishes, and that has its life too
+        threading.Event().wait(stage.plan.life + 1.0)
+        pass_time(stage.folder)
+        sweep(stage.folder, *stage.options)
+        if not remains(stage.folder):
+            break
+        stage.ledger.count("further sweeps")
+    for path in remains(stage.folder):
+        stage.ledger.accuse(f"after a sweep there is still {path.relative_to(stage.folder)}")
 
 
 def _brief(ledger: Ledger) -> str:

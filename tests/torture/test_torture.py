@@ -7,17 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.run import Plan, report, torture
+from tests.torture.run import Plan, command_of, report, torture
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_tormented_server_keeps_its_promises(workers: int, tmp_path: Path) -> None:
-    seed = random.SystemRandom().randrange(1 << 32)
-    plan = Plan(seed=seed, time=5, round=5, clients=4, workers=workers, life=2, sweep=0.2, finished=workers == 2)
+@pytest.mark.parametrize("app", [True, False])
+def test_a_tormented_server_keeps_its_promises(app: bool, workers: int, tmp_path: Path) -> None:
+    plan = Plan(
+        seed=random.SystemRandom().randrange(1 << 32),
+        time=3,
+        round=3,
+        clients=4,
+        strangers=1,
+        workers=workers,
+        life=2,
+        sweep=0.2,
+        finished=workers == 2,
+        app=app,
+    )
     ledger = torture(plan, tmp_path / "data", lambda text: None)
 
-    assert not ledger.broken, (
-        f"make torture ARGS='--seed {seed} --workers {workers}{' --finished' * plan.finished}':\n{report(ledger)}"
-    )
+    assert not ledger.broken, f"{command_of(plan)}:\n{report(ledger)}"
     assert ledger.counts["uploads"]
     assert ledger.counts["starts"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from tests.support.clock import Clock
 from tests.support.ports import free_port
 from tests.support.processes import children, lives
 from tests.support.server import TusServer
@@ -19,35 +21,73 @@ from tests.torture.ledger import Ledger
 DURABILITIES = ("none", "finish", "ack")
 CALM = 0.6
 """Most seconds between two torments."""
+MOMENT = 0.03
+"""Most seconds between a climax and the torment that it calls for."""
 FORMER = 20.0
 """Seconds in which workers whose parent was killed end by themselves."""
+HOUR = 3600.0
+STEPS = (HOUR, -HOUR, 10 * 365 * 24 * HOUR)
+"""Seconds by which the wall clock is wrong for a moment: summer time, set by hand; a dead battery."""
+EXPECTED = ("the parent process is gone", "NotToday")
+"""What the log tells of what is done to the server, and of an app that fails on purpose."""
+_RECORD = re.compile(r"\d{4}-\d\d-\d\dT\S+ (\w+) ")
 
 
 class Tormentor:
-    """A server on one port and one data folder, with another durability at each start."""
+    """A server on one port and one data folder, with another durability at each start.
 
-    def __init__(self, storage: Path, ledger: Ledger, seed: str, *options: str, workers: int, sweep: float) -> None:
+    `module`: what is run, with `env` in its environment; `clock`: its wall clock, if that is to be wrong at times.
+    """
+
+    def __init__(
+        self,
+        storage: Path,
+        ledger: Ledger,
+        seed: str,
+        *options: str,
+        workers: int,
+        sweep: float,
+        module: str = "tusserver",
+        env: dict[str, str] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._storage = storage
         self._ledger = ledger
         self._rng = random.Random(seed)
         self._workers = workers
         self._options = [*options, "--workers", str(workers), "--sweep-interval", f"{sweep}s"]
+        self._module = module
+        self._env = env
+        self._clock = clock
         self._port = free_port()
         self._former: list[int] = []
         self.server = self._start()
 
-    def run(self, stop: threading.Event) -> None:
-        """Torment until told to stop; leave a server that runs."""
+    def run(self, stop: threading.Event, climax: threading.Event) -> None:
+        """Torment until told to stop, at any moment or right after the next `climax`; leave a server that runs."""
         torments: list[Callable[[], None]] = [*[self._kill] * 8, self._terminate, self._freeze]
         if self._workers > 1:
             torments += [self._kill_worker] * 6 + [self._kill_parent] * 3
+        if self._clock is not None:
+            torments += [self._step] * (len(torments) // 5)
+        peaceful = (self._freeze, self._step)
         while not stop.wait(self._rng.random() * CALM):
-            self._rng.choice(torments)()
+            if self._rng.random() < 0.5:
+                climax.clear()
+                climax.wait(CALM)
+                stop.wait(self._rng.random() * MOMENT)
+            torment = self._rng.choice(torments)
+            if torment in peaceful:
+                torment()
+            else:
+                with self._ledger.death():
+                    torment()
         self._outlive()
 
     def finish(self) -> None:
         """End the server as an operator does, and see that nothing of it lives on."""
-        self._stop()
+        with self._ledger.death():
+            self._stop()
         self._hear()
         self._outlive()
 
@@ -100,11 +140,20 @@ class Tormentor:
         _send(process, signal.SIGCONT)
         self._ledger.count("freezes")
 
+    def _step(self) -> None:
+        """The wall clock is wrong for a moment. Not while a process starts: that one could not know."""
+        assert self._clock is not None
+        if self._workers > 1 and not eventually(lambda: len(children(self.server.pid)) == self._workers, 2):
+            return
+        with self._clock.shifted(self._rng.choice(STEPS)):
+            threading.Event().wait(0.2 + self._rng.random() * 1.8)
+        self._ledger.count("steps of the clock")
+
     # the server ------------------------------------------------------------------------------------------------------
 
     def _start(self) -> TusServer:
         options = [*self._options, "--durability", self._rng.choice(DURABILITIES)]
-        server = TusServer(self._storage, *options, port=self._port).start()
+        server = TusServer(self._storage, *options, port=self._port, module=self._module, env=self._env).start()
         self._ledger.count("starts")
         return server
 
@@ -124,11 +173,22 @@ class Tormentor:
 
     def _hear(self) -> None:
         """What the log tells that no operator should have to read."""
-        lines = list(self.server.output)
-        for at, line in enumerate(lines):
-            if "Traceback" in line or " ERROR " in line or " CRITICAL " in line:
-                self._ledger.accuse("the log says: " + "".join(lines[max(at - 1, 0) : at + 25]))
-                return
+        for trouble in _troubles(self.server.output):
+            self._ledger.accuse(f"the log says: {trouble}")
+            return
+
+
+def _troubles(lines: Sequence[str]) -> Iterator[str]:
+    """Records of errors, with their traces, and traces beside the log, but for what had to be expected."""
+    for at, line in enumerate(lines):
+        record = _RECORD.match(line)
+        if record is None and not line.startswith("Traceback"):
+            continue
+        end = next((end for end in range(at + 1, len(lines)) if not lines[end].startswith(" ")), len(lines))
+        story = "".join(lines[at : end + (record is None)])
+        bad = record is None or record[1] in ("error", "critical") or "Traceback" in story
+        if bad and not any(word in story for word in EXPECTED):
+            yield story
 
 
 def _send(process: int, number: signal.Signals) -> None:
