@@ -1,24 +1,28 @@
-"""The server with an app in it: `tusserver`, but every complete upload is told to a callback that may fail or refuse.
+"""The server that is tormented: `tusserver`, with an app in it that is told of every complete upload, if one is wanted.
 
 python -m tests.torture.app serve --storage ...     takes the flags of tusserver
 
 The callback does what the upload's name says (see `fate`) and notes each call in the file that TORTURE_CALLS names.
+Without that there is no app. What waits for a minute elsewhere, waits for a second here: runs are short.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 from tests.torture.fate import FAILED, REFUSED, SUCCEEDED, fate_of, note, read_calls
 from tests.torture.order import REFUSED as STATUS
-from tusserver import CreationRejected, Tus, Upload, assembly
+from tusserver import Tus, Upload, UploadRejected, assembly
 from tusserver.__main__ import main
+from tusserver.service import concat, lifecycle, sweeper
 
 CALLS = "TORTURE_CALLS"
 """Variable that names the log of all calls."""
+SOON = timedelta(seconds=1)
 
 
 class NotToday(Exception):
@@ -31,7 +35,7 @@ async def on_finished(upload: Upload) -> None:
     fate = fate_of(upload.metadata.name or "")
     if fate.refused:
         note(log, upload.id, REFUSED)
-        raise CreationRejected("the app does not want it", status=STATUS)
+        raise UploadRejected("the app does not want it", status=STATUS)
     if fate.failures:
         failed = sum(call.outcome == FAILED for call in read_calls(log).get(upload.id, ()))
         if failed < fate.failures:
@@ -41,6 +45,10 @@ async def on_finished(upload: Upload) -> None:
 
 
 if __name__ == "__main__":
-    # What `serve` puts together, with workers, signals and settings, is an app that embeds `Tus` but for this argument.
-    vars(assembly)["Tus"] = partial(Tus, on_finished=on_finished)
+    for module in (concat, lifecycle, sweeper):
+        assert "TRY_AGAIN" in vars(module)
+        vars(module)["TRY_AGAIN"] = SOON
+    if CALLS in os.environ:
+        # What `serve` puts together, with workers, signals and settings, embeds `Tus` as any app does.
+        vars(assembly)["Tus"] = partial(Tus, on_finished=on_finished)
     sys.exit(main())

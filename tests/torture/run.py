@@ -22,7 +22,6 @@ from tests.torture.remains import pass_time, remains, sweep
 from tests.torture.tormentor import Tormentor
 from tests.torture.upload import Absent, Asker, Upload, differing
 
-APP = "tests.torture.app"
 ROOT = Path(__file__).parents[2]
 COUNTS = ("clients", "strangers")
 SWITCHES = ("joins", "app", "beside", "clock")
@@ -84,7 +83,7 @@ class Stage:
         self.options = ["--expire-after", life, "--expiry.keep_finished", life, "--expiry.keep_parts", life]
         if plan.finished:
             self.options += ["--store.finished_folder", str(folder / "finished")]
-        self.env = {CALLS: str(self.calls), "PYTHONPATH": str(ROOT), **(clock.env if clock is not None else {})}
+        self._env = {"PYTHONPATH": str(ROOT), **(clock.env if clock is not None else {})}
 
     def server(self, name: str, *, app: bool, workers: int) -> Tormentor:
         """Start a server."""
@@ -95,8 +94,7 @@ class Stage:
             *self.options,
             workers=workers,
             sweep=self.plan.sweep,
-            module=APP if app else "tusserver",
-            env=self.env,
+            env={**self._env, **({CALLS: str(self.calls)} if app else {})},
             clock=self.clock,
         )
 

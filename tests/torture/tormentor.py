@@ -18,6 +18,8 @@ from tests.support.server import TusServer
 from tests.support.tus import eventually
 from tests.torture.ledger import Ledger
 
+MODULE = "tests.torture.app"
+"""What is run."""
 DURABILITIES = ("none", "finish", "ack")
 CALM = 0.6
 """Most seconds between two torments."""
@@ -36,7 +38,7 @@ _RECORD = re.compile(r"\d{4}-\d\d-\d\dT\S+ (\w+) ")
 class Tormentor:
     """A server on one port and one data folder, with another durability at each start.
 
-    `module`: what is run, with `env` in its environment; `clock`: its wall clock, if that is to be wrong at times.
+    `env`: its further environment; `clock`: its wall clock, if that is to be wrong at times.
     """
 
     def __init__(
@@ -47,8 +49,7 @@ class Tormentor:
         *options: str,
         workers: int,
         sweep: float,
-        module: str = "tusserver",
-        env: dict[str, str] | None = None,
+        env: dict[str, str],
         clock: Clock | None = None,
     ) -> None:
         self._storage = storage
@@ -56,7 +57,6 @@ class Tormentor:
         self._rng = random.Random(seed)
         self._workers = workers
         self._options = [*options, "--workers", str(workers), "--sweep-interval", f"{sweep}s"]
-        self._module = module
         self._env = env
         self._clock = clock
         self._port = free_port()
@@ -153,7 +153,7 @@ class Tormentor:
 
     def _start(self) -> TusServer:
         options = [*self._options, "--durability", self._rng.choice(DURABILITIES)]
-        server = TusServer(self._storage, *options, port=self._port, module=self._module, env=self._env).start()
+        server = TusServer(self._storage, *options, port=self._port, module=MODULE, env=self._env).start()
         self._ledger.count("starts")
         return server
 
