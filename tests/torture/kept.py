@@ -65,8 +65,12 @@ def _over(record: Record) -> bool:
 
 
 def _twice(kept: Kept) -> Iterator[str]:
-    """Final uploads that are there more than once: a client that asks again gets the one that it had asked for."""
+    """Final uploads that are there more than once: a client that asks again gets the one that it had asked for.
+
+    One of which no client has heard does not count: a kill may come before its parts know of it.
+    """
     finals = [record for record in kept.values() if record.role is Role.FINAL and not _over(record)]
+    finals = [record for record in finals if not record.unclaimed]
     same = Counter((record.parts, record.metadata.text) for record in finals)
     for (parts, text), count in same.items():
         if count > 1:

@@ -14,8 +14,8 @@ AFTERWARDS = 0.3
 
 
 @dataclass(slots=True)
-class _Death:
-    begin: float
+class _Torment:
+    deadly: bool
     end: float = float("inf")
 
 
@@ -26,7 +26,7 @@ class Ledger:
         self._lock = threading.Lock()
         self.counts: Counter[str] = Counter()
         self.broken: list[str] = []
-        self._deaths: list[_Death] = []
+        self._torments: list[_Torment] = []
 
     def count(self, what: str, number: int = 1) -> None:
         """Add to a figure of the report."""
@@ -39,17 +39,17 @@ class Ledger:
             self.broken.append(what)
 
     @contextmanager
-    def death(self) -> Iterator[None]:
-        """Note that processes end meanwhile, so that nobody is owed an answer."""
-        death = _Death(time.monotonic())
+    def torment(self, *, deadly: bool) -> Iterator[None]:
+        """Note that the server suffers meanwhile; if it is deadly, processes end."""
+        torment = _Torment(deadly)
         with self._lock:
-            self._deaths.append(death)
+            self._torments.append(torment)
         try:
             yield
         finally:
-            death.end = time.monotonic() + AFTERWARDS
+            torment.end = time.monotonic() + AFTERWARDS
 
-    def died(self, since: float) -> bool:
-        """Whether a process ended since a moment."""
+    def tormented(self, since: float, *, deadly: bool = False) -> bool:
+        """Whether the server suffered since a moment."""
         with self._lock:
-            return any(death.end >= since for death in self._deaths)
+            return any(torment.end >= since and (torment.deadly or not deadly) for torment in self._torments)

@@ -70,23 +70,20 @@ class Tormentor:
             torments += [self._kill_worker] * 6 + [self._kill_parent] * 3
         if self._clock is not None:
             torments += [self._step] * (len(torments) // 5)
-        peaceful = (self._freeze, self._step)
+        survived = (self._freeze, self._step)
         while not stop.wait(self._rng.random() * CALM):
             if self._rng.random() < 0.5:
                 climax.clear()
                 climax.wait(CALM)
                 stop.wait(self._rng.random() * MOMENT)
             torment = self._rng.choice(torments)
-            if torment in peaceful:
+            with self._ledger.torment(deadly=torment not in survived):
                 torment()
-            else:
-                with self._ledger.death():
-                    torment()
         self._outlive()
 
     def finish(self) -> None:
         """End the server as an operator does, and see that nothing of it lives on."""
-        with self._ledger.death():
+        with self._ledger.torment(deadly=True):
             self._stop()
         self._hear()
         self._outlive()

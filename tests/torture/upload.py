@@ -185,11 +185,13 @@ class Upload:
         self.ledger.count("requests")
         if answer is None:
             self.ledger.count("without an answer")
-            if not cut and not self.ledger.died(begin):
+            if not cut and not self.ledger.tormented(begin, deadly=True):
                 self.ledger.accuse(f"{verb.value} {self.url} got no answer from a server that lived")
             self._add(Op(verb=verb, begin=begin, at=at, sent=sent, whole=whole))
             return
-        self.ledger.count(f"answers {answer.status}")
+        self.ledger.count(f"answers {answer.status} to {verb.value}")
+        if b"ERR_UPLOAD_LOCKED" in answer.body and verb is not Verb.GET and not self.ledger.tormented(begin):
+            self.ledger.accuse(f"{verb.value} {self.url} could not take over from a process that was well")
         if answer.status not in FINE[verb] | (may_answer(self.born) if verb is Verb.PATCH else set()):
             self.ledger.accuse(f"{verb.value} {self.url} was answered {answer!r} {answer.body[:200]!r}")
             return
@@ -294,7 +296,7 @@ class Asker:
         if answer is None:
             self.ledger.count("without an answer")
             raise Unheard
-        self.ledger.count(f"answers {answer.status}")
+        self.ledger.count(f"answers {answer.status} to POST")
         return answer
 
     def _made(self, name: str, answer: Answer, content: bytes, born: Born, *, deferred: bool = False) -> Upload:
