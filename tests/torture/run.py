@@ -218,7 +218,7 @@ def _inspect(upload: Upload, folder: Path) -> None:
 def _clear(stage: Stage) -> None:
     """Let all time pass, sweep, and see that nothing is left."""
     for _ in range(2):  # what a crash left complete and not finished, the first one finishes, and that has its life too
-        threading.Event().wait(stage.plan.life + 1.0)
+        threading.Event().wait(stage.plan.life + 0.2)
         pass_time(stage.folder)
         sweep(stage.folder, *stage.options)
         if not remains(stage.folder):
