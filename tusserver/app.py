@@ -95,7 +95,7 @@ class Tus:
             succeeds the upload is not given back, and HEAD says 423. If it raises `UploadRejected` the upload is
             removed.
         new_id: names new uploads: 1 to 128 letters, digits, `-` and `_`, hard to guess, never the same twice.
-        now: the clock, in UTC; by default the wall clock, which is not believed while it jumps ahead.
+        now: the clock, in UTC; by default the wall clock, which is not believed until it has stayed where it is set.
 
     Raises:
         ValueError: an argument is wrong.
