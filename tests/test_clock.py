@@ -164,3 +164,14 @@ def test_a_note_of_another_run_or_of_none_says_nothing(clocks: Clocks, text: str
     clock = clocks.make()
     clock.restore(text)
     assert clock.seconds() == clocks.wall
+
+
+def test_one_process_follows_another_in_what_it_believes(clocks: Clocks) -> None:
+    sweeping, other = clocks.make(), clocks.make()
+    clocks.wall += HOUR
+    assert not other.follow(sweeping.dump())
+    while not sweeping.confirm():
+        clocks.pass_time(60)
+        other.confirm()
+    assert other.follow(sweeping.dump())
+    assert other.seconds() == clocks.wall

@@ -127,3 +127,8 @@ class WallClock:
         if boot == self._boot:
             self.believed, self._since, self._sweeps = state
             self.seconds()
+
+    def follow(self, text: str) -> bool:
+        """Believe what another process believes, by what it dumped; return whether that is the wall clock."""
+        self.restore(text)
+        return not self.jump

@@ -77,7 +77,8 @@ class Sweeper:
                 if self._locker.leads():
                     await self.sweep()
                 else:
-                    if self._store.clock.confirm():
+                    # Who sweeps says when a clock that was set is believed: uploads have new deadlines then.
+                    if not self._store.clock.jump or self._store.clock.follow(await self._store.read_note(NOTE) or ""):
                         await self._tell_applications()
                     await self._store.tidy()  # what this process wrote, nobody else knows
             except TusError as error:
@@ -93,6 +94,7 @@ class Sweeper:
         try:
             if await self._clock_holds():
                 await self._apply_policy()
+                await self._note_clock()
                 removed = await self._look_at_all()
                 await self._tell_applications()
         finally:
@@ -139,15 +141,19 @@ class Sweeper:
                 "the clock is off by %+.0f s from the time that went by: nothing is removed until it has stayed there",
                 jump,
             )
+            await self._note_clock(force=True)
         elif (since := clock.take_step()) is not None:
             logger.warning("the clock was set: uploads that got a deadline from it while it was wrong get a new one")
             self._policy_holds, self._wrong_since = False, since
-        # Let the next process know; not each time, as the clocks drift apart by milliseconds all the time.
-        if jump or self._noted is None or abs(clock.believed - self._noted) > _DRIFT:
+        return holds
+
+    async def _note_clock(self, *, force: bool = False) -> None:
+        """Let other processes know; not each time, as the clocks drift apart by milliseconds all the time."""
+        clock = self._store.clock
+        if force or self._noted is None or abs(clock.believed - self._noted) > _DRIFT:
             with contextlib.suppress(TusError):
                 await self._store.write_note(NOTE, clock.dump())
                 self._noted = clock.believed
-        return holds
 
     async def _apply_policy(self) -> None:
         """Give all uploads new deadlines if the rules are others than those that they got theirs by."""
@@ -236,8 +242,13 @@ class Sweeper:
             return True
         if upload.complete and not upload.finished and not rules.gave_up(upload):
             await self._finish(upload)
-        elif ours and upload.expires_at is None and not upload.finished:
-            await self._lifecycle.give_deadline(upload, now=True)  # a power cut may have undone that it was finished
+        elif upload.expires_at is None and not upload.finished:
+            if ours:
+                await self._lifecycle.give_deadline(
+                    upload, now=True
+                )  # a power cut may have undone that it was finished
+            else:
+                await self._store.remind(upload.id, now + TRY_AGAIN)
         elif upload.expires_at is not None:
             # Its deadline moved, or this was its first look.
             await self._store.remind(upload.id, upload.expires_at)
