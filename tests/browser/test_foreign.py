@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from tests.browser.browser import Browser
 from tests.interop.goods import KIB, MIB, assert_arrived, assert_gone, head, make_bytes
 from tests.support.server import TusServer
+from tests.support.tus import Tus
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -102,6 +104,21 @@ def test_tus_js_client_terminates(browser: Browser, server: TusServer, goods: Pa
 
     assert seen["status"] == 204
     assert_gone(seen["url"])
+
+
+def test_a_file_that_was_downloaded_can_be_sent_again(browser: Browser, server: TusServer, goods: Path) -> None:
+    """Chromium answers a HEAD from its cache after a GET, if the file has not changed for long: so the GET must tell
+    what HEAD tells, and each use must ask the server.
+    """
+    url = Tus(server.url).complete(goods.read_bytes())
+    record = server.storage / "uploads" / url.rsplit("/", 1)[1][:2] / f"{url.rsplit('/', 1)[1]}.record"
+    created = re.compile(rb'"created_at":(\d+)')
+    record.write_bytes(created.sub(lambda found: b'"created_at":%d' % (int(found[1]) - 10**6), record.read_bytes()))
+    told = {"endpoint": server.url, "uploadUrl": url}
+    seen = browser.run("foreign.tusAgainAfterDownload", file=str(goods), options=told)
+
+    assert (seen["error"], seen["got"], seen["url"]) == (None, SIZE, url)
+    assert set(methods(seen)) <= {"GET", "HEAD"}
 
 
 # Uppy ----------------------------------------------------------------------------------------------------------------

@@ -82,6 +82,15 @@ export async function tusCut(job) {
   return { ...(await ended(tab)), requests: seen.requests.slice(before) };
 }
 
+/** Download a finished upload, and send its file again to the same URL; what the browser keeps must not stand in the way. */
+export async function tusAgainAfterDownload(job) {
+  const { tab, seen } = await visit(job, tusJs(job));
+  const got = await tab.evaluate(async (url) => (await (await fetch(url)).arrayBuffer()).byteLength, job.options.uploadUrl);
+  await tab.setInputFiles("#file", job.file);
+  await prepare(tab, job);
+  return { ...(await ended(tab)), got, requests: seen.requests };
+}
+
 // Uppy ----------------------------------------------------------------------------------------------------------------
 
 const UPPY = `
