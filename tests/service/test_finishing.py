@@ -164,6 +164,9 @@ async def test_in_the_end_it_is_tried_no_more_and_expires(world: World, caplog: 
         world.clock.advance(HOUR + LATE)
         await world.sweeper.sweep()
     assert listener.calls == RETRIES + 1
+    with pytest.raises(FinishPending):
+        await world.head(upload_id)
+    assert listener.calls == RETRIES + 1
     assert [record.levelno for record in caplog.records if "not tried again" in record.getMessage()] == [logging.ERROR]
     world.clock.advance(DAY + LATE)
     with pytest.raises(UploadExpired):

@@ -61,6 +61,9 @@ logger = logging.getLogger("tusserver")
 LOOK = 0.5
 """Seconds for which HEAD tries again where somebody holds the upload and has nothing to say."""
 
+GIVEN_UP = 60
+"""Seconds after which to ask again for an upload whose application is not told again by itself."""
+
 BeforeCreate = Callable[[Upload], Awaitable[None]]
 
 
@@ -390,7 +393,7 @@ class UploadService:
     async def _report(self, upload_id: UploadId) -> Upload:
         """Return an upload at an offset that is binding from now on."""
         upload = await self._store.load(upload_id)
-        if upload.finished or upload.pending:
+        if upload.complete or upload.pending:  # what is complete counts as told
             return upload
         for patience in (0.0, LOOK):
             try:
@@ -425,6 +428,8 @@ class UploadService:
             FinishPending
         """
         now = self._now()
+        if rules.gave_up(upload):
+            raise FinishPending(GIVEN_UP)
         if not rules.is_time_to_finish(upload, now):
             assert upload.retry_at is not None
             raise FinishPending(max(1, round((upload.retry_at - now).total_seconds())))
