@@ -38,7 +38,7 @@ def test_the_size_of_heads_can_be_set(start_server: StartServer) -> None:
     server = start_server("--limits.head_size", "1MiB", "--limits.header_size", "900KiB")
     tus = Tus(server.url)
     assert tus.create(1, {"X-Filler": "x" * 800_000}).status == 201
-    tight = Tus(start_server("--limits.head_size", "50KiB").url)
+    tight = Tus(start_server("--limits.head_size", "50KiB", "--limits.parts", "500").url)
     refused = tight.create(1, {f"X-{n}": "x" * (15_000 + n) for n in range(4)})
     assert (refused.status, refused["Cache-Control"]) == (431, "no-store")
     assert b"limits.head_size is 51200 bytes for a whole request head; the longest part of it is X-" in refused.body
