@@ -581,17 +581,22 @@ async def test_where_nothing_may_be_pending_it_waits(make_world: MakeWorld) -> N
     assert (await joining).finished
 
 
+async def ask_and_go(world: World, part: UploadId, joining: asyncio.Event) -> None:
+    """Ask for a final upload, and go away while its part is copied."""
+    body = Feed()
+    create = Create(length=None, metadata=Metadata(""), role=Role.FINAL, concat=f"final;{part}", parts=(part,))
+    asking = asyncio.create_task(world.service.create(create, body))
+    await joining.wait()
+    body.vanish()
+    with pytest.raises(ClientGone):
+        await asking
+
+
 async def test_a_final_upload_whose_client_has_gone_expires_until_somebody_asks_for_it() -> None:
     store = SlowStore()
     world = World(lambda: store)
     part = await world.part(b"hello")
-    body = Feed()
-    create = Create(length=None, metadata=Metadata(""), role=Role.FINAL, concat=f"final;{part}", parts=(part,))
-    asking = asyncio.create_task(world.service.create(create, body))
-    await store.joining.wait()
-    body.vanish()
-    with pytest.raises(ClientGone):
-        await asking
+    await ask_and_go(world, part, store.joining)
     store.go_on.set()
     await world.joiner.finished()
     final = next(upload_id for upload_id in await world.stored() if upload_id != part)
@@ -613,15 +618,9 @@ async def test_a_final_upload_that_somebody_asked_for_while_it_was_copied_stays_
         await go_on.wait()
         await original(final, parts, kept)
 
-    body = Feed()
-    create = Create(length=None, metadata=Metadata(""), role=Role.FINAL, concat=f"final;{part}", parts=(part,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(world.store, "concatenate", concatenate)
-        asking = asyncio.create_task(world.service.create(create, body))
-        await copying.wait()
-        body.vanish()
-        with pytest.raises(ClientGone):
-            await asking
+        await ask_and_go(world, part, copying)
         final = next(upload_id for upload_id in await world.stored() if upload_id != part)
         await world.head(final)
         go_on.set()
@@ -634,13 +633,7 @@ async def test_a_final_upload_that_nobody_asks_for_goes_in_the_end() -> None:
     store = SlowStore()
     world = World(lambda: store)
     part = await world.part(b"hello")
-    body = Feed()
-    create = Create(length=None, metadata=Metadata(""), role=Role.FINAL, concat=f"final;{part}", parts=(part,))
-    asking = asyncio.create_task(world.service.create(create, body))
-    await store.joining.wait()
-    body.vanish()
-    with pytest.raises(ClientGone):
-        await asking
+    await ask_and_go(world, part, store.joining)
     store.go_on.set()
     await world.joiner.finished()
     world.clock.advance(DAY + LATE)

@@ -182,7 +182,8 @@ async def test_a_patch_at_the_told_offset_takes_over_and_what_came_beyond_is_dis
     assert (await world.content(upload_id), world.heard(Finished)) == (DATA, 1)
 
 
-async def test_what_a_checkpoint_committed_can_be_taken_back_as_nobody_was_told(world: World) -> None:
+async def committed_untold(world: World) -> tuple[UploadId, asyncio.Task[Upload]]:
+    """A body under way of which 20 bytes are committed, and nobody was told."""
     upload_id = await world.upload(100)
     feed = Feed(b"X" * 10)
     writing = asyncio.create_task(world.append(upload_id, 0, feed, announced=100))
@@ -190,6 +191,11 @@ async def test_what_a_checkpoint_committed_can_be_taken_back_as_nobody_was_told(
     feed.send(b"X" * 10)
     await elapse(3)
     assert (await world.store.load(upload_id)).offset == 20
+    return upload_id, writing
+
+
+async def test_what_a_checkpoint_committed_can_be_taken_back_as_nobody_was_told(world: World) -> None:
+    upload_id, writing = await committed_untold(world)
     assert (await within(1, world.append(upload_id, 0, b"hello"))).offset == 5
     with pytest.raises(UploadInterrupted):
         await writing
@@ -336,13 +342,7 @@ async def test_who_takes_over_while_somebody_asks_starts_where_it_was_told(
 
 async def test_who_is_interrupted_leaves_nothing_for_others_to_be_told(world: World) -> None:
     """Somebody who asks may come between who leaves and who takes over, and what it hears is binding."""
-    upload_id = await world.upload(100)
-    feed = Feed(b"X" * 10)
-    writing = asyncio.create_task(world.append(upload_id, 0, feed, announced=100))
-    await elapse(3)
-    feed.send(b"X" * 10)
-    await elapse(3)
-    assert (await world.store.load(upload_id)).offset == 20
+    upload_id, writing = await committed_untold(world)
     async with world.locker.hold(upload_id, Takeover(0), 1.0):
         with pytest.raises(UploadInterrupted):
             await writing
