@@ -57,7 +57,9 @@ class Life:
         """Let three days pass, with a sweep on each."""
         for days in (1, 2, 3):
             now = datetime.now(UTC) + timedelta(days=days)
-            await Tus(self.store, now=lambda now=now: now).sweep()  # type: ignore[misc]
+            tus = Tus(self.store, now=lambda now=now: now)  # type: ignore[misc]
+            await tus.sweep()
+            await tus.joined()
 
 
 def lives(
