@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from tusserver.protocol.checksum import Checksum, Digest
 from tusserver.protocol.dialect import Dialect
@@ -21,11 +22,12 @@ def wire_of(scope: Scope) -> Wire | None:
 class RequestBody:
     """The body of one request."""
 
-    __slots__ = ("_dialect", "_receive", "ended", "received", "started", "wire")
+    __slots__ = ("_dialect", "_pending", "_receive", "ended", "received", "started", "wire")
 
     def __init__(self, scope: Scope, receive: Receive, dialect: Dialect) -> None:
         self._receive = receive
         self._dialect = dialect
+        self._pending: asyncio.Future[Message] | None = None
         self.wire = wire_of(scope)
         self.started = False
         """Whether something asked for bytes: then a client that expects a 100 Continue got it."""
@@ -38,7 +40,7 @@ class RequestBody:
         """See `Body.receive`."""
         self.started = True
         while not self.ended:
-            message = await self._receive()
+            message = await self._next()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             self.ended = not message.get("more_body", False)
@@ -58,9 +60,24 @@ class RequestBody:
     async def gone(self) -> None:
         """See `Body.gone`."""
         self.started = True
-        while (message := await self._receive())["type"] != "http.disconnect":
+        while (message := await self._next())["type"] != "http.disconnect":
             self.received += len(message.get("body", b""))
             self.ended = not message.get("more_body", False)
+
+    async def _next(self) -> Message:
+        """Return the next message. Who stops waiting loses none: servers and middleware may lose one if cancelled."""
+        if self._pending is None:
+            if self.wire is not None and self.wire.whole:  # there is nothing to wait for
+                return await self._receive()
+            self._pending = asyncio.ensure_future(self._receive())
+        await asyncio.wait((self._pending,))
+        pending, self._pending = self._pending, None
+        return pending.result()
+
+    def close(self) -> None:
+        """Wait for no message any more: the request has been answered."""
+        if self._pending is not None:
+            self._pending.cancel()
 
     def checksum(self) -> Checksum | None:
         """See `Body.checksum`."""

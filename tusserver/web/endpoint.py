@@ -51,8 +51,14 @@ class UploadEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
-        began = time.monotonic()
         body = RequestBody(scope, receive, self._dialect)
+        try:
+            await self._serve(body, scope, receive, send)
+        finally:
+            body.close()
+
+    async def _serve(self, body: RequestBody, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.monotonic()
         head = self._head(scope, body)
         outcome = None
         try:
