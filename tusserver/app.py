@@ -24,7 +24,7 @@ from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.messages import NEEDS, Extension
 from tusserver.protocol.rules import Expiry, Limits
 from tusserver.protocol.tus import VERSION, TusDialect
-from tusserver.protocol.upload import Upload, UploadId, as_upload_id
+from tusserver.protocol.upload import ID_DIGITS, Upload, UploadId, as_upload_id
 from tusserver.service.concat import Joiner
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.quota import Quota
@@ -44,11 +44,8 @@ Callback = Callable[[Upload], Awaitable[None]]
 """Called with an upload as it is at that moment."""
 
 
-_ID_DIGITS = 32
-
-
 class _RandomIds:
-    """`_ID_DIGITS` hexadecimal digits of random numbers, fetched many at a time: one call may cost 25 µs."""
+    """`ID_DIGITS` hexadecimal digits of random numbers, fetched many at a time: one call may cost 25 µs."""
 
     def __init__(self) -> None:
         self._digits = ""
@@ -56,8 +53,8 @@ class _RandomIds:
 
     def __call__(self) -> str:
         if not self._digits or self._process != os.getpid():  # a forked child must not repeat its parent's
-            self._digits, self._process = secrets.token_hex(_ID_DIGITS // 2 * 256), os.getpid()
-        name, self._digits = self._digits[:_ID_DIGITS], self._digits[_ID_DIGITS:]
+            self._digits, self._process = secrets.token_hex(ID_DIGITS // 2 * 256), os.getpid()
+        name, self._digits = self._digits[:ID_DIGITS], self._digits[ID_DIGITS:]
         return name
 
 
@@ -136,7 +133,7 @@ class Tus:
         now = now or store.clock
         on = enabled(store.extensions, disable, expires=expiry.after is not None)
         joins = Extension.CONCATENATION in on
-        _check_sizes(limits, header_size, head_size, part_size=0 if not joins else 2 if new_id else _ID_DIGITS + 1)
+        _check_sizes(limits, header_size, head_size, part_size=0 if not joins else 2 if new_id else ID_DIGITS + 1)
         bus = _bus(on_created, on_finished, on_terminated, on_expired)
         lifecycle = Lifecycle(store, bus, expiry, now)
         joiner = Joiner(

@@ -27,14 +27,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from tusserver.protocol.messages import Extension
+from tusserver.protocol.upload import ID_DIGITS
 
 PREFIX = "TUSSERVER_"
 CONFIG = "TUSSERVER_CONFIG"
 """Variable that names the TOML file, as `--config` does."""
 CONFIG_FILE = Path("tusserver.toml")
 """Read from the working folder if neither names one."""
-ID_DIGITS = 32
-"""Characters of an upload's id."""
 
 SHORT = {
     "host": "server.host",

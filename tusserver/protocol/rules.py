@@ -215,9 +215,10 @@ def take_over(upload: Upload) -> Upload:
     )
 
 
-def tell(upload: Upload) -> Upload:
-    """Note that somebody is told where the upload stands."""
-    return upload.at(upload.offset, expires_at=upload.expires_at, finished=upload.finished, told=upload.offset)
+def tell(upload: Upload, offset: int | None = None) -> Upload:
+    """Note that somebody is told of an offset; None: of where the upload stands."""
+    told = upload.offset if offset is None else offset
+    return upload.at(upload.offset, expires_at=upload.expires_at, finished=upload.finished, told=told)
 
 
 def finish(upload: Upload, expiry: Expiry, now: datetime) -> Upload:

@@ -15,6 +15,8 @@ from tusserver.protocol.metadata import Metadata
 UploadId = NewType("UploadId", str)
 """An id that passed `as_upload_id`: safe in a URL and as a file name."""
 
+ID_DIGITS = 32
+"""Characters of an id where the application does not make its own."""
 FORMAT = 1
 """Version of the JSON form."""
 

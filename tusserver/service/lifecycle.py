@@ -115,16 +115,14 @@ class Lifecycle:
 
     async def retain(self, upload: Upload) -> Upload:
         """Commit a complete upload as finished; its retention starts now."""
-        upload = rules.finish(upload, self._expiry, self._now())
-        await self._store.commit(upload)
-        if upload.expires_at is not None:
-            await self._store.remind(upload.id, upload.expires_at)
-        return upload
+        return await self._commit_deadline(rules.finish(upload, self._expiry, self._now()))
 
     async def give_deadline(self, upload: Upload, *, now: bool = False) -> Upload:
         """Give an upload the deadline that it has by the rules of today, from its last bytes on or from `now` on."""
         expires_at = self._expiry.of(replace(upload, updated_at=None) if now else upload, self._now())
-        upload = upload.at(upload.offset, expires_at=expires_at, finished=upload.finished)
+        return await self._commit_deadline(upload.at(upload.offset, expires_at=expires_at, finished=upload.finished))
+
+    async def _commit_deadline(self, upload: Upload) -> Upload:
         await self._store.commit(upload)
         if upload.expires_at is not None:
             await self._store.remind(upload.id, upload.expires_at)

@@ -92,7 +92,7 @@ class BodyProgress:
 
     def _note(self, reached: Upload) -> None:
         """Something may have been told while that was committed."""
-        self.upload = reached if reached.told >= self.upload.told else _told(reached, self.upload.told)
+        self.upload = reached if reached.told >= self.upload.told else rules.tell(reached, self.upload.told)
 
     # who asks --------------------------------------------------------------------------------------------------------
 
@@ -165,10 +165,6 @@ class BodyProgress:
             self._moved.set()
         while self._commit is not None:
             await asyncio.wait([self._commit])
-
-
-def _told(upload: Upload, told: int) -> Upload:
-    return upload.at(upload.offset, expires_at=upload.expires_at, finished=upload.finished, told=told)
 
 
 def _seen(saving: asyncio.Task[None]) -> None:

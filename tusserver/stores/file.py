@@ -426,10 +426,7 @@ class FileStore:
         self._unsettled = True
         syncs = self._syncs(upload)
         with self._translated("committing"):
-            try:
-                fd = self._open_record(upload.id)
-            except FileNotFoundError:
-                raise UploadNotFound from None
+            fd = self._open_record(upload.id)
             try:
                 last = record.read_slot(fd, self._boot)
                 if last is None:
@@ -456,7 +453,10 @@ class FileStore:
                 os.close(fd)
 
     def _open_record(self, upload_id: UploadId) -> int:
-        return os.open(self._path(upload_id) + _RECORD, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return os.open(self._path(upload_id) + _RECORD, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise UploadNotFound from None
 
     def _write_synced(self, fd: int, slot: record.Slot) -> None:
         """Write a slot that counts once it has reached the disk, and not before."""
@@ -481,10 +481,7 @@ class FileStore:
 
     def _tell(self, upload: Upload, syncs: bool) -> None:
         with self._translated("recording what was told"):
-            try:
-                fd = self._open_record(upload.id)
-            except FileNotFoundError:
-                raise UploadNotFound from None
+            fd = self._open_record(upload.id)
             try:
                 record.write_cell(fd, upload)
                 if syncs:
@@ -519,10 +516,7 @@ class FileStore:
 
     def _amend(self, upload: Upload) -> None:
         with self._translated("writing a record"):
-            try:
-                fd = self._open_record(upload.id)
-            except FileNotFoundError:
-                raise UploadNotFound from None
+            fd = self._open_record(upload.id)
             try:
                 self._replace(fd, upload)
             finally:

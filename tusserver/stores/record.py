@@ -98,9 +98,8 @@ class Slot:
             flags,
             self.boot.encode(),
         )
-        text = fields + _CRC.pack(zlib.crc32(fields))
         if self.clock is None:
-            return text
+            return _sealed(fields)
         more = _MORE.pack(
             self.number + 1,
             self.offset if self.told is None else self.told,
@@ -109,26 +108,25 @@ class Slot:
             min(self.takeovers, _MOST),
             min(self.tries, _MOST),
         )
-        return text + more + _CRC.pack(zlib.crc32(more))
+        return _sealed(fields) + _sealed(more)
 
     @classmethod
     def unpack(cls, space: bytes) -> Slot | None:
         """Read a slot; None if it is empty or torn."""
         fields = space[: _FIELDS.size]
         try:
-            if _CRC.unpack_from(space, _FIELDS.size)[0] != zlib.crc32(fields) or not any(fields):
+            if not any(fields) or not _is_intact(space, 0, _FIELDS.size):
                 return None
             number, offset, synced, expires, written, flags, boot = _FIELDS.unpack(fields)
             clock = told = retry = None
             takeovers = tries = 0
             more = space[_SLOT : _SLOT + _MORE.size]
             if any(more):
-                if _CRC.unpack_from(space, _SLOT + _MORE.size)[0] != zlib.crc32(more):
+                if not _is_intact(space, _SLOT, _MORE.size):
                     return None
-                of, told, clock, retry, takeovers, tries = _MORE.unpack(more)
-                if of != number + 1:
-                    clock = told = retry = None
-                    takeovers = tries = 0
+                of, *numbers = _MORE.unpack(more)
+                if of == number + 1:
+                    told, clock, retry, takeovers, tries = numbers
             return cls(
                 number=number,
                 offset=offset,
@@ -168,6 +166,16 @@ class Slot:
             tries=upload.tries,
             retry_at=upload.retry_at,
         )
+
+
+def _sealed(fields: bytes) -> bytes:
+    return fields + _CRC.pack(zlib.crc32(fields))
+
+
+def _is_intact(space: bytes, at: int, size: int) -> bool:
+    """Whether `size` bytes at `at` are followed by their CRC."""
+    end = at + size
+    return space[end : end + _CRC.size] == _CRC.pack(zlib.crc32(space[at:end]))
 
 
 def _milliseconds(moment: datetime | None) -> int:
@@ -232,7 +240,7 @@ def newer(head: bytes, boot: str) -> Slot | None:
 def _marked(head: bytes) -> int | None:
     mark = head[_MARK_AT : _MARK_AT + _MARK.size]
     found: int = _MARK.unpack(mark)[0] if len(mark) == _MARK.size else 0
-    return found if head[_MARK_AT + _MARK.size :][: _CRC.size] == _CRC.pack(zlib.crc32(mark)) else None
+    return found if _is_intact(head, _MARK_AT, _MARK.size) else None
 
 
 def write_slot(fd: int, slot: Slot) -> None:
@@ -242,8 +250,7 @@ def write_slot(fd: int, slot: Slot) -> None:
 
 def mark_synced(fd: int, slot: Slot) -> None:
     """Let a slot count that has reached the disk. Not in its place: a power cut may tear what is written."""
-    mark = _MARK.pack(slot.number)
-    os.pwrite(fd, mark + _CRC.pack(zlib.crc32(mark)), _MARK_AT)
+    os.pwrite(fd, _sealed(_MARK.pack(slot.number)), _MARK_AT)
 
 
 def take_back(fd: int, slot: Slot) -> None:
@@ -253,8 +260,7 @@ def take_back(fd: int, slot: Slot) -> None:
 
 def write_cell(fd: int, upload: Upload) -> None:
     """Note beside the slots what was told of an upload, also while somebody else commits."""
-    cell = _CELL.pack(upload.told, not upload.unclaimed)
-    os.pwrite(fd, cell + _CRC.pack(zlib.crc32(cell)), _CELL_AT)
+    os.pwrite(fd, _sealed(_CELL.pack(upload.told, not upload.unclaimed)), _CELL_AT)
 
 
 def cell_of(head: bytes) -> bytes:
@@ -271,7 +277,7 @@ def _with_cell(upload: Upload, slot: Slot, head: bytes) -> Upload:
     """Return the upload as slot and cell say. What was told cannot be more than there is."""
     told, claimed = slot.told, False
     cell = head[_CELL_AT : _CELL_AT + _CELL.size]
-    if any(cell) and head[_CELL_AT + _CELL.size :][: _CRC.size] == _CRC.pack(zlib.crc32(cell)):
+    if any(cell) and _is_intact(head, _CELL_AT, _CELL.size):
         also, claimed = _CELL.unpack(cell)
         told = None if told is None else max(told, also)
     return Upload(
