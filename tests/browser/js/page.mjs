@@ -4,13 +4,26 @@
 async function visit(context, { home, watch }, { picker = false } = {}) {
   const tab = context.pages()[0] ?? (await context.newPage());
   const seen = watch(tab);
+  // A first listener has Chromium hand choosers over to us, and nobody is told when it does: so it stays from here on,
+  // long before anything is pressed. Else a chooser may open that nobody sees.
+  tab.on("filechooser", () => {});
   if (!picker) await tab.addInitScript(() => delete window.showOpenFilePicker);
   await tab.goto(home);
   await ready(tab);
+  await tab.bringToFront();
+  await drawn(tab);
   return { tab, seen };
 }
 
 const ready = (tab) => tab.waitForSelector("html[data-ready]");
+/** Chromium drops keys and clicks that come before a page's first picture. */
+const drawn = (tab) =>
+  tab.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => resolve()))));
+async function reload(tab) {
+  await tab.reload();
+  await ready(tab);
+  await drawn(tab);
+}
 const become = (tab, state, count = 1) =>
   tab.waitForFunction(([state, count]) => document.querySelectorAll(`.upload[data-state="${state}"]`).length === count, [
     state,
@@ -79,8 +92,7 @@ export async function again(job) {
   await job.throttle(tab, job.speed);
   await tab.setInputFiles("#files", job.files);
   await past(tab, 0.2);
-  await tab.reload();
-  await ready(tab);
+  await reload(tab);
   await tab.waitForFunction(() => /[1-9]\d? % is on the server/.test(document.querySelector(".upload .state")?.textContent));
   await tab.setInputFiles("#again", []); // nobody asked for it yet: nothing happens
   let chooser = tab.waitForEvent("filechooser");
@@ -140,8 +152,7 @@ export async function cancel(job) {
   const status = (await deleted).status();
   const left = await tab.locator(".upload").count();
   const focus = await tab.evaluate(() => document.activeElement.id);
-  await tab.reload();
-  await ready(tab);
+  await reload(tab);
   return { kept, status, left, focus, after: await tab.locator(".upload").count(), errors: seen.errors };
 }
 
@@ -190,6 +201,7 @@ export async function expired(job) {
   await job.ask("expire");
   await tab.goto(job.home);
   await become(tab, "failed");
+  await drawn(tab);
   const said = await state(tab);
   const chooser = tab.waitForEvent("filechooser");
   await press(tab, "Try again");
@@ -219,6 +231,7 @@ export async function keyboard(job) {
   const { tab, seen } = await visit(await job.open(job.profile), job);
   await job.throttle(tab, job.speed);
   await tab.keyboard.press("Tab");
+  await tab.waitForFunction(() => document.activeElement !== document.body);
   const first = await tab.evaluate(() => document.activeElement.id);
   const chooser = tab.waitForEvent("filechooser");
   await tab.keyboard.press("Enter");
