@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.messages import Content
 from tusserver.stores.naming import safe_name
+from tusserver.web.media import is_shown, type_of
 from tusserver.web.replies import InternalError
 
 logger = logging.getLogger("tusserver.web")
@@ -36,27 +37,6 @@ CHUNK = 256 * 1024
 MAX_RANGES = 100
 """Ranges in one request; one that names more gets the whole."""
 
-OCTETS = "application/octet-stream"
-_LONGEST_TYPE = 512
-_VISIBLE = re.compile(r"[\t\x20-\x7e]*")
-_TOKEN = r"[a-z0-9!#$%&'*+.^_`|~-]+"
-_UNQUOTED = r"[a-z0-9!#$%&'*+.^_`|~,-]+"
-"""Value of a parameter, also with the commas that browsers leave unquoted: `video/webm;codecs=vp8,opus`."""
-_QUOTED = r'"(?:[^"\\]|\\.)*"'
-_PARAMETER = re.compile(rf"[ \t]*({_TOKEN})=({_UNQUOTED}|{_QUOTED})", re.ASCII | re.IGNORECASE)
-_MEDIA_TYPE = re.compile(
-    r"([a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126})"
-    rf"((?:[ \t]*;(?:[ \t]*{_TOKEN}=(?:{_UNQUOTED}|{_QUOTED}))?)*)",
-    re.ASCII | re.IGNORECASE,
-)
-_CHARSET = re.compile(
-    "(us-)?ascii|utf-?8|utf-?16(le|be)?|iso-8859-[0-9]{1,2}(-[ei])?|latin-?[0-9]|windows-[0-9]{3,4}|koi8-[ru]|macintosh|"
-    "shift[_-]jis|euc-(jp|kr)|gb2312|gbk|gb18030|big5(-hkscs)?|tis-620",
-    re.ASCII | re.IGNORECASE,
-)
-"""Those in which bytes that look like text of ASCII are that text. utf-7 and iso-2022-jp hide markup from filters."""
-_INLINE = re.compile(r"(image/(?!svg)|audio/|video/)[a-z0-9.+-]+|text/plain|application/pdf", re.ASCII)
-"""Types a browser shows without running anything; all others are saved to disk."""
 _RANGE = re.compile(r"([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19})", re.ASCII)
 
 
@@ -73,8 +53,6 @@ def respond(content: Content, scope: Scope, headers: dict[str, str]) -> ASGIApp:
     if _matches(Headers(scope=scope).get("if-none-match", ""), described["ETag"]):
         return Response(status_code=304, headers=described)
     described["Content-Type"] = media_type
-    if media_type.startswith("text/") and "charset=" not in media_type.lower():
-        described["Content-Type"] += "; charset=utf-8"
     if content.path is not None:
         return FileDownload(content, content.path, described, headers)
     assert content.read is not None
@@ -266,29 +244,13 @@ def ranges_of(text: str, size: int) -> list[tuple[int, int]] | None:
     return merged or None
 
 
-def type_of(text: str) -> str:
-    """Return a media type that may stand in a header, with its parameters; `OCTETS` for what is none or is dangerous.
-
-    >>> type_of('Video/MP4; codecs="avc1.42E01E, mp4a.40.2"')
-    'video/mp4; codecs="avc1.42E01E, mp4a.40.2"'
-    """
-    text = text.strip(" ")
-    found = _MEDIA_TYPE.fullmatch(text) if len(text) <= _LONGEST_TYPE and _VISIBLE.fullmatch(text) else None
-    if found is None or found[1].lower().startswith("multipart/"):  # which could pass for an answer of several ranges
-        return OCTETS
-    for name, value in _PARAMETER.findall(found[2]):
-        if name.lower() == "charset" and _CHARSET.fullmatch(value.strip('"')) is None:
-            return OCTETS
-    return found[1].lower() + found[2].rstrip("; \t")
-
-
 def disposition(name: str | None, media_type: str) -> str:
     """Write Content-Disposition (RFC 6266): nothing in a name can end the header or the quotes.
 
     >>> disposition("na\\r\\nïve.txt", "text/html")
     "attachment; filename=\\"na_ve.txt\\"; filename*=UTF-8''na_%C3%AFve.txt"
     """
-    kind = "inline" if _INLINE.fullmatch(media_type.partition(";")[0].rstrip()) else "attachment"
+    kind = "inline" if is_shown(media_type) else "attachment"
     name = safe_name(name or "")
     if not name:
         return kind
