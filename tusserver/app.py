@@ -35,7 +35,7 @@ from tusserver.stores.ledger import MemoryLedger
 from tusserver.web.cors import Cors, CorsMiddleware
 from tusserver.web.endpoint import UploadEndpoint
 from tusserver.web.health import Health
-from tusserver.web.origin import Origin
+from tusserver.web.origin import X_FORWARDED, Origin
 from tusserver.web.replies import NEVER_KEPT
 
 logger = logging.getLogger("tusserver")
@@ -82,7 +82,10 @@ class Tus:
         delete_parts: whether partial uploads are removed once the final upload made of them is done.
         download: whether finished uploads can be read with GET.
         cors: which web pages may use the server; None leaves CORS to somebody else.
-        trusted_proxies: addresses and networks whose X-Forwarded-* and Forwarded headers are believed, `*` for all.
+        trusted_proxies: addresses and networks of proxies that are believed, `unix` for sockets without an address, `*`
+            for all. A server in front must then leave the client's address as it is (`uvicorn --no-proxy-headers`).
+        proxy_headers: by which headers: "x-forwarded" (X-Forwarded-*) or "forwarded" (RFC 7239). The other ones may
+            come from anybody, as proxies pass on what they do not know.
         proxy_trailers: whether these proxies pass on the trailers of requests. If not, checksum-trailer
             is not offered through them.
         relative_location: whether Location is a path instead of a URL.
@@ -117,6 +120,7 @@ class Tus:
         download: bool = True,
         cors: Cors | None = Cors(),  # noqa: B008 - it is frozen
         trusted_proxies: Sequence[str] = (),
+        proxy_headers: str = X_FORWARDED,
         proxy_trailers: bool = False,
         relative_location: bool = False,
         before_create: Callback | None = None,
@@ -164,7 +168,7 @@ class Tus:
             now=now,
         )
         dialect = TusDialect(on, max_size=limits.max_size, download=download)
-        origin = Origin(trusted_proxies, relative=relative_location, trailers=proxy_trailers)
+        origin = Origin(trusted_proxies, family=proxy_headers, relative=relative_location, trailers=proxy_trailers)
         self._endpoint = UploadEndpoint(service, dialect, origin, header_size=header_size, head_size=head_size)
         self._app: ASGIApp = self._endpoint
         if cors is not None:

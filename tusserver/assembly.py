@@ -109,6 +109,7 @@ def assemble(configured: Effective) -> Site:
         if cors.enabled
         else None,
         trusted_proxies=settings.proxies.trusted,
+        proxy_headers=settings.proxies.headers,
         proxy_trailers=settings.proxies.trailers,
         relative_location=settings.proxies.relative_location,
     )

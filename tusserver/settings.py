@@ -390,7 +390,9 @@ class Proxies(Group):
     trusted: Annotated[
         tuple[Annotated[str, AfterValidator(_network)], ...], _List, AfterValidator(_alone), Metavar("NETWORK,…")
     ] = ()
-    """Addresses or networks whose X-Forwarded-* and Forwarded headers are believed; * for all."""
+    """Addresses or networks of proxies that are believed; * for all."""
+    headers: Literal["x-forwarded", "forwarded"] = "x-forwarded"
+    """By which headers: X-Forwarded-* or Forwarded (RFC 7239); the other ones may come from anybody."""
     trailers: bool = False
     """Whether they pass on the trailers of requests; if not, checksum-trailer is not offered through them."""
     relative_location: bool = False

@@ -67,6 +67,11 @@ PROXIED = Profile(
     ),
 )
 
+STANDARD = Profile(
+    "a trusted proxy in front that tells by Forwarded",
+    ("--proxies.trusted", "127.0.0.1", "--proxies.headers", "forwarded"),
+)
+
 BRIEF = Profile("an expiry of a second and no sweep", ("--expire-after", "1s", "--sweep-interval", "1h"))
 
 SWEPT = Profile("an expiry of a second and a sweep every second", ("--expire-after", "1s", "--sweep-interval", "1s"))

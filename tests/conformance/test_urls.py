@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conformance.conftest import Configured, Embed
-from tests.conformance.profiles import PROXIED, SPARTAN
+from tests.conformance.profiles import PROXIED, SPARTAN, STANDARD
 from tests.support.tus import Tus
 from tests.support.wire import Answer, Field
 
@@ -74,7 +74,7 @@ def test_s4_nonsense_of_a_trusted_proxy_is_ignored(configured: Configured, proto
 )
 def test_s5_the_standard_header_of_a_trusted_proxy_is_believed(configured: Configured, value: str) -> None:
     """RFC 7239."""
-    tus, _ = configured(PROXIED)
+    tus, _ = configured(STANDARD)
     assert location(tus.post({**POST, "Forwarded": value})).startswith("https://upload.example/files/")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.conftest import StartServer
 from tests.support.tus import Tus, eventually
+from tests.support.wire import Connection
 
 LENGTH = {"Upload-Length": "10"}
 
@@ -21,6 +22,23 @@ def test_a_client_is_who_a_trusted_proxy_says_and_nobody_else(start_server: Star
     assert create("9.9.9.9, 1.2.3.4") == 429
     assert create("1.2.3.4, 9.9.9.9") == 201
     assert [create(f"2001:db8:0:7::{host}") for host in (1, 2, 3)] == [201, 201, 429]
+
+
+def test_a_client_is_not_who_it_says_itself(start_server: StartServer) -> None:
+    tus = Tus(start_server("--limits.uploads_per_client", "2", "--proxies.trusted", "127.0.0.1").url)
+
+    def create(*lines: str) -> int:
+        sent = "".join(f"{line}\r\n" for line in lines)
+        with Connection(tus.endpoint) as connection:
+            connection.send(
+                f"POST /files HTTP/1.1\r\nHost: h\r\nTus-Resumable: 1.0.0\r\nUpload-Length: 5\r\n{sent}\r\n".encode()
+            )
+            return connection.answer().status
+
+    lines = [(f"Forwarded: for=9.9.9.{n}", f"X-Forwarded-For: 8.8.8.{n}", "X-Forwarded-For: 1.2.3.4") for n in range(3)]
+    assert [create(*each) for each in lines] == [201, 201, 429]
+    # A proxy behind the first one, which added a line and not an item.
+    assert create("X-Forwarded-For: 1.2.3.4", "X-Forwarded-For: 127.0.0.1") == 429
 
 
 def test_a_client_that_is_no_proxy_cannot_pass_for_others(start_server: StartServer) -> None:

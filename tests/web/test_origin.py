@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tests.support.properties  # noqa: F401 - loads the settings of property tests
-from tusserver.web.origin import Address, Origin, Trusted, address_of
+from tusserver.web.origin import FAMILIES, Address, Origin, Trusted, address_of
 
 PROXY = "10.0.0.1"
 
@@ -23,8 +23,12 @@ def a_scope(*, root_path: str = "/files", scheme: str = "http", client: str | No
     return scope
 
 
-def url(headers: dict[str, str], trusted: str | None = PROXY, **scope: Any) -> str:
-    origin = Origin([trusted] if trusted is not None else [])
+def family_of(headers: dict[str, str]) -> str:
+    return "forwarded" if "forwarded" in headers else "x-forwarded"
+
+
+def url(headers: dict[str, str], trusted: str | None = PROXY, family: str | None = None, **scope: Any) -> str:
+    origin = Origin([trusted] if trusted is not None else [], family=family or family_of(headers))
     return origin.locate(a_scope(**scope), {"host": "inner:8080", **headers})[0]
 
 
@@ -261,8 +265,8 @@ def test_the_collection_is_known_by_its_path_outside_and_inside() -> None:
 # who asks ------------------------------------------------------------------------------------------------------------
 
 
-def party(headers: dict[str, str], *trusted: str, client: str | None = PROXY) -> str:
-    return Origin(trusted).party(a_scope(client=client), headers)
+def party(headers: dict[str, str], *trusted: str, client: str | None = PROXY, family: str | None = None) -> str:
+    return Origin(trusted, family=family or family_of(headers)).party(a_scope(client=client), headers)
 
 
 @pytest.mark.parametrize(
@@ -292,6 +296,12 @@ def test_nobody_talks_himself_into_another_client() -> None:
         ({"x-forwarded-for": "9.9.9.9, 1.2.3.4:567, ::ffff:10.0.0.7"}, "1.2.3.4"),
         ({"x-forwarded-for": "[2001:db8::1]:567"}, "2001:db8::/64"),
         ({"x-forwarded-for": "2001:db8::1"}, "2001:db8::/64"),
+        ({"x-forwarded-for": "::ffff:1.2.3.4"}, "1.2.3.4"),
+        ({"x-forwarded-for": "[::ffff:1.2.3.4]:567"}, "1.2.3.4"),
+        ({"x-forwarded-for": "fe80::1%eth0"}, "fe80::/64"),
+        ({"x-forwarded-for": "[fe80::1%eth0]:567, 10.0.0.7"}, "fe80::/64"),
+        ({"x-forwarded-for": "9.9.9.9, 1.2.3.4, , "}, "1.2.3.4"),
+        ({"forwarded": 'for="::ffff:1.2.3.4"'}, "1.2.3.4"),
         ({"forwarded": 'for=9.9.9.9, for="[2001:db8::1]:99";proto=https, for=10.0.0.7'}, "2001:db8::/64"),
         ({"forwarded": "For=1.2.3.4"}, "1.2.3.4"),
         ({"x-forwarded-for": "10.0.0.8, 10.0.0.7"}, "10.0.0.8"),  # a client inside
@@ -305,6 +315,42 @@ def test_behind_trusted_proxies_the_client_is_whom_the_outermost_of_them_saw(
     headers: dict[str, str], name: str
 ) -> None:
     assert party(headers, "10.0.0.0/8") == name
+
+
+STANDARD, USUAL = {"forwarded": "for=5.6.7.8;host=evil.example"}, {"x-forwarded-for": "1.2.3.4"}
+
+
+@pytest.mark.parametrize(
+    ("family", "believed", "made_up", "client"),
+    [
+        ("x-forwarded", USUAL, STANDARD, "1.2.3.4"),
+        ("forwarded", STANDARD, USUAL, "5.6.7.8"),
+        ("x-forwarded", {}, STANDARD, PROXY),
+        ("forwarded", {}, USUAL, PROXY),
+    ],
+)
+def test_the_headers_that_a_proxy_does_not_set_change_nothing(
+    family: str, believed: dict[str, str], made_up: dict[str, str], client: str
+) -> None:
+    assert party({**made_up, **believed}, PROXY, family=family) == client
+    assert url({**made_up, **believed}, family=family) == url(believed, family=family)
+
+
+@pytest.mark.parametrize("name", FORWARDED)
+def test_who_is_known_by_forwarded_cannot_be_given_another_place_by_its_relatives(name: str) -> None:
+    headers = {"forwarded": "for=1.2.3.4;proto=https;host=example.org", **FORWARDED, "x-forwarded-for": "1.2.3.4"}
+    assert url({**headers, name: FORWARDED[name]}, family="forwarded") == "https://example.org/files"
+
+
+def test_another_family_than_these_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match=r"^proxy_headers: 'x-real-ip' is none; there are x-forwarded, forwarded$"):
+        Origin(family="x-real-ip")
+
+
+@pytest.mark.parametrize("trusted", ["::ffff:10.0.0.0/104", "::ffff:10.0.0.1"])
+def test_a_proxy_is_trusted_however_its_address_is_written(trusted: str) -> None:
+    for client in (PROXY, f"::ffff:{PROXY}"):
+        assert party(USUAL, trusted, client=client) == "1.2.3.4"
 
 
 def test_of_a_long_list_no_more_is_read_than_up_to_the_client() -> None:
@@ -339,10 +385,11 @@ nearly = st.lists(
     st.dictionaries(
         st.sampled_from(["host", "forwarded", *FORWARDED]),
         texts | nearly,
-    )
+    ),
+    st.sampled_from(FAMILIES),
 )
-def test_whatever_a_proxy_says_the_url_is_one_of_this_collection(headers: dict[str, str]) -> None:
-    located, paths = Origin(["*"]).locate(a_scope(), headers)
+def test_whatever_a_proxy_says_the_url_is_one_of_this_collection(headers: dict[str, str], family: str) -> None:
+    located, paths = Origin(["*"], family=family).locate(a_scope(), headers)
     assert re.fullmatch(r"(?:https?://[^/?#@\\\s]+)?(?:/[A-Za-z0-9._~-]+)*/files", located, re.ASCII)
     assert urlsplit(located).path == paths[0]
     assert not {".", ".."} & set(paths[0].split("/"))
@@ -368,4 +415,5 @@ def test_what_a_trusted_proxy_says_is_what_clients_are_told(
         headers = {"forwarded": f'for="[2001:db8::1]:99";proto={scheme};host="{host}"'}
     else:
         headers = {"x-forwarded-proto": scheme, "x-forwarded-host": host}
-    assert url({**headers, "x-forwarded-prefix": prefix}) == f"{scheme}://{host}{prefix}/files"
+        headers["x-forwarded-prefix"] = prefix
+    assert url(headers) == f"{scheme}://{host}{'' if in_one_header else prefix}/files"

@@ -13,7 +13,7 @@ from tusserver.protocol.messages import Content, Create
 from tusserver.service.uploads import UploadService
 from tusserver.web import download
 from tusserver.web.body import RequestBody
-from tusserver.web.origin import Origin
+from tusserver.web.origin import LISTS, Origin
 from tusserver.web.replies import InternalError, Responder
 
 logger = logging.getLogger("tusserver.web")
@@ -21,6 +21,8 @@ logger = logging.getLogger("tusserver.web")
 _WITH_BODY = ("POST", "PATCH")
 """Methods whose body counts."""
 _CONCAT = b"upload-concat"
+_JOINED = LISTS | {"trailer"}
+"""Headers of which several lines are one list."""
 
 
 class UploadEndpoint:
@@ -100,10 +102,12 @@ class UploadEndpoint:
         repeated: set[str] = set()
         for raw_name, raw_value in scope["headers"]:
             name = raw_name.decode("latin-1")
+            value = raw_value.decode("latin-1").strip(" \t")
             if name in headers:
                 repeated.add(name)
-            value = raw_value.decode("latin-1").strip(" \t")
-            headers[name] = f"{headers[name]}, {value}" if name == "trailer" and name in headers else value
+                if name in _JOINED:
+                    value = f"{headers[name]}, {value}"
+            headers[name] = value
         if (
             "content-length" not in headers
             and scope["method"] in _WITH_BODY

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 from urllib.parse import quote
 
 from starlette.types import Scope
@@ -16,16 +17,25 @@ _PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
 _SCHEMES = ("http", "https")
 _IN_PATHS = "/~!$&'()*+,;=:@"
 """What stands in paths as it is, beside letters and digits (RFC 3986 §3.3)."""
-_NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::\d{1,5})?", re.ASCII)
+_NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[\w.~-]+)?)\]|([0-9.]+))(?::\d{1,5})?", re.ASCII)
+_MAPPED_BITS = 96
+"""Bits of IPv6 that stand before an IPv4 address inside it."""
+
+X_FORWARDED: Final = "x-forwarded"
+FORWARDED: Final = "forwarded"
+FAMILIES: Final = (X_FORWARDED, FORWARDED)
+"""Headers by which proxies tell whom they serve: X-Forwarded-*, as most do, or Forwarded (RFC 7239)."""
+LISTS: Final = frozenset(("forwarded", *(f"x-forwarded-{name}" for name in ("for", "host", "proto", "port", "prefix"))))
+"""Headers that are lists, so that several lines of one are one list (RFC 9110 §5.3): some proxies add a line."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def address_of(text: str) -> Address | None:
-    """Read an address; one that is IPv4 inside IPv6 (a socket for both hears it so) is the IPv4 one."""
+    """Read an address, without its zone. IPv4 inside IPv6, as a socket for both hears it, is the IPv4 one."""
     try:
-        address = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
@@ -39,6 +49,16 @@ def party_of(address: Address) -> str:
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 
+def _network_of(text: str) -> Network:
+    """Read a network, as `address_of` reads the addresses in it."""
+    network = ipaddress.ip_network(text, strict=False)
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= _MAPPED_BITS:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network
+
+
 class Trusted:
     """Proxies that are believed: addresses and networks, `unix` for sockets without an address, `*` for all.
 
@@ -50,9 +70,7 @@ class Trusted:
         entries = tuple(entries)
         self.all = "*" in entries
         self._unix = "unix" in entries
-        self._networks: list[Network] = [
-            ipaddress.ip_network(entry, strict=False) for entry in entries if entry not in ("*", "unix")
-        ]
+        self._networks: list[Network] = [_network_of(entry) for entry in entries if entry not in ("*", "unix")]
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -81,15 +99,26 @@ class Trusted:
 class Origin:
     """Knows how to name the collection to clients, and clients to limits.
 
-    `trusted`: proxies whose X-Forwarded-* and Forwarded are believed; `relative`: name it by its path alone;
+    `trusted`: proxies that are believed; `family`: by which headers, one of `FAMILIES`. The other ones may come from
+    anybody, as a proxy passes on what it does not know. `relative`: name the collection by its path alone;
     `trailers`: whether these proxies pass on the trailers of requests.
 
     Raises:
-        ValueError: one of `trusted` is no address.
+        ValueError: one of `trusted` is no address, or `family` is none.
     """
 
-    def __init__(self, trusted: Iterable[str] = (), *, relative: bool = False, trailers: bool = False) -> None:
+    def __init__(
+        self,
+        trusted: Iterable[str] = (),
+        *,
+        family: str = X_FORWARDED,
+        relative: bool = False,
+        trailers: bool = False,
+    ) -> None:
+        if family not in FAMILIES:
+            raise ValueError(f"proxy_headers: {family!r} is none; there are {', '.join(FAMILIES)}")
         self._trusted = Trusted(trusted)
+        self._standard = family == FORWARDED
         self.relative = relative
         self._trailers = trailers
 
@@ -118,33 +147,35 @@ class Origin:
         """Name whom a request comes from (see `party_of`), past proxies that are trusted; "" where nobody can tell."""
         address = _peer(scope)
         if self._trusted and self._trusted.has(address):
-            elements, read = _list(headers.get("forwarded", "")), _read_for
-            if not elements:
-                elements, read = _list(headers.get("x-forwarded-for", "")), _read_hop
+            elements, read = self._way(headers)
             if elements:
                 address = read(elements[-self._trusted.before(elements, read) - 1]) or address
         return "" if address is None else party_of(address)
 
+    def _way(self, headers: Mapping[str, str]) -> tuple[list[str], Callable[[str], Address | None]]:
+        """Return the peers that proxies named, the nearest one last, and how to read one of them."""
+        if self._standard:
+            return _list(headers.get("forwarded", "")), _read_for
+        return _list(headers.get("x-forwarded-for", "")), _read_hop
+
     def _forwarded(self, headers: Mapping[str, str], scheme: str, host: str) -> tuple[str, str, str]:
         """Return scheme, host and path prefix as clients of the outermost trusted proxy used them.
 
-        A value that is not valid is as if it were not there.
+        A value that is not valid is as if it were not there. Forwarded has no word for a prefix.
         """
-        elements = _list(headers.get("forwarded", ""))
-        named = _read_element(elements[-self._trusted.before(elements, _read_for) - 1]) if elements else {}
-        before = self._trusted.before(_list(headers.get("x-forwarded-for", "")), _read_hop)
+        elements, read = self._way(headers)
+        before = self._trusted.before(elements, read)
+        if self._standard:
+            named = _read_element(elements[-before - 1]) if elements else {}
+            return _scheme(named.get("proto", ""), scheme), _host(named.get("host", ""), host), ""
 
         def outermost(name: str) -> str:
             # A proxy that finds the field may leave it as it is, so the list can be shorter than the way.
             values = _list(headers.get(name, ""))
             return values[0 if self._trusted.all else max(0, len(values) - 1 - before)] if values else ""
 
-        proto = named.get("proto") or outermost("x-forwarded-proto")
-        if proto.lower() in _SCHEMES:
-            scheme = proto.lower()
-        outer = named.get("host") or outermost("x-forwarded-host")
-        if _is_host(outer):
-            host = outer
+        scheme = _scheme(outermost("x-forwarded-proto"), scheme)
+        host = _host(outermost("x-forwarded-host"), host)
         port = outermost("x-forwarded-port")
         has_port = re.search(r":\d+$", host) is not None
         if re.fullmatch("[0-9]{1,5}", port) and not has_port and port != {"http": "80", "https": "443"}[scheme]:
@@ -153,6 +184,14 @@ class Origin:
         if _PREFIX.fullmatch(prefix) is None:
             prefix = ""
         return scheme, host, prefix
+
+
+def _scheme(told: str, otherwise: str) -> str:
+    return told.lower() if told.lower() in _SCHEMES else otherwise
+
+
+def _host(told: str, otherwise: str) -> str:
+    return told if _is_host(told) else otherwise
 
 
 def _is_host(text: str) -> bool:
@@ -166,7 +205,8 @@ def _peer(scope: Scope) -> Address | None:
 
 
 def _list(value: str) -> list[str]:
-    return [item.strip() for item in value.split(",")] if value else []
+    """Items of a list; an empty one is none (RFC 9110 §5.6.1.2)."""
+    return [item for item in map(str.strip, value.split(",")) if item] if value else []
 
 
 def _read_hop(element: str) -> Address | None:
