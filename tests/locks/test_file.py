@@ -6,11 +6,12 @@ import asyncio
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -229,6 +230,108 @@ async def test_who_asks_of_an_upload_that_nobody_holds_any_more_does_not_wait(
         await take(second, None, 0)  # so that it listens
         async with asyncio.timeout(600):
             assert await locker.report(ID) is None
+
+
+# what killed processes leave -----------------------------------------------------------------------------------------
+
+
+def left(folder: Path, *names: str) -> list[Path]:
+    """Sockets of which only the names are left."""
+    for name in names:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+            bound.bind(str(folder / name))
+    return [folder / name for name in names]
+
+
+def numbered(count: int) -> list[str]:
+    """Names as processes give them."""
+    return [f"{number + 2}-{number:08x}.sock" for number in range(count)]
+
+
+def there(paths: list[Path]) -> list[Path]:
+    """Those of some names that are still there."""
+    return [path for path in paths if os.path.lexists(path)]
+
+
+async def test_names_that_killed_processes_left_go_with_the_next_start(locker: FileLocker, tmp_path: Path) -> None:
+    gone = left(tmp_path / "locks", *numbered(200))
+    await take(locker, None, 0)  # so that it listens
+    FileLocker(tmp_path / "locks")
+    assert there(gone) == []
+    async with other(tmp_path) as second, second.hold(ID):  # the living one is there, and found
+        assert len(list((tmp_path / "locks").glob("*.sock"))) == 2
+
+
+async def test_names_that_killed_processes_left_go_while_others_live(locker: FileLocker, tmp_path: Path) -> None:
+    gone = left(tmp_path / "locks", *numbered(3))
+    assert locker.leads()
+    assert there(gone) == []
+
+
+async def test_what_is_not_the_name_of_a_process_stays(locker: FileLocker, tmp_path: Path) -> None:
+    folder = tmp_path / "locks"
+    kept = left(folder, "mine.sock", "1-00000001.sock.bak", "1-xyz.sock")
+    (dead,) = left(tmp_path, "2-00000002.sock")
+    (folder / "3-00000003.sock").symlink_to(dead)
+    (folder / "4-00000004.sock").write_text("mine")
+    kept += [dead, folder / "3-00000003.sock", folder / "4-00000004.sock", folder / "held"]
+    assert locker.leads()
+    assert await locker.report(ID) is None
+    assert there(kept) == kept
+
+
+async def test_a_socket_that_is_being_bound_is_not_taken_for_one_that_was_left(
+    locker: FileLocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system makes the name first; whoever connects in between is refused."""
+    bind = socket.socket.bind
+    made: list[bool] = []
+
+    def slowly(listener: socket.socket, address: str) -> None:
+        os.mknod(address, stat.S_IFSOCK | 0o600)
+        FileLocker(tmp_path / "locks").leads()
+        with suppress(StopIteration):
+            asking.send(None)
+        made.append(os.path.lexists(address))
+        os.unlink(address)
+        bind(listener, address)
+
+    async with other(tmp_path) as second:
+        assert second.listen()
+        asking = second.report(ID)
+        monkeypatch.setattr(socket.socket, "bind", slowly)
+        assert locker.listen()
+    assert made == [True]
+
+
+async def test_thousands_of_names_that_were_left_do_not_hold_up_the_loop(locker: FileLocker, tmp_path: Path) -> None:
+    gone = left(tmp_path / "locks", *numbered(2000))
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    await asyncio.sleep(0)
+    turns = 0
+    assert await locker.report(ID) is None
+    counting.cancel()
+    assert there(gone) == []
+    assert turns >= 30
+
+
+async def test_a_holder_is_found_behind_names_that_were_left_and_processes_that_hold_nothing(
+    locker: FileLocker, staying: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tusserver.locks.file._TURN", 1)
+    async with other(tmp_path) as second, other(tmp_path) as third:
+        assert second.listen()
+        assert third.listen()
+        left(tmp_path / "locks", *numbered(50))
+        assert await in_real_time(locker.report(ID)) == 12345
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -18,14 +18,13 @@ import hashlib
 import logging
 import os
 import secrets
-import socket
-import stat
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 
+from tusserver.locks import names
 from tusserver.locks.base import LEAVING, Lease, Takeover
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import StoreUnavailable, UploadLocked
@@ -46,6 +45,10 @@ _SEND_AGAIN = 0.002
 """Seconds after which a datagram is sent again to a process that has not read the last ones: few are kept for it."""
 _NOTHING = "-"
 """Answers who has nothing to say, be it that it holds the upload and stays, or that it does not hold it."""
+_TURN = 50
+"""Processes that are asked before others have their turn: killed ones may have left thousands of names."""
+_LOOKED_AT = 100
+"""Names that who leads looks at each time, whether their processes live."""
 _LEAD = 0
 """Byte that the one holds who leads."""
 _PROBE = 1
@@ -76,6 +79,7 @@ class FileLocker:
             self._open.append(self._folder)
             self._bytes = self._open_bytes()
             found = os.fstat(self._bytes)
+            names.clear(self._folder)
         except OSError as error:
             reason = "it is a symbolic link" if Path(folder).is_symlink() else error.strerror
             raise ValueError(f"the folder for locks {folder} cannot be used: {reason}") from error
@@ -105,6 +109,8 @@ class FileLocker:
         """See `Locker.leads`."""
         self._after_fork()
         self._leading = self._leading or self.try_byte(_LEAD)
+        if self._leading:
+            names.clear(self._folder, most=_LOOKED_AT)
         return self._leading
 
     @property
@@ -277,19 +283,14 @@ class _Post:
         self._folder = folder
         self._within = within
         self._reporting: set[asyncio.Task[None]] = set()
-        self._name = f"{os.getpid()}-{secrets.token_hex(4)}.sock"
         self._answers: dict[str, _Answer] = {}
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._socket = names.datagrams()
         try:
-            self._socket.bind(self._address(self._name))
+            self._name = names.bind(self._socket, folder)
         except BaseException:
             self._socket.close()
             raise
         loop.add_reader(self._socket.fileno(), self._read)
-
-    def _address(self, name: str) -> str:
-        # By way of the open folder: the name of a socket may have 107 characters, and folders have more.
-        return f"/proc/self/fd/{self._folder}/{name}"
 
     def forget(self) -> None:
         """Leave the name to the process that we were forked from."""
@@ -308,9 +309,13 @@ class _Post:
         token = secrets.token_hex(8)
         answer = self._answers[token] = _Answer(self.loop)
         try:
-            for name in os.listdir(self._folder):
-                if name.endswith(".sock") and name != self._name:
+            answer.missing = 1  # until all are asked
+            for number, name in enumerate(names.listed(self._folder), 1):
+                if name != self._name:
                     answer.missing += self._send(name, f"ask {self._name} {token} {question} {upload_id}")
+                if number % _TURN == 0:
+                    await asyncio.sleep(0)
+            answer.missing -= 1
             if answer.missing:
                 await asyncio.wait([answer.said], timeout=_ANSWER)
             return answer.said.result() if answer.said.done() else None
@@ -320,9 +325,9 @@ class _Post:
     def _send(self, name: str, text: str, until: float | None = None) -> bool:
         """Send a datagram, now or soon; return whether it may arrive."""
         try:
-            if not stat.S_ISSOCK(os.stat(name, dir_fd=self._folder, follow_symlinks=False).st_mode):
-                return False  # nothing of ours; a link could lead to anybody's
-            self._socket.sendto(text.encode(), self._address(name))
+            if not names.is_socket(self._folder, name):
+                return False
+            self._socket.sendto(text.encode(), names.address(self._folder, name))
         except BlockingIOError:  # too busy to listen, or frozen
             now = self.loop.time()
             until = now + _ANSWER if until is None else until
