@@ -39,8 +39,9 @@ class Transport(asyncio.Transport):
         self._closing = False
 
     def write(self, data: Any) -> None:
-        if not self._closing:  # real ones ignore it too
-            self.written += data
+        if self._closing:  # asyncio's ignores it; uvloop's may do this, until it has told that the connection is lost
+            raise RuntimeError("the handler is closed")
+        self.written += data
 
     def pause_reading(self) -> None:
         self.reading = False

@@ -337,7 +337,8 @@ class _Pieces:
 
     def flush(self) -> None:
         if self._pieces:
-            self._transport.write(b"".join(self._pieces))
+            if not self._transport.is_closing():  # uvloop raises between the end and the news of it
+                self._transport.write(b"".join(self._pieces))
             self._pieces.clear()
 
     def close(self) -> None:
