@@ -131,6 +131,10 @@ class Lifecycle:
     async def remove(self, upload: Upload, why: type[Event]) -> None:
         """Remove everything of an upload and tell."""
         await self._store.remove(upload.id)
+        await self.tell_removed(upload, why)
+
+    async def tell_removed(self, upload: Upload, why: type[Event]) -> None:
+        """Tell of an upload that is not in the store any more."""
         for part in upload.parts[:1]:
             await self.remove_note(part)
         logger.info("upload %s", why.__name__.lower(), extra={"upload_id": upload.id, "offset": upload.offset})

@@ -23,6 +23,7 @@ from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.concat import Joiner
 from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle
 from tusserver.service.quota import Quota
+from tusserver.service.reaper import Reaper
 from tusserver.stores.base import Store
 
 logger = logging.getLogger("tusserver.sweeper")
@@ -34,6 +35,8 @@ _DRIFT = 60.0
 _POLICY = "policy"
 _STEP = 20
 """Uploads that get new deadlines before others have their turn."""
+_MOST_LEFT = 10_000
+"""Uploads that are remembered since they could not get a new deadline: with more it is the disk, not the uploads."""
 
 
 class Sweeper:
@@ -59,6 +62,7 @@ class Sweeper:
         self._expiry = expiry
         self._interval = interval
         self._now = now
+        self._reaper = Reaper(store, locker, lifecycle, now=now, look=self._look, failed=self._note_unswept)
         self._failed: set[UploadId] = set()
         self._noted: float | None = None
         self._policy_holds = False
@@ -115,13 +119,13 @@ class Sweeper:
     async def _look_at_all(self) -> int:
         removed = 0
         now = self._now()
-        async for upload_id in self._store.due(now, now + self._expiry.longest + SLACK):
-            try:
-                removed += await self._look(upload_id)
-            except Exception as error:
-                self._note_failure("swept", upload_id, error)
-                await self._store.remind(upload_id, self._now() + TRY_AGAIN)
+        async for ids in self._store.due_batches(now, now + self._expiry.longest + SLACK):
+            removed += await self._reaper.look_at(ids)
         return removed
+
+    async def _note_unswept(self, upload_id: UploadId, error: Exception) -> None:
+        self._note_failure("swept", upload_id, error)
+        await self._store.remind(upload_id, self._now() + TRY_AGAIN)
 
     async def _tell_applications(self) -> None:
         """Tell applications of this process what others, which have none, have found to be owed to them."""
@@ -172,11 +176,7 @@ class Sweeper:
             if anew:
                 logger.info("the settings of expiry have changed: uploads get new deadlines")
             self._left = set()
-            number = 0
-            async for upload in self._store.uploads():
-                await self._renew(upload.id, anew=anew)
-                if (number := number + 1) % _STEP == 0:
-                    await anyio.lowlevel.checkpoint()
+            await self._renew_each(anew)
         for upload_id in list(self._left or ()):
             await self._renew(upload_id, anew=anew)
         if not self._left:
@@ -186,6 +186,25 @@ class Sweeper:
                 except TusError:
                     return  # the next sweep tries again
             self._policy_holds, self._wrong_since, self._left = True, None, None
+        elif len(self._left) >= _MOST_LEFT:
+            self._left = None  # the next sweep goes through all of them again
+
+    async def _renew_each(self, anew: bool) -> None:
+        assert self._left is not None
+        number = 0
+        async for upload in self._store.uploads():
+            # Whoever commits meanwhile does so by the rules of today.
+            if self._wants_deadline(upload, anew):
+                await self._renew(upload.id, anew=anew)
+            if (number := number + 1) % _STEP == 0:
+                await anyio.lowlevel.checkpoint()
+            if len(self._left) >= _MOST_LEFT:
+                return
+
+    def _wants_deadline(self, upload: Upload, anew: bool) -> bool:
+        ends = upload.finished or not upload.complete or rules.gave_up(upload)
+        wrong = self._wrong_since is not None and (upload.updated_at or self._wrong_since) >= self._wrong_since
+        return ends and self._deadline_differs(upload, anew or wrong)
 
     async def _renew(self, upload_id: UploadId, *, anew: bool) -> None:
         """Give an upload the deadline that it should have; not `anew`: only if it has none, or should not have one."""
@@ -194,9 +213,7 @@ class Sweeper:
         try:
             async with self._locker.hold(upload_id):
                 upload = await self._store.load(upload_id)
-                ends = upload.finished or not upload.complete or rules.gave_up(upload)
-                wrong = self._wrong_since is not None and (upload.updated_at or self._wrong_since) >= self._wrong_since
-                if ends and self._deadline_differs(upload, anew or wrong):
+                if self._wants_deadline(upload, anew):
                     await self._lifecycle.give_deadline(upload)
         except UploadLocked:
             return
@@ -227,9 +244,8 @@ class Sweeper:
         except UploadLocked:
             # "Expiring never touches an upload that is being written": its writer may move the deadline.
             await self._store.remind(upload_id, self._now() + TRY_AGAIN)
-        except TusError as error:
-            self._note_failure("swept", upload_id, error)
-            await self._store.remind(upload_id, self._now() + TRY_AGAIN)
+        except Exception as error:
+            await self._note_unswept(upload_id, error)
         return False
 
     async def _look_at(self, upload: Upload) -> bool:

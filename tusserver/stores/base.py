@@ -1,12 +1,13 @@
 """The port of every store: what the service asks of it, and the order in which it asks.
 
 create → write → commit → … → finish → remove. The service holds the upload's lock for each of them but `load`, `tell`,
-`content`, `uploads`, `due`, `remind`, `note_awaiting` and `awaiting`, which need none.
+`content`, `uploads`, `due`, `due_batches`, `remind`, `note_awaiting` and `awaiting`, which need none.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +42,16 @@ class Ledger(Protocol):
 
     async def names(self, idle: float) -> Sequence[str]:
         """Name the lists that were not changed for `idle` seconds, as far as that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What became of uploads that were looked at together."""
+
+    removed: Sequence[Upload]
+    """As they were."""
+    failed: Mapping[UploadId, Exception]
+    """What could not be looked at or removed, and why. All others are as they were."""
 
 
 class Claim(Protocol):
@@ -152,6 +163,13 @@ class Store(Protocol):
         `notes`: also what was noted by `note_awaiting`.
         """
 
+    async def reap(self, ids: Sequence[UploadId], is_over: Callable[[Upload], bool]) -> Reaped:
+        """Remove those uploads that `is_over` says are, with all that they own.
+
+        The caller holds the locks of all, and has their ids from one batch of `due_batches`: what a crash leaves of
+        them comes again. `is_over` may be called in any thread.
+        """
+
     def uploads(self) -> AsyncIterator[Upload]:
         """Go through all uploads, in no order. A record that cannot be read is logged and stepped over."""
 
@@ -161,6 +179,14 @@ class Store(Protocol):
         Those that want one only after `latest` come too: no deadline is so far away, unless a clock was wrong.
         `owed`: those that wait for an application, which another process found; they have a list of their own.
         The caller removes the upload, asks for another look (`remind`), or lets it be.
+        """
+
+    def due_batches(
+        self, now: datetime, latest: datetime | None = None, *, owed: bool = False
+    ) -> AsyncIterator[Sequence[UploadId]]:
+        """Go through the same ids, some of them at once.
+
+        All of a batch are done with when the next one is asked for; until then a crash loses none of them.
         """
 
     async def remind(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:

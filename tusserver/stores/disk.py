@@ -36,6 +36,7 @@ _LARGEST_SHARE = 10
 """The space that is kept free is a tenth of the disk at most: a small one shall still be of use."""
 _IOV_MAX = 1024
 _READ = 16 * 1024
+_MANY = 64
 _OTHERS = 0o077
 
 
@@ -408,15 +409,39 @@ def sync_folder(path: Path) -> None:
 
 def read_file(path: str) -> bytes:
     """Return what a small file holds."""
-    # Without waiting: what lies there may be a pipe, put there by somebody.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    fd = _open_to_read(path)
     try:
         content = os.read(fd, _READ)
-        while len(content) % _READ == 0 and (more := os.read(fd, _READ)):
-            content += more
-        return content
+        if len(content) < _READ:
+            return content
+        pieces = [content]
+        # Larger from piece to piece, and joined once: what is thought to be small may not be.
+        while content := os.read(fd, min(len(pieces), _MANY) * _READ):
+            pieces.append(content)
+        return b"".join(pieces)
     finally:
         os.close(fd)
+
+
+def read_lines(path: str, size: int) -> Iterator[list[bytes]]:
+    """Go through the lines of a file, as many at once as there are in a block of `size` bytes.
+
+    What somebody appends meanwhile comes too. Of a line that is longer than a block only the beginning is kept.
+    """
+    fd = _open_to_read(path)
+    try:
+        rest = b""
+        while (block := os.read(fd, size)) or rest:
+            *lines, rest = (rest + (block or b"\n")).split(b"\n")
+            rest = rest[:size]
+            yield lines
+    finally:
+        os.close(fd)
+
+
+def _open_to_read(path: str) -> int:
+    # Without waiting: what lies there may be a pipe, put there by somebody.
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def replace_file(path: str, content: bytes, mode: int, *, sync: bool) -> None:
@@ -480,6 +505,17 @@ def written_at(path: str) -> int | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_mtime_ns if stat.S_ISREG(found.st_mode) else None
+
+
+def may_exist(path: str) -> bool:
+    """Whether there is a file of whatever kind, or the system cannot tell."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def leads_elsewhere(path: str) -> bool:

@@ -17,7 +17,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
@@ -31,7 +31,7 @@ from tusserver.protocol.errors import IdTaken, MaxSizeExceeded, OutOfSpace, Stor
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
 from tusserver.stores import disk, folder, record
-from tusserver.stores.base import Copied
+from tusserver.stores.base import Copied, Reaped
 from tusserver.stores.calendar import Calendar
 from tusserver.stores.naming import Template
 from tusserver.streams import Kept, Source
@@ -62,6 +62,10 @@ _CLOCK = ".clock"
 _RECORD = ".record"
 _AWAITED = ".awaited"
 _NEW = ".new"
+_SUFFIXES = (_RECORD + _NEW, _RECORD, _AWAITED, "")
+"""What the files of an upload have behind its id. That of the bytes comes last, as every name ends with it."""
+_LISTED_AT_ONCE = 500
+"""Uploads that one call puts into a calendar that is made anew."""
 
 T = TypeVar("T")
 
@@ -627,7 +631,6 @@ class FileStore:
         return await self._run(self._remove, upload_id, notes)
 
     def _remove(self, upload_id: UploadId, notes: bool) -> bool:
-        path = self._path(upload_id)
         try:
             upload = self._load(upload_id)
         except TusError:
@@ -637,17 +640,57 @@ class FileStore:
                 now = self.clock.seconds()
                 with contextlib.suppress(OSError):  # removing must work on a full disk
                     self._calendar.add(upload_id, now + FIRST_LOOK, now)
-                self._remove_place(upload)  # first, as only the record knows it
-            # The record goes before the bytes: these are found by the calendar if we die here.
-            there = disk.unlink(path + _RECORD)
-            there |= disk.unlink(path)
-            there |= notes and disk.unlink(path + _AWAITED)
-            disk.unlink(path + _RECORD + _NEW)
-            if there and self._sync:
-                disk.sync_folder(Path(path).parent)
+            touched: set[Path] = set()
+            there = self._remove_files(upload_id, upload, notes, touched)
+            self._sync_removal(touched)
         return there
 
-    def _remove_place(self, upload: Upload) -> None:
+    async def reap(self, ids: Sequence[UploadId], is_over: Callable[[Upload], bool]) -> Reaped:
+        """See `Store.reap`."""
+        return await self._run(self._reap, ids, is_over)
+
+    def _reap(self, ids: Sequence[UploadId], is_over: Callable[[Upload], bool]) -> Reaped:
+        removed: dict[UploadId, Upload] = {}
+        failed: dict[UploadId, Exception] = {}
+        touched: set[Path] = set()
+        for upload_id in ids:
+            try:
+                if is_over(upload := self._load(upload_id)):
+                    with self._translated("removing an upload"):
+                        self._remove_files(upload_id, upload, True, touched)
+                    removed[upload_id] = upload
+            except UploadNotFound:
+                continue
+            except TusError as error:
+                failed[upload_id] = error
+        try:
+            with self._translated("removing an upload"):
+                self._sync_removal(touched)
+        except TusError as error:  # a power cut may bring them back
+            failed |= dict.fromkeys(removed, error)
+            removed.clear()
+        return Reaped(list(removed.values()), failed)
+
+    def _remove_files(self, upload_id: UploadId, upload: Upload | None, notes: bool, touched: set[Path]) -> bool:
+        """Remove what there is of an upload, and note in `touched` the folders that are to be synced."""
+        path = self._path(upload_id)
+        if upload is not None:
+            self._remove_place(upload, touched)  # first, as only the record knows it
+        # The record goes before the bytes: these are found by the calendar if we die here.
+        there = disk.unlink(path + _RECORD)
+        there |= disk.unlink(path)
+        there |= notes and disk.unlink(path + _AWAITED)
+        disk.unlink(path + _RECORD + _NEW)
+        if there:
+            touched.add(Path(path).parent)
+        return there
+
+    def _sync_removal(self, touched: set[Path]) -> None:
+        if self._sync:
+            for path in touched:
+                disk.sync_folder(path)
+
+    def _remove_place(self, upload: Upload, touched: set[Path]) -> None:
         """Remove the readable name, also one that a crash kept from the record."""
         place = upload.place if upload.place is not None and self._has_bytes(upload) else None
         if upload.place is None and self._template is not None:
@@ -657,8 +700,7 @@ class FileStore:
                     place = str(self._template.link(path, upload))
         if place is not None:
             disk.unlink(place)
-            if self._sync:
-                disk.sync_folder(Path(place).parent)
+            touched.add(Path(place).parent)
 
     # going through them ----------------------------------------------------------------------------------------------
 
@@ -685,33 +727,68 @@ class FileStore:
         self, now: datetime, latest: datetime | None = None, *, owed: bool = False
     ) -> AsyncIterator[UploadId]:
         """See `Store.due`."""
+        batches = self.due_batches(now, latest, owed=owed)
+        try:
+            async for ids in batches:
+                for upload_id in ids:
+                    yield upload_id
+        finally:
+            await batches.aclose()
+
+    async def due_batches(
+        self, now: datetime, latest: datetime | None = None, *, owed: bool = False
+    ) -> AsyncGenerator[Sequence[UploadId], None]:
+        """See `Store.due_batches`."""
         try:
             if not owed and not await self._run(self._covers):
                 await self._remake_calendar()
         except (OutOfSpace, StoreUnavailable):
             pass  # the next sweep tries again; to remove what is listed makes room
         calendar = self._owed if owed else self._calendar
-        names = calendar.due(now.timestamp(), math.inf if latest is None else latest.timestamp())
-        while (name := await self._run(self._next, names)) is not None:
-            try:
-                yield as_upload_id(str(name))
-            except UploadNotFound:
-                continue  # a line torn by a power cut
+        batches = calendar.batches(now.timestamp(), math.inf if latest is None else latest.timestamp())
+        try:
+            while (ids := await self._run(self._next_batch, batches)) is not None:
+                if ids:
+                    yield ids
+        finally:
+            batches.close()
 
     def _covers(self) -> bool:
         with self._translated("reading the calendar"):
             return self._calendar.covers(self._boot)
 
-    def _next(self, names: Iterator[str]) -> str | None:
+    def _next_batch(self, batches: Iterator[list[str]]) -> list[UploadId] | None:
         with self._translated("reading the calendar"):
-            return next(names, None)
+            names = next(batches, None)
+        if names is None:
+            return None
+        ids = []
+        for name in names:
+            with contextlib.suppress(UploadNotFound):  # a line torn by a power cut
+                upload_id = as_upload_id(name)
+                if self._has_files(upload_id):
+                    ids.append(upload_id)
+        return ids
+
+    def _has_files(self, upload_id: UploadId) -> bool:
+        """Whether there may be anything of an upload: most that were removed in time are listed still."""
+        try:
+            path = self._path(upload_id)
+            return any(disk.may_exist(path + suffix) for suffix in _SUFFIXES)
+        except StoreUnavailable:
+            return True
 
     async def _remake_calendar(self) -> None:
         """List everything that is there: records at their deadlines, and bytes without one for a first look."""
         logger.info("making the calendar of deadlines anew")
         failures = self._calendar.failures
         for shard in await self._run(self._shards):
-            await self._run(self._list_shard, shard)
+            listing = self._list_shard(shard)
+            try:
+                while await self._run(self._go_on, listing):
+                    pass
+            finally:
+                listing.close()
         if failures == self._calendar.failures:
             await self._run(self._set_covers)
 
@@ -719,29 +796,47 @@ class FileStore:
         with self._translated("making the calendar anew"):
             self._calendar.set_covers(self._boot)
 
-    def _list_shard(self, shard: Path) -> None:
+    def _go_on(self, listing: Iterator[bool]) -> bool:
         with self._translated("making the calendar anew"):
-            self._list_each(shard)
+            return next(listing, False)
 
-    def _list_each(self, shard: Path) -> None:
+    def _list_shard(self, shard: Path) -> Generator[bool, None, None]:
+        """List what is in a folder, some hundreds at once: nobody knows how many there are."""
         now = self.clock.seconds()
-        for upload_id in {name for suffix in ("", _RECORD, _RECORD + _NEW, _AWAITED) for name in _ids(shard, suffix)}:
-            try:
-                upload = self._load(upload_id)
-            except UploadNotFound:
-                self._calendar.add(upload_id, now + FIRST_LOOK, now)
-            except StoreUnavailable:
-                continue
-            else:
-                self._drop_spare_name(upload)
-                deadline = None if upload.expires_at is None else upload.expires_at.timestamp()
-                # One without a deadline was finished, and is not any more since a power cut.
-                if not upload.finished and (upload.complete or upload.pending or deadline is None):
-                    deadline = now
-                if deadline is not None and deadline <= now:
-                    self._calendar.add_overdue(upload_id, now)
-                elif deadline is not None:
-                    self._calendar.add(upload_id, deadline, now)
+        looks: list[tuple[str, float]] = []
+        for upload_id in self._seen(shard):
+            if (at := self._wants_look(upload_id, now)) is not None:
+                looks.append((upload_id, at))
+            if len(looks) == _LISTED_AT_ONCE:
+                self._calendar.add_all(looks, now, overdue=True)
+                looks.clear()
+                yield True
+                now = self.clock.seconds()
+        self._calendar.add_all(looks, now, overdue=True)
+
+    def _seen(self, shard: Path) -> Iterator[UploadId]:
+        """Go through the ids in a folder: by their records, and where there is none by whatever there is."""
+        with os.scandir(shard) as entries:
+            for entry in entries:
+                stem = next((entry.name.removesuffix(end) for end in _SUFFIXES if entry.name.endswith(end)), "")
+                with contextlib.suppress(UploadNotFound):
+                    upload_id = as_upload_id(stem)
+                    if entry.name == stem + _RECORD or not disk.may_exist(f"{shard}/{stem}{_RECORD}"):
+                        yield upload_id
+
+    def _wants_look(self, upload_id: UploadId, now: float) -> float | None:
+        """When an upload that is there wants its next look; None if it does not."""
+        try:
+            upload = self._load(upload_id)
+        except UploadNotFound:
+            return now + FIRST_LOOK
+        except StoreUnavailable:
+            return None
+        self._drop_spare_name(upload)
+        # One without a deadline was finished, and is not any more since a power cut.
+        if not upload.finished and (upload.complete or upload.pending or upload.expires_at is None):
+            return now
+        return None if upload.expires_at is None else upload.expires_at.timestamp()
 
     def _drop_spare_name(self, upload: Upload) -> None:
         """Take away the first name of a file that has its readable one: a power cut may have given it back."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,7 +12,7 @@ from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import IdTaken, UploadNotFound
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.stores.base import Copied
+from tusserver.stores.base import Copied, Reaped
 from tusserver.streams import Kept, Source
 
 _BATCH = 64 * 1024
@@ -153,10 +154,26 @@ class MemoryStore:
         self._moments.pop(upload_id, None)
         return self._records.pop(upload_id, None) is not None or there
 
+    async def reap(self, ids: Sequence[UploadId], is_over: Callable[[Upload], bool]) -> Reaped:
+        """See `Store.reap`."""
+        removed: list[Upload] = []
+        failed: dict[UploadId, Exception] = {}
+        for upload_id in ids:
+            try:
+                if is_over(upload := await self.load(upload_id)):
+                    await self.remove(upload_id)
+                    removed.append(upload)
+            except UploadNotFound:
+                continue
+            except Exception as error:
+                failed[upload_id] = error
+        return Reaped(removed, failed)
+
     async def uploads(self) -> AsyncIterator[Upload]:
         """See `Store.uploads`."""
-        for upload in list(self._records.values()):
-            yield upload
+        for upload_id in list(self._records):
+            with contextlib.suppress(UploadNotFound):  # removed meanwhile
+                yield await self.load(upload_id)
 
     async def due(
         self, now: datetime, latest: datetime | None = None, *, owed: bool = False
@@ -166,6 +183,13 @@ class MemoryStore:
         for upload_id in [name for name, at in looks.items() if at <= now or (latest is not None and at > latest)]:
             looks.pop(upload_id, None)
             yield upload_id
+
+    async def due_batches(
+        self, now: datetime, latest: datetime | None = None, *, owed: bool = False
+    ) -> AsyncIterator[Sequence[UploadId]]:
+        """See `Store.due_batches`."""
+        if ids := [upload_id async for upload_id in self.due(now, latest, owed=owed)]:
+            yield ids
 
     async def remind(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
         """See `Store.remind`."""
