@@ -3,9 +3,10 @@
     python -m bench.sweep                                  # 1,000,000 ids, 50,000 uploads; some minutes
     python -m bench.sweep --ids 100000 --uploads 5000      # scaled down
 
-Cases: `ids`, a list of overdue ids that have no files (any more). `create`, uploads created over HTTP, by clients that do
-nothing else. `remove`, that many small uploads that are overdue, as the server finds them at its start. `both`, the same
-while the clients create. `/livez` is asked all the time, by a process of its own. Each case starts a server of its own.
+Cases: `ids`, a list of overdue ids that have no files (any more). `create`, uploads created over HTTP, by clients that
+do nothing else. `remove`, that many small uploads that are overdue, as the server finds them at its start. `both`, the
+same while the clients create. `/livez` is asked all the time, by a process of its own. Each case starts a server of its
+own. On a busy machine compare what a second of CPU is good for.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from tusserver.stores import disk
 
 _CLAIMED = ".claimed"
 _COVERS = "covers"
-_BLOCK = 64 * 1024
+_BLOCK = 256 * 1024
 """Bytes of a list that are read at once."""
 _RECENT = 8192
 """Lines that are remembered, to name an id once that was listed several times in a row."""

@@ -768,7 +768,7 @@ class FileStore:
                 upload_id = as_upload_id(name)
                 if self._has_files(upload_id):
                     ids.append(upload_id)
-        return ids
+        return sorted(ids)  # those that share a folder are removed together, and synced once
 
     def _has_files(self, upload_id: UploadId) -> bool:
         """Whether there may be anything of an upload: most that were removed in time are listed still."""
