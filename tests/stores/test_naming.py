@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import os
 import unicodedata
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -279,3 +281,151 @@ def test_folders_of_names_are_made_for_the_owner_alone(source: Path) -> None:
     finally:
         os.umask(before)
     assert (source.parent / "finished" / "2026").stat().st_mode & 0o777 == 0o700
+
+
+class Counted:
+    """Counts the names that are tried and looked at."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.links = 0
+        self.looks = 0
+        patch.setattr(os, "link", self._counted("links", os.link))
+        patch.setattr(os, "stat", self._counted("looks", os.stat))
+
+    def _counted(self, what: str, real: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            setattr(self, what, getattr(self, what) + 1)
+            return real(*args, **options)
+
+        return call
+
+
+def a_folder_with(source: Path, taken: Iterable[int]) -> Path:
+    """A folder of finished files in which a.txt is taken, and these numbers of it."""
+    folder = source.parent / "finished"
+    folder.mkdir()
+    (folder / "a.txt").touch()
+    for number in taken:
+        os.link(folder / "a.txt", folder / f"a ({number}).txt")
+    return folder
+
+
+def test_the_next_of_seven_thousand_names_is_found_in_a_few_tries(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_folder_with(source, range(2, 7001))
+    counted = Counted(monkeypatch)
+    assert linked(source, called("a.txt")) == "a (7001).txt"
+    assert counted.links <= 6
+    assert counted.looks <= 40
+
+
+def test_one_process_remembers_the_last_number_of_a_name(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = a_folder_with(source, range(2, 1001))
+    template = Template(folder, "{filename}", 0o700)
+    assert template.link(source, called("a.txt")).name == "a (1001).txt"
+    other = source.with_name("other")
+    other.touch()
+    counted = Counted(monkeypatch)
+    assert template.link(other, called("a.txt")).name == "a (1002).txt"
+    assert (counted.links, counted.looks) <= (6, 8)
+
+
+def test_numbers_start_again_where_finished_files_were_moved_away(source: Path) -> None:
+    folder = a_folder_with(source, range(2, 101))
+    template = Template(folder, "{filename}", 0o700)
+    assert template.link(source, called("a.txt")).name == "a (101).txt"
+    for path in folder.iterdir():
+        path.unlink()
+    assert template.link(source, called("a.txt")).name == "a.txt"
+    (folder / "a.txt").unlink()
+    for number in (*range(2, 7), 1):
+        (folder / ("a.txt" if number == 1 else f"a ({number}).txt")).touch()
+    assert template.link(source, called("a.txt")).name == "a (7).txt"
+
+
+def test_the_first_numbers_fill_gaps(source: Path) -> None:
+    folder = a_folder_with(source, (2, 3, 4))
+    template = Template(folder, "{filename}", 0o700)
+    places = []
+    for number in range(3):
+        other = source.with_name(f"other{number}")
+        other.touch()
+        places.append(template.link(other, called("a.txt")).name)
+        (folder / "a (3).txt").unlink(missing_ok=True)
+    assert places == ["a (5).txt", "a (3).txt", "a (3).txt"]
+
+
+@pytest.mark.parametrize("taken", [[2, 3, 4, 5, 7, 11, 19, 35], [2, 3, 4, 9, 1000], list(range(2, 60, 2))])
+def test_a_number_between_gaps_is_free_and_nothing_is_overwritten(source: Path, taken: list[int]) -> None:
+    folder = a_folder_with(source, taken)
+    before = {path.name for path in folder.iterdir()}
+    assert linked(source, called("a.txt")) not in before
+    assert before < {path.name for path in folder.iterdir()}
+
+
+def test_numbers_without_an_end_give_the_id(source: Path) -> None:
+    taken, step = 4, 1
+    numbers = [2, 3, 4]
+    while taken < 1 << 42:
+        taken, step = taken + step, 2 * step
+        numbers.append(taken)
+    a_folder_with(source, numbers)
+    assert linked(source, called("a.txt")) == "a abc.txt"
+
+
+@pytest.mark.parametrize("number", [1, 3, 500])
+def test_a_crash_between_link_and_record_leaves_one_name_of_many(source: Path, number: int) -> None:
+    """The file was linked before it died; its name is found again among all others."""
+    folder = a_folder_with(source, range(2, 600))
+    own = folder / ("a.txt" if number == 1 else f"a ({number}).txt")
+    own.unlink()
+    os.link(source, own)
+    assert linked(source, called("a.txt")) == own.name
+    assert source.stat().st_nlink == 2
+
+
+def test_a_file_that_has_other_names_elsewhere_gets_its_own(source: Path) -> None:
+    """A backup made of hard links."""
+    folder = a_folder_with(source, [2])
+    os.link(source, source.with_name("backup"))
+    os.link(source, folder / "something else.txt")
+    assert linked(source, called("a.txt")) == "a (3).txt"
+
+
+def test_two_processes_that_find_the_same_number_free_both_get_one(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = a_folder_with(source, range(2, 100))
+    real, rivals = os.link, [5]
+
+    def link(what: Any, name: str, **options: Any) -> None:
+        if name == f"a ({105 - rivals[0]}).txt" and rivals[0]:
+            rivals[0] -= 1
+            (folder / name).write_text("faster")
+        real(what, name, **options)
+
+    monkeypatch.setattr(os, "link", link)
+    assert linked(source, called("a.txt")) == "a (105).txt"
+    assert (folder / "a (100).txt").read_text() == "faster"
+
+
+def test_many_threads_give_each_file_a_name_of_its_own(source: Path) -> None:
+    folder = source.parent / "finished"
+    template = Template(folder, "{filename}", 0o700)
+    sources = [source.with_name(f"source{number}") for number in range(200)]
+    for path in sources:
+        path.write_text(path.name)
+    with ThreadPoolExecutor(8) as threads:
+        places = list(threads.map(lambda path: template.link(path, called("a.txt")), sources))
+    assert [place.read_text() for place in places] == [path.name for path in sources]
+
+
+def test_the_memory_of_numbers_is_bounded(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tusserver.stores.naming._REMEMBERED", 3)
+    template = Template(source.parent / "finished", "{filename}", 0o700)
+    for number in range(10):
+        other = source.with_name(f"other{number}")
+        other.touch()
+        template.link(other, called(f"{number}.txt"))
+    assert len(template._numbers._last) == 3

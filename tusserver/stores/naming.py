@@ -1,10 +1,18 @@
-"""Readable names for finished files: a template, made safe, never overwriting."""
+"""Readable names for finished files: a template, made safe, never overwriting.
+
+Where a name is taken it gets a number: "a.txt", "a (2).txt", "a (3).txt" … The first few are tried in turn. Behind them
+numbers are looked at whose distance doubles, until one is free, and then half the way back again and again. So a free
+one is found in few looks however many are taken; where there are gaps, it may not be the first.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import threading
 import unicodedata
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from tusserver.protocol.upload import Upload
@@ -15,7 +23,14 @@ _LONGEST = 200
 """Bytes of one name: file systems take 255, and a number may have to fit in."""
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f/\\:*?"<>|\u202a-\u202e\u2066-\u2069]+')
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
-_TRIES = 10_000
+_TRIES = 65
+"""A name gets the id instead of a number before so many were tried: each was free, and somebody else was faster."""
+_IN_TURN = 4
+"""Numbers up to this one are tried in turn."""
+_HIGHEST = 1 << 40
+"""Where the search ends, whoever made files with such numbers."""
+_REMEMBERED = 4096
+"""Names of which the last number is remembered."""
 
 
 class Template:
@@ -29,6 +44,7 @@ class Template:
         self._folder = folder
         self._name = name
         self._folder_mode = folder_mode
+        self._numbers = _Numbers()
         try:
             example = name.format(**dict.fromkeys(FIELDS, "x"))
         except (KeyError, IndexError, ValueError, AttributeError) as error:
@@ -54,8 +70,8 @@ class Template:
     def link(self, source: Path, upload: Upload) -> Path:
         """Give a file its readable name beside the one it has; return it.
 
-        Never overwrites and follows no link, as others may write in the folder too. Where the name is taken, " (2)",
-        " (3)" … are tried. A name that is this very file already (a crash came between) is taken as given.
+        Never overwrites and follows no link, as others may write in the folder too. A name that is taken gets a number.
+        One that is this very file already (a crash came between) is taken as given.
 
         Raises:
             OSError
@@ -63,7 +79,7 @@ class Template:
         *parts, name = self._render(upload).split("/")
         folder = disk.open_folder_below(self._folder, parts, self._folder_mode)
         try:
-            name = _link(source, folder, name, upload.id)
+            name = _link(source, _Names(folder, name, upload.id), self._numbers)
         finally:
             os.close(folder)
         return self._folder.joinpath(*parts, name)
@@ -83,23 +99,101 @@ class Template:
         return "/".join(safe_name(part) or upload.id for part in parts)
 
 
-def _link(source: Path, folder: int, name: str, upload_id: str) -> str:
-    """Link a file into an open folder under a name that is free there, or is its own already; return that."""
-    wanted = Path(name)
-    for number in range(1, _TRIES):
-        if number > 1:
-            name = f"{wanted.stem} ({number}){wanted.suffix}"
+class _Numbers:
+    """The last numbers that names got, of some thousand names. Threads share it."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[int, int, str], int] = {}
+        self._guard = threading.Lock()
+
+    def last(self, names: _Names) -> int | None:
+        with self._guard:
+            return self._last.get(names.key)
+
+    def note(self, names: _Names, number: int) -> None:
+        with self._guard:
+            self._last.pop(names.key, None)  # to the end of those that are remembered
+            self._last[names.key] = number
+            if len(self._last) > _REMEMBERED:
+                del self._last[next(iter(self._last))]
+
+
+class _Names:
+    """The names that a file called `name` may get in an open folder."""
+
+    def __init__(self, folder: int, name: str, upload_id: str) -> None:
+        path = Path(name)
+        self.folder = folder
+        self._name, self._stem, self._suffix = name, path.stem, path.suffix
+        found = os.fstat(folder)
+        self.key = (found.st_dev, found.st_ino, name)
+        self.with_id = f"{path.stem} {upload_id}{path.suffix}"
+
+    def __getitem__(self, number: int) -> str:
+        return self._name if number == 1 else f"{self._stem} ({number}){self._suffix}"
+
+    def taken(self, number: int) -> bool:
+        """Whether there is a file, a folder or a link of this name."""
         try:
-            os.link(source, name, dst_dir_fd=folder, follow_symlinks=False)
+            os.stat(self[number], dir_fd=self.folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def free(self, last: int | None) -> Iterator[int]:
+        """Numbers that may be free, until there is none: the first in turn, then one behind the `last` that was given.
+
+        If that one was moved away, as people do with many, the search starts from the beginning.
+        """
+        yield from range(1, _IN_TURN + 1)
+        taken = last if last is not None and last > _IN_TURN and self.taken(last) else _IN_TURN
+        while (found := self.free_behind(taken)) is not None:
+            yield found
+            taken = found  # by somebody else meanwhile
+
+    def free_behind(self, taken: int) -> int | None:
+        """A number behind one that is taken, the next one if there are no gaps."""
+        step = 1
+        while self.taken(taken + step):
+            taken, step = taken + step, 2 * step
+            if taken > _HIGHEST:
+                return None
+        free = taken + step
+        while free - taken > 1:
+            middle = (taken + free) // 2
+            taken, free = (middle, free) if self.taken(middle) else (taken, middle)
+        return free
+
+    def own(self, source: os.stat_result) -> str | None:
+        """The one that is a name of this very file."""
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if entry.inode() == source.st_ino and self._matches(unicodedata.normalize("NFC", entry.name)):
+                    # Not `samefile`: it follows links, and fails where one leads nowhere.
+                    found = os.stat(entry.name, dir_fd=self.folder, follow_symlinks=False)
+                    if os.path.samestat(found, source):
+                        return entry.name
+        return None
+
+    def _matches(self, name: str) -> bool:
+        number = re.escape(self._stem) + r" \(\d+\)" + re.escape(self._suffix)
+        return name in (self._name, self.with_id) or re.fullmatch(number, name) is not None
+
+
+def _link(source: Path, names: _Names, numbers: _Numbers) -> str:
+    """Link a file into an open folder under a name that is free there, or is its own already; return that."""
+    found = os.lstat(source)
+    if found.st_nlink > 1 and (own := names.own(found)) is not None:
+        return own
+    for number in islice(names.free(numbers.last(names)), _TRIES - 1):
+        try:
+            os.link(source, names[number], dst_dir_fd=names.folder, follow_symlinks=False)
         except FileExistsError:
-            # Not `samefile`: it follows links, and fails where one leads nowhere.
-            if os.path.samestat(os.lstat(source), os.stat(name, dir_fd=folder, follow_symlinks=False)):
-                return name
             continue
-        return name
-    name = f"{wanted.stem} {upload_id}{wanted.suffix}"
-    os.link(source, name, dst_dir_fd=folder, follow_symlinks=False)
-    return name
+        numbers.note(names, number)
+        return names[number]
+    os.link(source, names.with_id, dst_dir_fd=names.folder, follow_symlinks=False)
+    return names.with_id
 
 
 def safe_name(name: str) -> str:
