@@ -297,7 +297,7 @@ class Store(Group):
     finished_name: Annotated[str, Metavar("TEMPLATE")] = "{filename}"
     """Name there, of {id} {filename} {stem} {suffix} {year} {month} {day}; / makes folders."""
     reserve: Size = 256 * 1024**2
-    """Free space below which new uploads are refused with 507; never more than a tenth of the disk."""
+    """Free space below which new uploads get 507; of inodes, the same share. Never more than a tenth of the disk."""
     file_mode: Annotated[Mode, _owner_has(0o600)] = 0o600
     """Permissions of files."""
     folder_mode: Annotated[Mode, _owner_has(0o700)] = 0o700

@@ -90,6 +90,10 @@ class Source(Protocol):
     def expected(self) -> int | None:
         """Bytes that are announced; None if the framing does not say."""
 
+    @property
+    def room(self) -> int | None:
+        """Bytes that may come at most; None if there is no limit."""
+
     async def read(self, most: int) -> list[bytes]:
         """Return the next chunks, about `most` bytes in all or what came within a second; empty at the end."""
 

@@ -22,8 +22,11 @@ class Threads:
     def __init__(self, count: int, name: str) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
 
-    async def run(self, call: Callable[..., T], *args: object) -> T:
-        """Run a call; when cancelled, wait until it has ended."""
+    async def run(self, call: Callable[..., T], *args: object, discard: Callable[[T], object] | None = None) -> T:
+        """Run a call; when cancelled, wait until it has ended.
+
+        `discard`: does away with what the call returned if nobody is left to take it, as a descriptor must be closed.
+        """
         future = asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
         try:
             return await asyncio.shield(future)
@@ -34,6 +37,7 @@ class Threads:
                         await asyncio.wait([future])
                     except asyncio.CancelledError:
                         continue
-            if not future.cancelled():
-                future.exception()  # seen, though nobody is left to hear of it
+            # An exception is seen in any case, though nobody is left to hear of it.
+            if not future.cancelled() and future.exception() is None and discard is not None:
+                discard(future.result())
             raise

@@ -754,6 +754,7 @@ class Given:
 
     drainable = False
     expected = None
+    room = None
 
     def __init__(self, *chunks: bytes) -> None:
         self._chunks = list(chunks)

@@ -28,13 +28,17 @@ pytestmark = pytest.mark.usefixtures("unsynced")
 
 
 class Space:
-    """The free space that the system tells, in blocks of one MiB, of a disk with a thousand."""
+    """The free space that the system tells: in blocks of one MiB, of a disk with a thousand, and 100,000 inodes."""
 
     def __init__(self) -> None:
         self.free = 500
+        self.inodes = 100_000
+        self.free_inodes = 50_000
 
     def __call__(self, where: object) -> object:
-        return SimpleNamespace(f_blocks=1000, f_frsize=MIB, f_bavail=self.free)
+        return SimpleNamespace(
+            f_blocks=1000, f_frsize=MIB, f_bavail=self.free, f_files=self.inodes, f_favail=self.free_inodes
+        )
 
 
 @pytest.fixture
@@ -125,6 +129,69 @@ async def test_plenty_of_space_is_not_looked_at_for_each_small_upload(
     await store.create(an_upload(length=10))
     monkeypatch.setattr(os, "statvfs", lambda where: pytest.fail("it was looked at"))
     await store.create(an_upload(OTHER, length=10))
+
+
+# inodes --------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_same_share_of_the_inodes_is_kept_and_what_is_under_way_goes_on(
+    store: FileStore, tmp_path: Path, space: Space
+) -> None:
+    upload = an_upload(OTHER, length=None)
+    await store.create(upload)
+    space.free_inodes = 2003  # a fiftieth of the disk is kept, and a creation takes four
+    with pytest.raises(OutOfSpace, match="not enough space in the storage: too few inodes are free"):
+        await store.create(an_upload())
+    assert ID not in {path.name for path in files(tmp_path / "data" / "uploads")}
+    assert await store.write(upload, Chunks(b"x" * 2 * MIB), unheard) == 2 * MIB
+    space.free_inodes = 2004
+    await store.create(an_upload())
+
+
+async def test_a_small_disk_keeps_a_tenth_of_its_inodes_at_most(tmp_path: Path, space: Space) -> None:
+    store = FileStore(tmp_path / "data", reserve=10_000 * MIB)
+    space.free_inodes = 10_004
+    await store.create(an_upload())
+    space.free_inodes = 10_003
+    with pytest.raises(OutOfSpace):
+        await store.create(an_upload(OTHER))
+
+
+async def test_nothing_is_begun_without_inodes_for_it_where_nothing_is_kept(tmp_path: Path, space: Space) -> None:
+    store = FileStore(tmp_path / "data", reserve=0)
+    space.free_inodes = 3
+    with pytest.raises(OutOfSpace):
+        await store.create(an_upload())
+    space.free_inodes = 4
+    await store.create(an_upload())
+
+
+async def test_a_file_system_that_counts_no_inodes_is_not_short_of_them(store: FileStore, space: Space) -> None:
+    space.inodes = space.free_inodes = 0
+    await store.create(an_upload())
+    await store.check()
+
+
+async def test_the_log_says_of_which_there_are_too_few(
+    store: FileStore, space: Space, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "tusserver.store"):
+        for number, space.free_inodes in enumerate([50_000, 10, 10, 50_000, 50_000]):
+            with contextlib.suppress(OutOfSpace):
+                await store.create(an_upload(UploadId(f"{number}x"), length=10))
+    assert [record.getMessage() for record in caplog.records if "store.reserve" in record.getMessage()] == [
+        "free inodes are below store.reserve: new uploads are refused",
+        "free inodes are above store.reserve again: new uploads are taken",
+    ]
+
+
+async def test_the_check_says_what_there_is_too_little_of(store: FileStore, space: Space) -> None:
+    space.free_inodes = 10
+    with pytest.raises(OutOfSpace, match="inodes"):
+        await store.check()
+    space.free_inodes, space.free = 50_000, 10
+    with pytest.raises(OutOfSpace, match=r"^not enough space in the storage$"):
+        await store.check()
 
 
 # the check -----------------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class Intake:
         self.written = 0
         """Bytes that the store is known to have written."""
         self._body = body
-        self._room = room
+        self.room = room
         self._beyond = beyond
         self._idle = idle
         self._checksum = checksum
@@ -157,7 +157,7 @@ class Intake:
         if not chunk:
             self._ended = True
             return b""
-        if self._room is not None and self.received + len(chunk) > self._room:
+        if self.room is not None and self.received + len(chunk) > self.room:
             self._cut = self._beyond()
             return b""
         self._take(len(chunk))

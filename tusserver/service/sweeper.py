@@ -256,6 +256,8 @@ class Sweeper:
         if rules.is_expired(upload, now):
             await self._lifecycle.remove(upload, Expired)
             return True
+        if upload.length is None:
+            await self._store.trim(upload.id)  # a process may have died while it wrote it
         if upload.complete and not upload.finished and not rules.gave_up(upload):
             await self._finish(upload)
         elif upload.expires_at is None and not upload.finished:

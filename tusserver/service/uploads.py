@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
@@ -192,7 +192,8 @@ class UploadService:
         """Take the bytes that came with the creation. The upload exists, so a body cut short still makes a Created."""
         try:
             plan = rules.plan_first(upload, first, self._limits)
-            upload, cut = await self._receive(plan, first, body, lease)
+            async with self._trimmed(upload):
+                upload, cut = await self._receive(plan, first, body, lease)
             if isinstance(cut, ClientGone):
                 raise cut
             return Created(upload=await self._tell(await self._finish(upload)), closes=cut is not None)
@@ -243,15 +244,12 @@ class UploadService:
             plan = self._plan(append, upload)
             if contended:
                 plan = replace(plan, upload=rules.take_over(plan.upload))
-            await self._go_to(plan.upload, upload)
-            declares = plan.upload.length != upload.length
             try:
-                upload, cut = await self._receive(plan, append, body, lease, before=upload)
+                async with self._trimmed(upload):
+                    upload, cut = await self._write_behind(upload, plan, append, body, lease)
             except TusError as error:
                 _note_expiry(error, plan.upload)
                 raise
-            if declares and plan.upload.complete:
-                await self._store.amend(upload)  # not sooner: a body that is refused completes nothing
             if isinstance(cut, TusError):
                 _note_expiry(cut, upload)
             # Also after a cut: a client that sent the last byte, and not the end of its chunked body, has no more to
@@ -259,9 +257,35 @@ class UploadService:
             upload = await self._finish(upload)
             return (upload if cut is not None else await self._tell(upload)), cut
 
+    async def _write_behind(
+        self, before: Upload, plan: AppendPlan, append: Append, body: Body, lease: Lease
+    ) -> tuple[Upload, Cut | None]:
+        await self._go_to(plan.upload, before)
+        upload, cut = await self._receive(plan, append, body, lease, before=before)
+        if plan.upload.length != before.length and plan.upload.complete:
+            await self._store.amend(upload)  # not sooner: a body that is refused completes nothing
+        return upload, cut
+
+    @contextlib.asynccontextmanager
+    async def _trimmed(self, before: Upload) -> AsyncIterator[None]:
+        """Leave an upload that had no length no more space than it has bytes, however its request ends."""
+        try:
+            yield
+        finally:
+            if before.length is None:
+                # If that fails a sweep does it.
+                with anyio.CancelScope(shield=True), contextlib.suppress(TusError):
+                    await self._store.trim(before.id)
+
     async def _go_to(self, start: Upload, upload: Upload) -> None:
-        """Record where a body starts, and the length that it declares: that stands even if the body does not arrive."""
+        """Record where a body starts, and the length that it declares: that stands even if the body does not arrive.
+
+        Raises:
+            OutOfSpace, MaxSizeExceeded: there is no room for that length, and nothing has changed.
+        """
         declares = start.length != upload.length and not start.complete
+        if declares:
+            await self._store.reserve(start)
         if start.offset < upload.offset:
             await self._store.take_back(replace(start, length=upload.length))
         elif start.takeovers != upload.takeovers and not declares:

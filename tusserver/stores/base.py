@@ -134,6 +134,22 @@ class Store(Protocol):
     async def amend(self, upload: Upload) -> None:
         """Record everything: the upload changed in kind (its length was declared)."""
 
+    async def reserve(self, upload: Upload) -> None:
+        """Reserve the space of a length that is declared now, behind the offset; the caller records it, or trims.
+
+        Raises:
+            OutOfSpace: there is no room now.
+            MaxSizeExceeded: there never can be.
+        """
+
+    async def trim(self, upload_id: UploadId) -> None:
+        """Give back what is reserved for bytes that nobody has promised: of an upload without a length, by its record,
+        all space behind its offset.
+
+        Raises:
+            UploadNotFound
+        """
+
     async def concatenate(self, final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
         """Put the parts' bytes behind the final upload's offset, in order. They exist only once committed.
 

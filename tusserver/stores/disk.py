@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable
+from tusserver.stores.space import Free, Watch
 
 logger = logging.getLogger("tusserver.store")
 
@@ -28,12 +29,8 @@ QUIET = 10.0
 """Seconds without a failure after which it is over."""
 _LITTLE = 1 << 20
 """Bytes that are reserved without an exact look at the free space first."""
-_ROOMY = 64 << 20
-"""Bytes of free space that are not used up in the time of `_LOOK`, by anything but a few large uploads."""
 _LOOK = 0.25
 """Seconds for which a look at plenty of free space counts."""
-_LARGEST_SHARE = 10
-"""The space that is kept free is a tenth of the disk at most: a small one shall still be of use."""
 _IOV_MAX = 1024
 _READ = 16 * 1024
 _MANY = 64
@@ -135,14 +132,15 @@ class Reserver:
     """Reserves space in files below one folder.
 
     By `fallocate`; where that is missing, or slow as on tmpfs (0.3 ms for each MiB), `ftruncate` and a look at the
-    free space stand in, and the log says so once. `keep`: bytes of the disk that stay free.
+    free space stand in, and the log says so once. `keep`: bytes of the disk that stay free, and the same share of its
+    inodes.
     """
 
     def __init__(self, folder: Path, keep: int = 0) -> None:
         self._folder = folder
         self._keep = keep
         self._roomy_until = 0.0
-        self._low = False
+        self._watch = Watch()
         self._sparse = _fallocate is None
         if file_system(folder) == "tmpfs":
             self._stop_reserving("tmpfs")
@@ -151,8 +149,10 @@ class Reserver:
         self._sparse = True
         logger.info("space is checked but not reserved in %s (%s)", self._folder, why)
 
-    def require_room(self, length: int = 0) -> None:
-        """Refuse what would leave less space free than is to be kept. Where there is plenty, it looks now and then.
+    def require_room(self, length: int = 0, *, files: int = 0) -> None:
+        """Refuse what would leave less free than is to be kept. Where there is plenty, it looks now and then.
+
+        `files`: how many are made; what is open already needs no inode.
 
         Raises:
             OutOfSpace, OSError
@@ -160,22 +160,10 @@ class Reserver:
         now = time.monotonic()
         if now < self._roomy_until and length <= _LITTLE:
             return
-        left = self._free(os.statvfs(self._folder)) - length
-        if left > _ROOMY:
+        free = Free.of(os.statvfs(self._folder), self._keep)
+        if free.plenty:
             self._roomy_until = now + _LOOK
-        if (left < 0) is not self._low:
-            self._low = left < 0
-            if self._low:
-                logger.warning("free space is below store.reserve: new uploads are refused")
-            else:
-                logger.info("free space is above store.reserve again: new uploads are taken")
-        if left < 0:
-            raise OutOfSpace
-
-    def _free(self, found: os.statvfs_result) -> int:
-        """Bytes that may be used; negative where fewer are free than is to be kept."""
-        keep = min(self._keep, found.f_blocks * found.f_frsize // _LARGEST_SHARE)
-        return found.f_bavail * found.f_frsize - keep
+        self._watch.require(free, length=length, files=files)
 
     def reserve(self, fd: int, at: int, length: int) -> None:
         """Make sure that `length` bytes fit from `at` on, and give the file at least that size.
@@ -195,7 +183,7 @@ class Reserver:
         if length > disk.f_blocks * disk.f_frsize:
             raise MaxSizeExceeded("this is more than the whole storage holds")
         # A look first: fallocate would eat up all free space before it notices that there is not enough.
-        if length > self._free(disk) + self._allocated(fd, at):
+        if length > Free.of(disk, self._keep).bytes + self._allocated(fd, at):
             raise OutOfSpace
         if not self._sparse and _fallocate is not None:
             while (failed := _fallocate(fd, at, length)) == errno.EINTR:
@@ -526,11 +514,21 @@ def leads_elsewhere(path: str) -> bool:
         return False
 
 
+def excess(path: str, size: int) -> int:
+    """Return the bytes that a file takes beyond `size`, also what is reserved behind its end; 0 if it is not there."""
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    # Of the blocks one is begun by the last bytes, and one may list the others.
+    return max(0, found.st_size - size, found.st_blocks * 512 - size - 2 * found.st_blksize)
+
+
 def cut(path: str, size: int) -> None:
-    """Make a file no longer than `size`."""
+    """Make a file no longer than `size`, and give back what is reserved behind that."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        if os.fstat(fd).st_size > size:
+        if os.fstat(fd).st_size >= size:  # also if it is as long: there may be blocks behind its end
             os.ftruncate(fd, size)
     finally:
         os.close(fd)

@@ -30,10 +30,11 @@ from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import IdTaken, MaxSizeExceeded, OutOfSpace, StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
-from tusserver.stores import disk, folder, record
+from tusserver.stores import disk, folder, record, space
 from tusserver.stores.base import Copied, Reaped
 from tusserver.stores.calendar import Calendar
 from tusserver.stores.naming import Template
+from tusserver.stores.space import FILES
 from tusserver.streams import Kept, Source
 from tusserver.threads import Threads
 
@@ -42,7 +43,7 @@ logger = logging.getLogger("tusserver.store")
 BATCH = 512 * 1024
 """Bytes written at once: above, ext4 takes page-cache folios that cost more than they save."""
 GROWTH = 64 << 20
-"""Bytes by which a file of unknown length grows."""
+"""Bytes by which a file of unknown length grows at most; so many are reserved or given back without a thread."""
 FIRST_LOOK = 3600.0
 """Seconds after which a new id gets its first look, for what a crash may have left half-made."""
 SMALL = 64 * 1024
@@ -167,14 +168,15 @@ class FileStore:
         except OSError as error:
             raise ValueError(f"the data folder {self.root} cannot be used: {error.strerror}") from error
 
-    async def _swift(self, call: Callable[..., T], *args: object) -> T:
+    async def _swift(self, call: Callable[..., T], *args: object, discard: Callable[[T], object] | None = None) -> T:
         """Run a call that takes microseconds when the page cache answers: a thread would cost ten times as much.
 
-        The loop must not wait for a disk, so after one that took long all go to threads for a while.
+        The loop must not wait for a disk, so after one that took long all go to threads for a while. `discard`: see
+        `Threads.run`.
         """
         began = time.monotonic()
         if began < self._slow_until:
-            return await self._run(call, *args)
+            return await self._run(call, *args, discard=discard)
         try:
             return call(*args)
         finally:
@@ -190,8 +192,8 @@ class FileStore:
 
     def _check(self) -> None:
         try:
+            self._reserver.require_room(files=FILES)  # first: without an inode nothing could be tried
             disk.probe(self._uploads)
-            self._reserver.require_room()
         except OSError as error:
             raise StoreUnavailable(f"{error.strerror}") from error
 
@@ -229,7 +231,7 @@ class FileStore:
         if upload.expires_at is not None:
             look = min(look, upload.expires_at.timestamp())
         with self._translated("creating an upload"):
-            self._reserver.require_room()
+            self._reserver.require_room(files=FILES)
             self._calendar.add(upload.id, look, now)
             try:
                 fd = self._open_new(path)
@@ -335,14 +337,18 @@ class FileStore:
         fd = -1
         try:
             if source.drainable:
-                fd = await self._swift(self._open_bytes, upload, source.expected or 0)
+                fd = await self._open_for(upload, source.expected or 0)
+                if source.expected is None and upload.length is None:
+                    kept = self._growing(fd, upload, source.room, kept)
                 with self._translated("writing"):
                     return await source.drain_to(fd, upload.offset, kept)
             written = 0
             while batch := await source.read(BATCH):
-                run = self._swift if sum(map(len, batch)) <= SMALL else self._run
-                fd, added = await run(self._write, fd, upload, batch, written)
-                written += added
+                size = sum(map(len, batch))
+                if fd < 0:
+                    fd = await self._open_for(upload, source.expected or size)
+                run = self._swift if size <= SMALL else self._run
+                written += await run(self._write, fd, upload, batch, written, source.room)
                 if (telling := kept(written)) is not None:
                     await telling
             return written
@@ -350,6 +356,12 @@ class FileStore:
             if fd >= 0:
                 os.close(fd)
             self._end_progress(upload.id)
+
+    async def _open_for(self, upload: Upload, more: int) -> int:
+        """See `_open_bytes`. Only of an upload of unknown length there is anything to reserve."""
+        if upload.length is None and more > GROWTH:
+            return await self._run(self._open_bytes, upload, more, discard=os.close)
+        return await self._swift(self._open_bytes, upload, more, discard=os.close)
 
     def _open_bytes(self, upload: Upload, more: int) -> int:
         """Open the file with room for `more` bytes behind the offset."""
@@ -365,34 +377,77 @@ class FileStore:
                     raise StoreUnavailable
                 # Of a length that was known from the start, all space is there.
                 if size < upload.offset + more:
+                    if upload.length is None:
+                        self._note_growth(upload, more)
                     self._reserver.reserve(fd, upload.offset, more)
             except BaseException:
                 os.close(fd)
                 raise
             return fd
 
-    def _write(self, fd: int, upload: Upload, batch: list[bytes], written: int) -> tuple[int, int]:
-        size = sum(map(len, batch))
-        at = upload.offset + written
-        opened = fd < 0
-        if opened:
-            fd = self._open_bytes(upload, size)
-        try:
-            with self._translated("writing"):
-                if upload.length is None and os.fstat(fd).st_size < at + size:
-                    self._grow(fd, at, size)
-                return fd, disk.write_all(fd, batch, at)
-        except BaseException:
-            if opened:
-                os.close(fd)
-            raise
+    def _write(self, fd: int, upload: Upload, batch: list[bytes], written: int, room: int | None) -> int:
+        with self._translated("writing"):
+            if upload.length is None:
+                self._grow(fd, upload, written, sum(map(len, batch)), room)
+            return disk.write_all(fd, batch, upload.offset + written)
 
-    def _grow(self, fd: int, at: int, size: int) -> None:
-        """Make a file of unknown length much larger, or if there is no room for that, just large enough."""
+    def _grow(self, fd: int, upload: Upload, written: int, size: int, room: int | None) -> None:
+        """Make a file of unknown length larger, by more than is needed now; if there is no room for that, by less."""
+        at = upload.offset + written
+        if os.fstat(fd).st_size >= at + size:
+            return
+        ahead = space.step(size, written, room, GROWTH)
         try:
-            self._reserver.reserve(fd, at, max(size, GROWTH))
+            self._note_growth(upload, ahead - size)
+            self._reserver.reserve(fd, at, ahead)
         except (OutOfSpace, MaxSizeExceeded):
             self._reserver.reserve(fd, at, size)
+
+    def _growing(self, fd: int, upload: Upload, room: int | None, kept: Kept) -> Kept:
+        """Have a file grow ahead of a body that drains into it, and of which nobody knows how much is still to come."""
+
+        def grow(written: int) -> Awaitable[None] | None:
+            self._grow(fd, upload, written, 1, room)
+            return kept(written)
+
+        return grow
+
+    def _note_growth(self, upload: Upload, ahead: int) -> None:
+        """Have the next sweep look at an upload that takes space for what has not come: we may die before `trim`."""
+        if ahead > SMALL:
+            self._remind(self._calendar, upload.id, self.clock.seconds())
+
+    async def reserve(self, upload: Upload) -> None:
+        """See `Store.reserve`."""
+        await self._run(self._reserve, upload)
+
+    def _reserve(self, upload: Upload) -> None:
+        assert upload.length is not None
+        with self._translated("reserving space"):
+            self._note_growth(upload, upload.length - upload.offset)
+            os.close(self._open_bytes(upload, upload.length - upload.offset))
+
+    async def trim(self, upload_id: UploadId) -> None:
+        """See `Store.trim`."""
+        upload = await self.load(upload_id)
+        if upload.length is not None and not upload.pending:
+            return
+        excess = await self._swift(self._excess, upload)
+        if excess:
+            await (self._run if self._sync or excess > GROWTH else self._swift)(self._trim, upload)
+
+    def _excess(self, upload: Upload) -> int:
+        with self._translated("looking at an upload"):
+            return disk.excess(self._bytes_path(upload), upload.offset)
+
+    def _trim(self, upload: Upload) -> None:
+        with self._translated("giving back space"):
+            fd = self._open_record(upload.id)
+            try:
+                reach = record.reach(os.pread(fd, record.JSON_AT, 0))
+            finally:
+                os.close(fd)
+            disk.cut(self._bytes_path(upload), max(upload.offset, reach))
 
     async def commit(self, upload: Upload) -> None:
         """See `Store.commit`."""
@@ -532,7 +587,7 @@ class FileStore:
         last = record.newer(head, self._boot)
         number, synced = (last.number, self._synced(last)) if last is not None else (0, 0)
         if upload.place is None and upload.length is not None:
-            disk.cut(path, upload.length)  # it had grown in large steps
+            disk.cut(path, upload.length)  # it had grown ahead
         slot = self._slot(upload, number + 1, min(synced, upload.offset))
         content = record.pack(upload, slot, cell=record.cell_of(head))
         disk.replace_file(path + _RECORD, content, self._file_mode, sync=self._syncs(upload))
@@ -548,8 +603,9 @@ class FileStore:
     async def concatenate(self, final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
         """See `Store.concatenate`."""
         assert final.length is not None
-        fd = await self._run(self._open_bytes, final, final.length - final.offset)
+        fd = -1
         try:
+            fd = await self._run(self._open_bytes, final, final.length - final.offset, discard=os.close)
             begins = 0
             for part in parts:
                 ends = begins + part.offset
@@ -560,8 +616,13 @@ class FileStore:
                     done += step
                     await kept(done)
                 begins = ends
+        except (StoreUnavailable, OutOfSpace, MaxSizeExceeded):
+            with contextlib.suppress(TusError):
+                await self.trim(final.id)  # it may take long until it can be tried again
+            raise
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def _copy(self, part: Upload, start: int, target: int, at: int, length: int) -> None:
         with self._translated("joining partial uploads"):
@@ -833,6 +894,8 @@ class FileStore:
         except StoreUnavailable:
             return None
         self._drop_spare_name(upload)
+        if upload.length is None and disk.excess(self._bytes_path(upload), upload.offset):
+            return now  # that look cuts it
         # One without a deadline was finished, and is not any more since a power cut.
         if not upload.finished and (upload.complete or upload.pending or upload.expires_at is None):
             return now

@@ -116,6 +116,15 @@ class MemoryStore:
         """See `Store.amend`."""
         await self.commit(upload)
 
+    async def reserve(self, upload: Upload) -> None:
+        """See `Store.reserve`: there is always room, as far as this can tell."""
+
+    async def trim(self, upload_id: UploadId) -> None:
+        """See `Store.trim`."""
+        upload = await self.load(upload_id)
+        if upload.length is None:
+            del self._bytes_of(upload_id)[upload.offset :]
+
     async def concatenate(self, final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
         """See `Store.concatenate`."""
         content = self._bytes_of(final.id)

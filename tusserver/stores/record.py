@@ -237,6 +237,12 @@ def newer(head: bytes, boot: str) -> Slot | None:
     return first
 
 
+def reach(head: bytes) -> int:
+    """Return up to which offset bytes may count: a slot that does not now may after a restart of the machine."""
+    slots = [slot for slot in map(Slot.unpack, (head[:SLOT_SPACE], head[SLOT_SPACE:JSON_AT])) if slot is not None]
+    return max(slots, key=lambda slot: slot.number).offset if slots else 0
+
+
 def _marked(head: bytes) -> int | None:
     mark = head[_MARK_AT : _MARK_AT + _MARK.size]
     found: int = _MARK.unpack(mark)[0] if len(mark) == _MARK.size else 0
