@@ -86,6 +86,7 @@ def assemble(configured: Effective) -> Site:
         ),
         expiry=Expiry(
             after=expiry.after,
+            untouched=expiry.untouched,
             sliding=expiry.sliding,
             keep_finished=expiry.keep_finished,
             keep_parts=expiry.keep_parts,

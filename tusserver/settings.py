@@ -341,7 +341,9 @@ class Expiry(Group):
     """When uploads are removed."""
 
     after: DurationOrOff = timedelta(hours=24)
-    """Life of an unfinished upload."""
+    """Life of an unfinished upload; off keeps it for ever, whether it got bytes or not."""
+    untouched: DurationOrOff = timedelta(hours=1)
+    """Life of one that never got a byte; expiry.after at most, which its first byte starts. off: like the others."""
     sliding: bool = True
     """Whether each PATCH starts that time anew; false counts from the creation."""
     keep_finished: DurationOrOff = None

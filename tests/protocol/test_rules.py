@@ -31,6 +31,7 @@ from tusserver.protocol.upload import Role, Upload, UploadId
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)
 ID = UploadId("abc")
 UNLIMITED = Limits()
@@ -287,7 +288,7 @@ def test_progress_moves_the_offset_and_a_sliding_deadline() -> None:
 
 
 def test_progress_leaves_a_fixed_deadline_alone() -> None:
-    upload = an_upload(expires_at=NOW + SECOND)
+    upload = an_upload(offset=1, expires_at=NOW + SECOND)
     assert rules.advance(upload, 4, Expiry(after=DAY, sliding=False), NOW).expires_at == NOW + SECOND
 
 
@@ -372,9 +373,11 @@ def test_an_application_is_told_again_after_pauses_that_grow_and_not_for_ever() 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, NOW + DAY),
-        ({"updated_at": NOW - SECOND}, NOW - SECOND + DAY),
-        ({"updated_at": NOW + DAY}, NOW + DAY),  # a clock was wrong
+        ({"offset": 4}, NOW + DAY),
+        ({"offset": 4, "updated_at": NOW - SECOND}, NOW - SECOND + DAY),
+        ({"offset": 4, "updated_at": NOW + DAY}, NOW + DAY),  # a clock was wrong
+        ({"updated_at": NOW - SECOND}, NOW - SECOND + HOUR),
+        ({"role": Role.FINAL, "length": None, "updated_at": NOW}, NOW + DAY),
         ({"offset": 10, "finished": True, "updated_at": NOW - SECOND}, NOW - SECOND + 2 * DAY),
         ({"offset": 10, "finished": True, "unclaimed": True, "updated_at": NOW}, NOW + DAY),
         ({"offset": 10, "finished": True, "role": Role.PARTIAL, "updated_at": NOW}, NOW + 7 * DAY),
@@ -391,8 +394,51 @@ def test_where_nothing_expires_there_is_no_deadline() -> None:
 
 
 def test_without_sliding_it_counts_from_the_creation() -> None:
-    upload = an_upload(updated_at=NOW + DAY)
+    upload = an_upload(offset=4, updated_at=NOW + DAY)
     assert Expiry(after=DAY, sliding=False).of(upload, NOW + 2 * DAY) == NOW + DAY
+
+
+# uploads that never got a byte ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("create", "life"),
+    [
+        (a_creation(10), HOUR),
+        (a_creation(None), HOUR),
+        (a_creation(10, role=Role.PARTIAL), HOUR),
+        (a_creation(0), DAY),  # it is complete
+        (a_creation(None, role=Role.FINAL, parts=(UploadId("a"),)), DAY),
+        (a_creation(10, role=Role.FINAL, parts=(UploadId("a"),)), DAY),
+    ],
+)
+def test_what_waits_for_its_first_byte_has_a_short_life(create: Create, life: timedelta) -> None:
+    assert rules.begin(create, ID, Expiry(after=DAY), NOW).expires_at == NOW + life
+
+
+@pytest.mark.parametrize(
+    ("expiry", "life"),
+    [
+        (Expiry(after=2 * SECOND), 2 * SECOND),
+        (Expiry(after=DAY, untouched=None), DAY),
+        (Expiry(after=DAY, untouched=2 * DAY), DAY),
+        (Expiry(after=DAY, untouched=SECOND), SECOND),
+    ],
+)
+def test_that_life_is_never_longer_than_the_usual_one(expiry: Expiry, life: timedelta) -> None:
+    assert rules.begin(a_creation(), ID, expiry, NOW).expires_at == NOW + life
+
+
+def test_where_unfinished_uploads_never_expire_these_do_not_either() -> None:
+    assert rules.begin(a_creation(), ID, Expiry(after=None, untouched=HOUR), NOW).expires_at is None
+
+
+def test_the_first_byte_starts_the_usual_life() -> None:
+    made = rules.begin(a_creation(), ID, Expiry(after=DAY), NOW)
+    later = NOW + 10 * SECOND
+    assert rules.advance(made, 1, Expiry(after=DAY), later).expires_at == later + DAY
+    assert rules.advance(made, 1, Expiry(after=DAY, sliding=False), later).expires_at == NOW + DAY
+    assert rules.advance(made, 0, Expiry(after=DAY), later).expires_at == NOW + HOUR
 
 
 # joining -------------------------------------------------------------------------------------------------------------

@@ -467,9 +467,9 @@ async def test_what_was_committed_before_the_storage_filled_up_stays(make_world:
 
 
 async def test_each_body_moves_a_sliding_deadline(world: World) -> None:
-    upload_id = await world.upload(11)
+    upload_id = await world.upload(11, b"h")
     world.clock.advance(timedelta(hours=20))
-    assert (await world.append(upload_id, 0, b"hello")).expires_at == world.clock.now + DAY
+    assert (await world.append(upload_id, 1, b"ello")).expires_at == world.clock.now + DAY
     world.clock.advance(timedelta(hours=20))
     assert (await world.append(upload_id, 5, b" world")).finished
 
@@ -477,12 +477,40 @@ async def test_each_body_moves_a_sliding_deadline(world: World) -> None:
 async def test_a_fixed_deadline_counts_from_the_creation(make_world: MakeWorld) -> None:
     world = make_world(expiry=Expiry(sliding=False))
     upload_id = await world.upload(11)
+    assert (await world.head(upload_id)).expires_at == world.clock.now + timedelta(hours=1)
     deadline = world.clock.now + DAY
-    world.clock.advance(timedelta(hours=20))
+    world.clock.advance(timedelta(minutes=59))
     assert (await world.append(upload_id, 0, b"hello")).expires_at == deadline
-    world.clock.advance(timedelta(hours=4))
+    world.clock.advance(timedelta(hours=24))
     with pytest.raises(UploadExpired):
         await world.append(upload_id, 5, b" world")
+
+
+async def test_an_empty_body_does_not_prolong_the_life_of_an_upload_that_never_got_a_byte(world: World) -> None:
+    upload_id = await world.upload(11)
+    deadline = world.clock.now + timedelta(hours=1)
+    world.clock.advance(timedelta(minutes=59))
+    assert (await world.append(upload_id, 0, b"")).expires_at == deadline
+    assert (await world.append(upload_id, 0, Feed(ends=True))).expires_at == deadline
+    world.clock.advance(timedelta(minutes=1))
+    with pytest.raises(UploadExpired):
+        await world.append(upload_id, 0, b"hello")
+
+
+async def test_while_a_first_body_with_a_checksum_comes_in_its_upload_does_not_expire(world: World) -> None:
+    upload_id = await world.upload(5)
+    body = Feed(b"hell")
+    sending = asyncio.create_task(world.append(upload_id, 0, body, checksum=sha1(b"?")))
+    for byte in (b"", b"o"):
+        body.send(*filter(None, [byte]))
+        await body.taken()
+        await elapse(2.0)
+    world.clock.advance(timedelta(hours=2))
+    assert (await world.head(upload_id)).offset == 0
+    body.end()
+    with pytest.raises(ChecksumMismatch):
+        await sending
+    assert (await world.store.load(upload_id)).expires_at == world.clock.now - timedelta(hours=1)
 
 
 async def test_without_expiry_an_upload_waits_for_ever(make_world: MakeWorld) -> None:

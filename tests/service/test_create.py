@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from datetime import timedelta
 
 import anyio
 import pytest
 
 from tests.service.conftest import MakeWorld
-from tests.service.world import DAY, IDLE, Feed, World, elapse
+from tests.service.world import IDLE, Feed, World, elapse
 from tusserver.events import Created, Finished, Terminated
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
@@ -42,7 +43,7 @@ async def test_a_new_upload_stands_at_zero_with_all_that_its_client_said(world: 
     created = await world.create(10, metadata="filename d29ybGQudHh0")
     upload = await world.store.load(created.upload.id)
     assert (upload.offset, upload.length, upload.metadata.name) == (0, 10, "world.txt")
-    assert (upload.created_at, upload.expires_at) == (world.clock.now, world.clock.now + DAY)
+    assert (upload.created_at, upload.expires_at) == (world.clock.now, world.clock.now + timedelta(hours=1))
     assert upload == created.upload
 
 

@@ -113,9 +113,9 @@ async def test_finished_uploads_go_when_their_retention_is_over(make_world: Make
 
 
 async def test_an_upload_whose_deadline_slid_is_removed_at_the_new_one(world: World) -> None:
-    upload_id = await world.upload(11)
+    upload_id = await world.upload(11, b"h")
     world.clock.advance(20 * HOUR)
-    await world.append(upload_id, 0, b"hello")
+    await world.append(upload_id, 1, b"ello")
     world.clock.advance(4 * HOUR + LATE)
     assert await world.sweeper.sweep() == 0
     assert await world.content(upload_id) == b"hello"
@@ -126,11 +126,34 @@ async def test_an_upload_whose_deadline_slid_is_removed_at_the_new_one(world: Wo
     assert await world.stored() == []
 
 
+async def test_an_upload_that_never_got_a_byte_is_removed_after_an_hour_and_one_that_did_stays(world: World) -> None:
+    _, touched = await world.upload(11), await world.upload(11)
+    world.clock.advance(timedelta(minutes=50))
+    await world.append(touched, 0, b"h")
+    assert await world.sweeper.sweep() == 0
+    world.clock.advance(timedelta(minutes=10) + LATE)
+    assert await world.sweeper.sweep() == 1
+    assert (await world.stored(), world.heard(Expired)) == ([touched], 1)
+    world.clock.advance(22 * HOUR)
+    assert await world.sweeper.sweep() == 0
+    world.clock.advance(2 * HOUR)
+    assert await world.sweeper.sweep() == 1
+
+
+async def test_another_life_of_uploads_without_a_byte_reaches_those_that_are_there(world: World) -> None:
+    untouched, touched = await world.upload(11), await world.upload(11, b"h")
+    await world.sweeper.sweep()
+    world.obey(Expiry(untouched=timedelta(minutes=5)))
+    await world.sweeper.sweep()
+    deadlines = [(await world.store.load(upload_id)).expires_at for upload_id in (untouched, touched)]
+    assert deadlines == [world.clock.now + timedelta(minutes=5), world.clock.now + DAY]
+
+
 async def test_a_fixed_deadline_does_not_slide(make_world: MakeWorld) -> None:
     world = make_world(expiry=Expiry(sliding=False))
-    upload_id = await world.upload(11)
+    upload_id = await world.upload(11, b"h")
     world.clock.advance(20 * HOUR)
-    await world.append(upload_id, 0, b"hello")
+    await world.append(upload_id, 1, b"ello")
     world.clock.advance(4 * HOUR + LATE)
     assert await world.sweeper.sweep() == 1
     assert not await world.store.remove(upload_id)

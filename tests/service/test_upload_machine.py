@@ -53,6 +53,8 @@ SWEEP = timedelta(seconds=181)
 """Between a deadline and the sweep: longer than a calendar may be late, and no divisor of the hours that pass."""
 
 bodies = st.binary(max_size=12)
+UNTOUCHED = timedelta(hours=1)
+"""Life of an upload that never got a byte."""
 lengths = st.none() | st.integers(0, MAX)
 sums = st.sampled_from(["none", "none", "right", "wrong"])
 ends = st.sampled_from(["whole", "whole", "chunked", "breaks off", "crash"])
@@ -63,6 +65,7 @@ class Modelled:
     """What is known of one upload."""
 
     length: int | None
+    made: datetime
     deadline: datetime | None
     role: Role = Role.REGULAR
     parts: tuple[UploadId, ...] = ()
@@ -146,8 +149,8 @@ class Uploads(RuleBasedStateMachine):
         upload.data += data
         if told or upload.complete:
             upload.told = len(upload.data)
-        if data and self.sliding:
-            upload.deadline = self.now + DAY
+        if data and (self.sliding or len(upload.data) == len(data)):
+            upload.deadline = (self.now if self.sliding else upload.made) + DAY
         self.settle(upload_id)
 
     def settle(self, upload_id: UploadId) -> None:
@@ -197,7 +200,7 @@ class Uploads(RuleBasedStateMachine):
             self.refused(self.world.create(length, body, role=role), SizeExceeded, MaxSizeExceeded)
             return multiple()
         upload_id = self.run(self.world.create(length, body, role=role)).upload.id
-        self.model[upload_id] = Modelled(length=length, deadline=self.now + DAY, role=role)
+        self.model[upload_id] = Modelled(length=length, made=self.now, deadline=self.now + UNTOUCHED, role=role)
         self.grow(upload_id, body)
         return upload_id
 
@@ -365,7 +368,9 @@ class Uploads(RuleBasedStateMachine):
         final_id = self.run(asked).id
         lengths = [part.length for part in there]
         length = None if None in lengths else sum(length for length in lengths if length is not None)
-        self.model[final_id] = Modelled(length=length, deadline=self.now + DAY, role=Role.FINAL, parts=tuple(parts))
+        self.model[final_id] = Modelled(
+            length=length, made=self.now, deadline=self.now + DAY, role=Role.FINAL, parts=tuple(parts)
+        )
         self.join_if_ready(final_id)
         return final_id
 

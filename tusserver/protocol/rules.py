@@ -46,7 +46,9 @@ class Expiry:
     """When uploads end. tus 1.0.0, Expiration: "The Server MAY remove unfinished uploads once they expire"."""
 
     after: timedelta | None = timedelta(hours=24)
-    """For unfinished uploads; None: never."""
+    """For unfinished uploads; None: never, whether they got bytes or not."""
+    untouched: timedelta | None = timedelta(hours=1)
+    """For those that never got a byte, if that is sooner; None: they are like the others. Their first byte ends it."""
     sliding: bool = True
     """Whether each request that adds bytes starts the time anew."""
     keep_finished: timedelta | None = None
@@ -54,15 +56,21 @@ class Expiry:
     keep_parts: timedelta | None = timedelta(days=7)
     """For complete partial uploads, joined or not: clients leave them behind. None: for ever."""
 
-    def from_creation(self, now: datetime) -> datetime | None:
-        """Deadline of an upload made `now`."""
-        return None if self.after is None else now + self.after
+    def from_creation(self, now: datetime, *, untouched: bool = False) -> datetime | None:
+        """Deadline of an upload made `now`; `untouched`: as long as it gets no byte (see `Upload.untouched`)."""
+        if self.after is None:
+            return None
+        if untouched and self.untouched is not None:
+            return now + min(self.untouched, self.after)
+        return now + self.after
 
     def after_append(self, upload: Upload, now: datetime) -> datetime | None:
-        """Deadline of an unfinished upload that got bytes `now`."""
-        if self.after is None or not self.sliding:
+        """Deadline of an unfinished upload that got bytes `now`. `upload`: as it was before."""
+        if self.after is None:
             return upload.expires_at
-        return now + self.after
+        if self.sliding:
+            return now + self.after
+        return min(upload.created_at, now) + self.after if upload.untouched else upload.expires_at
 
     def after_completion(self, upload: Upload, now: datetime) -> datetime | None:
         """End of the retention of an upload completed `now`."""
@@ -76,7 +84,8 @@ class Expiry:
         last = min(upload.updated_at or now, now)
         if upload.finished:
             return self.after_completion(upload, last)
-        return self.from_creation(last if self.sliding else min(upload.created_at, now))
+        begin = last if self.sliding else min(upload.created_at, now)
+        return self.from_creation(begin, untouched=upload.untouched)
 
     @property
     def longest(self) -> timedelta:
@@ -157,7 +166,7 @@ def begin(create: Create, upload_id: UploadId, expiry: Expiry, now: datetime, *,
         role=create.role,
         concat=create.concat,
         parts=create.parts,
-        expires_at=expiry.from_creation(now),
+        expires_at=expiry.from_creation(now, untouched=create.length != 0 and create.role is not Role.FINAL),
         owed=owed and create.role is not Role.PARTIAL,
         unclaimed=create.role is Role.FINAL,
     )
@@ -198,11 +207,16 @@ def advance(upload: Upload, added: int, expiry: Expiry, now: datetime, *, told: 
     told = told or offset == upload.length
     return upload.at(
         offset,
-        expires_at=expiry.after_append(upload, now),
+        expires_at=expiry.after_append(upload, now) if added else upload.expires_at,
         finished=upload.finished,
         told=offset if told else None,
         takeovers=0 if told else None,
     )
+
+
+def touch(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
+    """Note that bytes come in which cannot be kept yet, as their checksum comes last: it does not expire meanwhile."""
+    return upload.at(upload.offset, expires_at=expiry.after_append(upload, now), finished=upload.finished)
 
 
 def take_over(upload: Upload) -> Upload:

@@ -88,6 +88,11 @@ class Upload:
         return self.offset == self.length
 
     @property
+    def untouched(self) -> bool:
+        """Whether this is an upload that bytes are sent to, and that never got one."""
+        return self.offset == 0 and self.length != 0 and self.role is not Role.FINAL
+
+    @property
     def pending(self) -> bool:
         """Whether this is a final upload that waits for its parts."""
         return self.role is Role.FINAL and not self.complete

@@ -47,6 +47,7 @@ class BodyProgress:
         self._commit: asyncio.Task[None] | None = None
         self._moved: asyncio.Event | None = None
         self._ended = False
+        self._touching = False
 
     # what the store tells --------------------------------------------------------------------------------------------
 
@@ -56,9 +57,9 @@ class BodyProgress:
         if self._moved is not None:
             self._moved.set()
         now = time.monotonic()
-        if self._intake.verifying or self._commit is not None or now - self._last < CHECKPOINT:
+        if self._commit is not None or now - self._last < CHECKPOINT:
             return None
-        reached = self._reached()
+        reached = self._touched() if self._intake.verifying else self._reached()
         saving = None if reached is None else self._checkpoint(reached)
         return None if saving is None else asyncio.shield(saving)
 
@@ -72,6 +73,13 @@ class BodyProgress:
         )
         reached = rules.advance(start, self._intake.written, self._expiry, self._now())
         return None if reached.complete else reached
+
+    def _touched(self) -> Upload | None:
+        """The upload with the deadline of one that got bytes, once: it has the short one of those that never did."""
+        if not self.upload.untouched or self._touching:
+            return None
+        self._touching = True
+        return rules.touch(self.upload, self._expiry, self._now())
 
     def _checkpoint(self, reached: Upload) -> asyncio.Task[None] | None:
         self._last = time.monotonic()

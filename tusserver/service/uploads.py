@@ -365,6 +365,8 @@ class UploadService:
             return  # the upload itself is removed
         if reached.offset > start.offset:
             await self._store.take_back(start)
+        elif reached.expires_at != start.expires_at:  # it got the deadline of an upload that got bytes
+            await self._store.commit(start)
         if start.length != before.length and not start.complete:
             await self._store.amend(replace(start, length=before.length))
 
