@@ -151,7 +151,7 @@ class Tus:
             patience=lock_patience,
             now=now,
         )
-        quota = Quota(store, ledger or MemoryLedger(), limits, now)
+        quota = Quota(store, ledger or MemoryLedger(), locker, limits, now)
         service = UploadService(
             store,
             locker,

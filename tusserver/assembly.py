@@ -83,6 +83,8 @@ def assemble(configured: Effective) -> Site:
             parts=limits.parts,
             uploads=limits.uploads,
             uploads_per_client=limits.uploads_per_client,
+            reserved=limits.reserved,
+            reserved_per_client=limits.reserved_per_client,
         ),
         expiry=Expiry(
             after=expiry.after,

@@ -326,9 +326,13 @@ class Limits(Group):
     parts: Annotated[int, Field(ge=1)] = 1000
     """Most partial uploads in a final one."""
     uploads: CountOrOff = None
-    """Most unfinished uploads in the data folder, by whatever process; an eighth more at times."""
+    """Most unfinished uploads in the data folder, by whatever process."""
     uploads_per_client: CountOrOff = None
     """Most of them made from one IPv4 address or IPv6 /64, as proxies.trusted tell it."""
+    reserved: SizeOrOff = None
+    """Most bytes that unfinished uploads may lack of the lengths they declared, in all; further ones get 507."""
+    reserved_per_client: SizeOrOff = None
+    """Most of them of the uploads of one client; further ones get 429."""
     idle_timeout: Interval = timedelta(seconds=30)
     """A client that is silent, or takes nothing of an answer, for so long is cut off, its bytes kept."""
     min_speed: SizeOrOff = 100
@@ -442,6 +446,10 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     head_size, size = settings.limits.head_size, show_size(settings.limits.head_size)
     if settings.limits.header_size > head_size:
         yield "limits.header_size", f"is more than limits.head_size ({size}) lets in; raise that one too"
+    for name in ("reserved", "reserved_per_client"):
+        reserved, most = getattr(settings.limits, name), settings.limits.max_size
+        if reserved is not None and most is not None and most > reserved:
+            yield "limits.max_size", f"is more than limits.{name} ({show_size(reserved)}) lets in; raise that one too"
     joins = not {Extension.CREATION, Extension.CONCATENATION} & set(settings.tus.disable)
     origin = "" if settings.proxies.relative_location else "http://localhost"  # clients send back what Location said
     least = settings.limits.parts * len(f"{origin}{settings.server.path}/{ID_DIGITS * 'x'} ")

@@ -5,35 +5,37 @@ from __future__ import annotations
 import asyncio
 
 from tusserver.protocol.upload import UploadId
-from tusserver.stores.base import Ledger
+from tusserver.stores.base import Ledger, Listed
 
-A, B, C = (UploadId(name) for name in ("a", "b" * 128, "C-_9"))
+A, B, C = (Listed(UploadId(name), size) for name, size in (("a", 5), ("b" * 128, 2**62), ("C-_9", 0)))
 
 
 class LedgerContract:
     """Lists that can be added to and struck out from, by several at once."""
 
     async def test_a_list_is_told_in_the_order_in_which_it_was_written(self, ledger: Ledger) -> None:
-        assert [await ledger.add("1.2.3.4", upload_id) for upload_id in (A, B, C)] == [1, 2, 3]
+        sums = [await ledger.add("1.2.3.4", upload) for upload in (A, B, C)]
+        assert sums == [(1, 5), (2, 2**62 + 5), (3, 2**62 + 5)]
         assert list(await ledger.read("1.2.3.4")) == [A, B, C]
 
     async def test_lists_know_nothing_of_each_other(self, ledger: Ledger) -> None:
         await ledger.add("1.2.3.4", A)
-        assert await ledger.add("2001:db8:1:2::/64", B) == 1
+        assert await ledger.add("2001:db8:1:2::/64", B) == (1, 2**62)
         assert list(await ledger.read("2001:db8:1:2::/64")) == [B]
         assert list(await ledger.read("all")) == []
 
     async def test_what_is_struck_out_is_gone_and_what_was_added_meanwhile_is_not(self, ledger: Ledger) -> None:
-        for upload_id in (A, B):
-            await ledger.add("x", upload_id)
+        for upload in (A, B):
+            await ledger.add("x", upload)
         known = await ledger.read("x")
         await ledger.add("x", C)
-        assert await ledger.keep("x", known, [B]) == 2
-        assert list(await ledger.read("x")) == [B, C]
+        assert await ledger.keep("x", known, [A._replace(reserved=3)]) == 2
+        assert list(await ledger.read("x")) == [(A.id, 3), C]
+        assert await ledger.add("x", A) == (3, 8)
 
     async def test_who_comes_late_with_striking_out_changes_nothing(self, ledger: Ledger) -> None:
-        for upload_id in (A, B, C):
-            await ledger.add("x", upload_id)
+        for upload in (A, B, C):
+            await ledger.add("x", upload)
         known = await ledger.read("x")
         await ledger.keep("x", known, [C])
         assert await ledger.keep("x", known, [A]) == 1
@@ -44,13 +46,14 @@ class LedgerContract:
         assert list(await ledger.names(-1)) == ["2001:db8::/64"]
         assert await ledger.keep("2001:db8::/64", [A], []) == 0
         assert list(await ledger.names(-1)) == []
-        assert await ledger.add("2001:db8::/64", B) == 1
+        assert await ledger.add("2001:db8::/64", B) == (1, 2**62)
 
     async def test_striking_out_from_a_list_that_is_not_there_makes_none(self, ledger: Ledger) -> None:
         assert await ledger.keep("x", [], []) == 0
         assert list(await ledger.names(-1)) == []
 
     async def test_of_many_who_add_at_once_each_gets_a_number_of_its_own(self, ledger: Ledger) -> None:
-        ids = [UploadId(f"upload-{number}") for number in range(50)]
-        assert sorted(await asyncio.gather(*(ledger.add("x", upload_id) for upload_id in ids))) == list(range(1, 51))
-        assert sorted(await ledger.read("x")) == sorted(ids)
+        uploads = [Listed(UploadId(f"upload-{number}"), 2) for number in range(50)]
+        sums = await asyncio.gather(*(ledger.add("x", upload) for upload in uploads))
+        assert sorted(sums) == [(number, 2 * number) for number in range(1, 51)]
+        assert sorted(await ledger.read("x")) == sorted(uploads)

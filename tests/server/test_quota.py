@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 from tests.conftest import StartServer
+from tests.support.processes import children
+from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually
 from tests.support.wire import Connection
 
@@ -59,6 +67,53 @@ def test_workers_count_together(start_server: StartServer) -> None:
     server = start_server("--server.workers", "2", "--limits.uploads_per_client", "6")
     statuses = [Tus(server.url).post(LENGTH).status for _ in range(20)]  # each on a connection of its own
     assert sorted(statuses) == [201] * 6 + [429] * 14
+
+
+def created(server: TusServer) -> int:
+    """Return the status of a creation on a connection of its own; 0 if there is no answer, as a worker was killed."""
+    try:
+        return Tus(server.url).post(LENGTH).status
+    except (OSError, AssertionError):
+        return 0
+
+
+def create_at_once(server: TusServer, clients: int, each: int, then: Callable[[], None] = lambda: None) -> Counter[int]:
+    """Return the statuses of creations by clients that do not wait for each other. `then` is done in between."""
+
+    def creations(number: int) -> list[int]:
+        statuses = []
+        for turn in range(each):
+            if (number, turn) == (clients // 2, 1):
+                then()
+            statuses.append(created(server))
+        return statuses
+
+    with ThreadPoolExecutor(clients) as pool:
+        return Counter(chain.from_iterable(pool.map(creations, range(clients))))
+
+
+def kept(storage: Path) -> int:
+    return sum(record.stat().st_size > 0 for record in (storage / "uploads").rglob("*.record"))
+
+
+def test_of_many_creations_at_once_four_workers_let_in_no_more_than_the_limit(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    options = ("--server.workers", "4", "--limits.uploads_per_client", "10")
+    server = start_server(*options, storage=tmp_path / "data")
+    assert create_at_once(server, 50, 4) == {201: 10, 429: 190}
+    assert kept(tmp_path / "data") == 10
+
+
+def test_a_worker_that_is_killed_meanwhile_neither_lets_more_in_nor_keeps_places(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    options = ("--server.workers", "4", "--limits.uploads_per_client", "10")
+    server = start_server(*options, storage=tmp_path / "data")
+    create_at_once(server, 30, 4, lambda: os.kill(children(server.pid)[0], signal.SIGKILL))
+    assert kept(tmp_path / "data") <= 10
+    assert eventually(lambda: created(server) == 429)  # that were made without an answer count
+    assert kept(tmp_path / "data") == 10
 
 
 def test_servers_on_one_folder_count_together_and_a_restart_forgets_nothing(

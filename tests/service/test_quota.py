@@ -1,20 +1,32 @@
-"""How many uploads may be unfinished: what counts, whom it hits, and that a count is never wrong for long."""
+"""What may be unfinished, uploads and bytes: what counts, whom it hits, and that no limit is passed, not at times."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import pytest
 
 from tests.service.conftest import MakeWorld
-from tests.service.world import DAY, LATE, World, elapse
-from tusserver.protocol.errors import CreationRejected, ServerFull, StoreUnavailable, TooManyUploads
+from tests.service.world import DAY, LATE, Feed, World, elapse
+from tusserver.protocol.errors import (
+    CreationRejected,
+    MaxSizeExceeded,
+    ServerFull,
+    SpaceReserved,
+    StoreUnavailable,
+    TooManyUploads,
+    TooMuchReserved,
+)
+from tusserver.protocol.messages import Append
 from tusserver.protocol.rules import Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service import quota
 from tusserver.service.quota import Quota
+from tusserver.stores.base import Listed
 from tusserver.stores.ledger import MemoryLedger
 
 ME, YOU = "1.2.3.4", "5.6.7.8"
@@ -151,6 +163,175 @@ async def test_two_servers_count_together(make_world: MakeWorld) -> None:
             await make(world)
 
 
+# several processes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(world: World) -> tuple[Quota, Quota]:
+    """Of two processes on one store."""
+    ledger, limits = MemoryLedger(), Limits(uploads_per_client=3, reserved_per_client=1000)
+    one, two = (Quota(world.store, ledger, world.locker, limits, world.clock) for _ in range(2))
+    return one, two
+
+
+async def test_what_another_process_is_making_counts_while_that_lives(
+    world: World, shared: tuple[Quota, Quota]
+) -> None:
+    one, two = shared
+    async with AsyncExitStack() as making:
+        for number in range(3):
+            await making.enter_async_context(one.place(UploadId(f"making-{number}"), ME, 5))
+        for number in range(2):
+            with pytest.raises(TooManyUploads):
+                async with two.place(UploadId(f"other-{number}"), ME, 5):
+                    pass
+    # Gone without a record, as those of a process that died: nobody holds their locks.
+    async with two.place(UploadId("later"), ME, 5):
+        pass
+
+
+async def test_what_a_check_met_while_it_was_made_is_still_counted_when_it_is_there(
+    world: World, shared: tuple[Quota, Quota]
+) -> None:
+    one, two = shared
+    async with AsyncExitStack() as making:
+        for number in range(3):
+            upload_id = UploadId(f"making-{number}")
+            await making.enter_async_context(one.place(upload_id, ME, 5))
+        with pytest.raises(TooManyUploads):
+            async with two.place(UploadId("other"), ME, 5):
+                pass
+        for number in range(3):
+            await world.store.create(Upload(id=UploadId(f"making-{number}"), created_at=world.clock.now, length=5))
+    for process in shared:
+        with pytest.raises(TooManyUploads):
+            async with process.place(UploadId("another"), ME, 5):
+                pass
+
+
+async def test_bytes_that_another_process_is_reserving_count(world: World, shared: tuple[Quota, Quota]) -> None:
+    one, two = shared
+    async with one.place(UploadId("large"), ME, 900):
+        with pytest.raises(TooMuchReserved):
+            async with two.place(UploadId("other"), ME, 101):
+                pass
+        async with two.place(UploadId("small"), ME, 100):
+            pass
+
+
+async def test_a_length_that_another_process_is_declaring_counts_before_it_is_recorded(
+    world: World, shared: tuple[Quota, Quota]
+) -> None:
+    one, two = shared
+    deferred = UploadId("deferred")
+    await world.store.create(Upload(id=deferred, created_at=world.clock.now))
+    async with one.place(deferred, ME, 900):
+        with pytest.raises(TooMuchReserved):
+            async with two.place(UploadId("other"), ME, 101):
+                pass
+    await rest()
+    async with two.place(UploadId("other"), ME, 101):  # it was not recorded in the end
+        pass
+
+
+async def test_uploads_that_cannot_be_read_just_now_count(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        await make(world)
+
+    async def fail(upload_id: UploadId) -> Upload:
+        raise StoreUnavailable
+
+    with monkeypatch.context() as broken:
+        broken.setattr(world.store, "load", fail)
+        with pytest.raises(TooManyUploads):
+            await make(world)
+    await rest()
+    with pytest.raises(TooManyUploads):
+        await make(world)
+
+
+# bytes ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_reserves_no_more_bytes_than_its_limit_and_others_do(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(reserved_per_client=100, reserved=150))
+    await make(world, length=60)
+    with pytest.raises(TooMuchReserved) as refusal:
+        await make(world, length=41)
+    assert (refusal.value.status, refusal.value.retry_after) == (429, 10)
+    await make(world, length=40)
+    with pytest.raises(SpaceReserved) as full:
+        await make(world, YOU, length=51)
+    assert (full.value.status, full.value.retry_after) == (507, 10)
+    await make(world, YOU, length=50)
+    assert len(await world.stored()) == 3
+
+
+async def test_bytes_that_came_are_not_reserved_any_more(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(reserved=100))
+    upload_id = await make(world, length=100)
+    with pytest.raises(SpaceReserved):
+        await make(world, length=5)
+    await world.append(upload_id, 0, b"x" * 30)
+    await rest()
+    await make(world, length=30)
+    with pytest.raises(SpaceReserved):
+        await make(world, length=1)
+
+
+async def test_a_byte_now_and_then_keeps_no_more_than_the_limit(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(reserved=100))
+    upload_id = await make(world, length=100)
+    for offset in range(3):
+        await world.append(upload_id, offset, b"x")
+        await rest()
+        with pytest.raises(SpaceReserved):
+            await make(world, length=offset + 2)
+        await rest()
+    await make(world, length=3)
+
+
+async def test_more_than_the_limit_can_never_be(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(reserved=100, reserved_per_client=50))
+    with pytest.raises(MaxSizeExceeded, match=r"limits\.reserved_per_client = 50"):
+        await make(world, length=51)
+    with pytest.raises(MaxSizeExceeded, match=r"limits\.reserved = 100"):
+        await make(world, "", length=101)
+    assert await world.stored() == []
+
+
+async def test_a_length_that_is_declared_later_is_reserved_then_or_refused(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(reserved_per_client=100))
+    one, two = [(await world.create(None, client=ME)).upload.id for _ in range(2)]
+    declaring = Append(id=one, offset=0, body_length=0, length=70)
+    await world.service.append(declaring, Feed(ends=True), ME)
+    with pytest.raises(TooMuchReserved):
+        await world.service.append(replace(declaring, id=two), Feed(ends=True), ME)
+    assert (await world.store.load(two)).length is None
+    with pytest.raises(TooMuchReserved):
+        await make(world, length=31)
+    await make(world, length=30)
+
+
+async def test_parts_reserve_and_what_they_become_does_not(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(reserved=100))
+    part = await make(world, length=60, role=Role.PARTIAL)
+    await world.create(None, role=Role.FINAL, parts=[part], client=ME)
+    await make(world, length=40)
+    with pytest.raises(SpaceReserved):
+        await make(world, length=1)
+
+
+async def test_of_many_creations_at_once_no_more_bytes_pass_than_there_is_room_for(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(reserved_per_client=70))
+    made = await asyncio.gather(*(make(world, length=10) for _ in range(50)), return_exceptions=True)
+    assert {type(outcome) for outcome in made} == {str, TooMuchReserved}
+    assert len(await world.stored()) == 7
+
+
+# what it costs -------------------------------------------------------------------------------------------------------
+
+
 class CountingLedger(MemoryLedger):
     """Knows how often a whole list was read."""
 
@@ -158,7 +339,7 @@ class CountingLedger(MemoryLedger):
         super().__init__()
         self.entries_read = 0
 
-    async def read(self, name: str) -> tuple[UploadId, ...]:
+    async def read(self, name: str) -> tuple[Listed, ...]:
         entries = tuple(await super().read(name))
         self.entries_read += len(entries)
         return entries
@@ -176,27 +357,52 @@ async def test_a_flood_of_refused_creations_costs_no_more_than_the_first_of_them
     assert len(await ledger.read(ME)) == 51
 
 
+def counting_looks(world: World, monkeypatch: pytest.MonkeyPatch) -> list[UploadId]:
+    looks: list[UploadId] = []
+    look = world.service.quota._look
+
+    async def counted(entry: Listed) -> tuple[int | None, bool]:
+        looks.append(entry.id)
+        return await look(entry)
+
+    monkeypatch.setattr(world.service.quota, "_look", counted)
+    return looks
+
+
 async def test_a_client_that_stays_just_below_its_limit_costs_a_few_looks_for_each_upload(
-    make_world: MakeWorld,
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = CountingLedger()
     limit, more = 80, 200
-    world = make_world(limits=Limits(uploads_per_client=limit), ledger=ledger)
+    world = make_world(limits=Limits(uploads_per_client=limit))
+    looks = counting_looks(world, monkeypatch)
     for _ in range(limit - 1):
         await make(world)
     for _ in range(more):
         await world.append(await make(world), 0, b"hello")
-    assert ledger.entries_read <= more * 2 * quota.SLACK
+    assert len(looks) <= more * 2 * quota.LOOKS
+
+
+async def test_a_list_that_is_bounded_by_bytes_alone_does_not_grow_with_what_is_done(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota, "CROWD", 10)
+    ledger = MemoryLedger()
+    world = make_world(limits=Limits(reserved=10**9), ledger=ledger)
+    looks = counting_looks(world, monkeypatch)
+    for _ in range(100):
+        await world.append(await make(world), 0, b"hello")
+    assert len(await ledger.read(quota.ALL)) <= 12
+    assert len(looks) <= 200
 
 
 async def test_lists_of_clients_who_are_done_are_forgotten(world: World) -> None:
     ledger = MemoryLedger()
-    tidied = Quota(world.store, ledger, Limits(uploads_per_client=3), world.clock)
+    tidied = Quota(world.store, ledger, world.locker, Limits(uploads_per_client=3), world.clock)
     await tidied.tidy()
-    async with tidied.place(UploadId("never-made"), YOU):
+    async with tidied.place(UploadId("never-made"), YOU, 5):
         pass
     mine = await make(world)
-    async with tidied.place(mine, ME):
+    async with tidied.place(mine, ME, 5):
         pass
     await tidied.tidy()
     assert set(await ledger.names(0)) == {ME, YOU}

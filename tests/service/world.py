@@ -191,7 +191,7 @@ class World:
             patience=PATIENCE,
             now=self.clock,
         )
-        quota = Quota(self.store, self._ledger, self._limits, self.clock)
+        quota = Quota(self.store, self._ledger, self.locker, self._limits, self.clock)
         self.service = UploadService(
             self.store,
             self.locker,

@@ -189,6 +189,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.file import FileStore
+from tusserver.stores.base import Listed
 from tusserver.stores.ledger import FileLedger
 
 async def main(root, mask, file_mode, folder_mode):
@@ -206,7 +207,7 @@ async def main(root, mask, file_mode, folder_mode):
     await store.commit(upload)
     await store.tidy()
     [name async for name in store.due(now)]
-    await ledger.add("list", UploadId("aa1"))
+    await ledger.add("list", Listed(UploadId("aa1")))
     store.claim("ours").close()
 
 asyncio.run(main(Path(sys.argv[1]), *(int(mode, 8) for mode in sys.argv[2:])))

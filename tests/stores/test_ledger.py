@@ -37,18 +37,19 @@ class TestFileLedger(LedgerContract):
 
     async def test_a_list_outlives_the_process(self, ledger: Ledger, tmp_path: Path) -> None:
         await ledger.add("x", A)
-        assert await FileLedger(tmp_path / "data" / "tally").add("x", B) == 2
+        assert await FileLedger(tmp_path / "data" / "tally").add("x", B) == (2, 2**62 + 5)
 
     async def test_an_entry_that_a_crash_tore_is_written_over(self, ledger: Ledger, tmp_path: Path) -> None:
         await ledger.add("x", A)
         scribble(tmp_path / "data" / "tally" / "x", b"torn")
-        assert await ledger.add("x", B) == 2
+        assert await ledger.add("x", B) == (2, 2**62 + 5)
         assert list(await ledger.read("x")) == [A, B]
 
     async def test_an_entry_that_is_no_id_is_passed_over(self, ledger: Ledger, tmp_path: Path) -> None:
         await ledger.add("x", A)
-        scribble(tmp_path / "data" / "tally" / "x", bytes(129))
+        scribble(tmp_path / "data" / "tally" / "x", bytes((tmp_path / "data" / "tally" / "x").stat().st_size))
         assert list(await ledger.read("x")) == [A]
+        assert await ledger.add("x", A) == (3, 10)
 
     async def test_others_may_not_read_the_lists(self, ledger: Ledger, tmp_path: Path) -> None:
         await ledger.add("x", A)
@@ -71,24 +72,29 @@ class TestFileLedger(LedgerContract):
     async def test_processes_that_add_and_strike_out_at_once_lose_nothing(self, ledger: Ledger, tmp_path: Path) -> None:
         folder = tmp_path / "data" / "tally"
         assert run_workers(folder, "pqr") == [0, 0, 0]
-        left = [upload_id for upload_id in await ledger.read("x") if upload_id.endswith("-kept")]
+        left = [upload.id for upload in await ledger.read("x") if upload.id.endswith("-kept")]
         assert sorted(left) == sorted(UploadId(f"{name}{number}-kept") for name in "pqr" for number in range(100))
+        assert await ledger.add("x", A) == (
+            len(await ledger.read("x")),
+            sum(each[1] for each in await ledger.read("x")),
+        )
 
 
 WORKER = """
 import asyncio, sys
 from pathlib import Path
 from tusserver.protocol.upload import UploadId
+from tusserver.stores.base import Listed
 from tusserver.stores.ledger import FileLedger
 
 async def work(folder, name):
     ledger = FileLedger(Path(folder))
     for number in range(100):
-        await ledger.add("x", UploadId(f"{name}{number}-kept"))
-        await ledger.add("x", UploadId(f"{name}{number}-done"))
+        await ledger.add("x", Listed(UploadId(f"{name}{number}-kept"), 3))
+        await ledger.add("x", Listed(UploadId(f"{name}{number}-done"), 4))
         if number % 10 == 9:
             known = await ledger.read("x")
-            await ledger.keep("x", known, [entry for entry in known if entry.endswith("-kept")])
+            await ledger.keep("x", known, [entry for entry in known if entry.id.endswith("-kept")])
 
 asyncio.run(work(*sys.argv[1:]))
 """

@@ -14,6 +14,7 @@ import pytest
 from tests.contracts.sources import Chunks
 from tusserver.protocol.errors import StoreUnavailable, UploadNotFound
 from tusserver.protocol.upload import Upload, UploadId
+from tusserver.stores.base import Listed
 from tusserver.stores.file import FileStore
 from tusserver.stores.ledger import FileLedger
 
@@ -215,7 +216,7 @@ async def test_a_list_of_a_client_that_is_a_link_is_neither_written_nor_read(tmp
     (tmp_path / "tally").mkdir()
     (tmp_path / "outside").write_bytes(b"precious")
     (tmp_path / "tally" / "list").symlink_to(tmp_path / "outside")
-    for use in (ledger.add("list", ID), ledger.read("list"), ledger.keep("list", [], [])):
+    for use in (ledger.add("list", Listed(ID)), ledger.read("list"), ledger.keep("list", [], [])):
         with pytest.raises(StoreUnavailable):
             await use
     assert (tmp_path / "outside").read_bytes() == b"precious"

@@ -16,12 +16,12 @@ Codes are those of tusd where it has one, so clients and dashboards carry over.
     ├── SizeExceeded 413         MaxSizeExceeded  BodyTooLarge
     ├── InvalidContentType 415   ContentEncodingUnsupported
     ├── UploadLocked 423         UploadInterrupted  UploadUnfinished  FinishPending
-    ├── TooManyUploads 429
+    ├── TooManyUploads 429       TooMuchReserved
     ├── HeaderTooLarge 431
     ├── ChecksumMismatch 460
     ├── FinishFailed 500
     ├── BodySilent 503           BodySlow  TooManyConnections  ServerFull  ShuttingDown  StoreUnavailable
-    └── OutOfSpace 507
+    └── OutOfSpace 507           SpaceReserved
 
 Not errors of ours, but facts about a body that ended early: `ClientGone`.
 """
@@ -355,6 +355,15 @@ class TooManyUploads(TusError):
     retry_after = 10
 
 
+class TooMuchReserved(TusError):
+    """The client's unfinished uploads lack too many bytes already for another one of this length."""
+
+    status = 429
+    code = "ERR_TOO_MUCH_RESERVED"
+    message = "too much space is reserved for unfinished uploads of this client"
+    retry_after = 10
+
+
 class HeaderTooLarge(TusError):
     """One header is longer than the server reads."""
 
@@ -451,6 +460,14 @@ class OutOfSpace(TusError):
     code = "ERR_OUT_OF_SPACE"
     message = "not enough space in the storage"
     retry_after = 60
+
+
+class SpaceReserved(OutOfSpace):
+    """All unfinished uploads together lack too many bytes already for another one of this length."""
+
+    code = "ERR_SPACE_RESERVED"
+    message = "the space for unfinished uploads is reserved"
+    retry_after = 10
 
 
 class ClientGone(Exception):

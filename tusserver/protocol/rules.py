@@ -39,6 +39,10 @@ class Limits:
     """Unfinished uploads in all."""
     uploads_per_client: int | None = None
     """Unfinished uploads of one client."""
+    reserved: int | None = None
+    """Bytes that unfinished uploads lack of the lengths they declared, in all."""
+    reserved_per_client: int | None = None
+    """Likewise, of the uploads of one client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,11 @@ class AppendPlan:
     """Most bytes the body may have; None: no limit."""
     beyond: type[TusError] = SizeExceeded
     """What a body that has more of them meets."""
+
+
+def lacking(upload: Upload) -> int:
+    """Return the bytes that are still to come, as far as that was declared. A final upload gets none from outside."""
+    return 0 if upload.length is None or upload.role is Role.FINAL else upload.length - upload.offset
 
 
 def is_expired(upload: Upload, now: datetime) -> bool:

@@ -1,29 +1,46 @@
-"""How many uploads may be unfinished, of one client and in all: told by lists that are checked when they seem full."""
+"""What may be unfinished, of one client and in all: how many uploads, and how many bytes that are still to come.
+
+Lists tell at most what there is, over all processes, and are checked when they seem full. Two things make the limits
+hold exactly. Of uploads that are made at once the places on the list decide: only those count that stand before. And
+an upload that is being made is no record yet, but its maker, in whatever process, holds a lock meanwhile that dies with
+it: so nobody takes such an entry for one that is done, and none stays after a crash.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 
 import anyio
 import anyio.lowlevel
 
+from tusserver.locks.base import Locker
 from tusserver.protocol import rules
-from tusserver.protocol.errors import ServerFull, TooManyUploads, TusError
+from tusserver.protocol.errors import (
+    MaxSizeExceeded,
+    ServerFull,
+    SpaceReserved,
+    TooManyUploads,
+    TooMuchReserved,
+    TusError,
+    UploadNotFound,
+)
 from tusserver.protocol.rules import Limits
 from tusserver.protocol.upload import UploadId
-from tusserver.stores.base import Ledger, Store
+from tusserver.stores.base import Ledger, Listed, Store
 
 logger = logging.getLogger("tusserver")
 
 ALL = "all"
 """The list of everybody's uploads. No client is called so."""
-SLACK = 8
-"""A limit may be passed by one part in so many before a list is checked again: else a client that stays just below its
-limit had the whole list checked for each upload."""
+LOOKS = 8
+"""A check goes on beyond what it needs while one in so many of its looks finds an upload that is done."""
+CROWD = 1000
+"""Entries at which a list without a limit on their number is checked, beside twice those that were left last time."""
 REST = 50
 """A list that was found full is not checked again for so many times the time that it took, and `AT_LEAST` seconds."""
 AT_LEAST = 1.0
@@ -33,99 +50,241 @@ STEP = 20
 """Records read before others have their turn."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bounds:
+    """What a list may come to, and how those are refused who would bring it beyond."""
+
+    count: int | None
+    reserved: int | None
+    too_many: type[TusError]
+    too_much: type[TusError]
+    setting: str
+    """Behind `limits.uploads` and `limits.reserved`."""
+
+    def __bool__(self) -> bool:
+        return self.count is not None or self.reserved is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Full:
+    """A list that was found full: until when that counts, and for whom."""
+
+    until: float
+    many: bool
+    room: int | None
+    """Bytes that still fit; None: any."""
+
+
 class Quota:
     """Keeps uploads in their limits. Without any it does nothing."""
 
-    def __init__(self, store: Store, ledger: Ledger, limits: Limits, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: Store, ledger: Ledger, locker: Locker, limits: Limits, now: Callable[[], datetime]
+    ) -> None:
         self._store = store
         self._ledger = ledger
-        self._per_client = limits.uploads_per_client
-        self._in_all = limits.uploads
+        self._locker = locker
+        self._client = _Bounds(
+            count=limits.uploads_per_client,
+            reserved=limits.reserved_per_client,
+            too_many=TooManyUploads,
+            too_much=TooMuchReserved,
+            setting="_per_client",
+        )
+        self._all = _Bounds(
+            count=limits.uploads, reserved=limits.reserved, too_many=ServerFull, too_much=SpaceReserved, setting=""
+        )
         self._now = now
-        self._making: set[UploadId] = set()
-        """Listed already, and without a record yet."""
-        self._enough: dict[str, int] = {}
-        """Length at which a list is to be checked, if that is not its limit."""
-        self._full_until: dict[str, float] = {}
+        self._full: dict[str, _Full] = {}
+        self._crowds: dict[str, int] = {}
+        """Length at which a list without a limit on it is to be checked, if that is not `CROWD`."""
         self._checking = anyio.Lock()
         self._tidied = -IDLE  # the first sweep after a start does it
 
     @property
     def by_client(self) -> bool:
         """Whether it matters who the client is."""
-        return self._per_client is not None
+        return bool(self._client)
 
     @asynccontextmanager
-    async def place(self, upload_id: UploadId, client: str) -> AsyncIterator[None]:
-        """Take a place for an upload that is made within the context. `client`: "" for one that nobody can name.
+    async def place(self, upload_id: UploadId, client: str, reserves: int) -> AsyncIterator[None]:
+        """Take a place for an upload that is made within the context, or that declares its length there.
+
+        `client`: "" for one that nobody can name; `reserves`: bytes that are still to come.
 
         Raises:
-            TooManyUploads, ServerFull
+            TooManyUploads, ServerFull, TooMuchReserved, SpaceReserved
+            MaxSizeExceeded: there never is room for so many bytes.
         """
-        self._making.add(upload_id)
-        try:
-            if self._per_client is not None and client:
-                await self._count(client, upload_id, self._per_client, TooManyUploads)
-            if self._in_all is not None:
-                await self._count(ALL, upload_id, self._in_all, ServerFull)
+        if not (self._client or self._all):
             yield
-        finally:
-            self._making.discard(upload_id)
+            return
+        async with self._locker.hold(_maker(upload_id)):
+            entry = Listed(upload_id, reserves)
+            if client and self._client:
+                await self._enter(client, entry, self._client)
+            if self._all:
+                await self._enter(ALL, entry, self._all)
+            yield
 
-    async def _count(self, name: str, upload_id: UploadId, limit: int, refusal: type[TusError]) -> None:
-        self._require_room(name, refusal)
-        if await self._ledger.add(name, upload_id) <= self._enough.get(name, limit):
+    async def _enter(self, name: str, entry: Listed, bounds: _Bounds) -> None:
+        if bounds.reserved is not None and entry.reserved > bounds.reserved:
+            setting = f"limits.reserved{bounds.setting}"
+            raise MaxSizeExceeded(f"{entry.reserved} bytes are more than {setting} = {bounds.reserved} lets in")
+        self._require_room(name, entry, bounds)
+        sums = await self._ledger.add(name, entry)
+        many = bounds.count is not None and sums.uploads > bounds.count
+        much = bounds.reserved is not None and sums.reserved > bounds.reserved
+        crowded = bounds.count is None and sums.uploads > self._crowds.get(name, CROWD)
+        if not (many or much or crowded):
             return
         async with self._checking:
-            self._require_room(name, refusal)  # whoever was here first may have found it full
+            check = _Check(await self._ledger.read(name), entry, bounds)
             began = time.monotonic()
-            made, making = await self._check(name)
-            if made >= limit:
-                now = time.monotonic()
-                self._full_until[name] = now + max(AT_LEAST, REST * (now - began))
-                if refusal is ServerFull:
-                    logger.warning("there are %d unfinished uploads: limits.uploads is reached", made)
-                raise refusal
-            if made + making > limit:  # too many at once: the later ones have to come again
-                raise refusal
-            if len(self._enough) > 10_000:
-                self._enough.clear()
-            self._enough[name] = max(limit, made + making + limit // SLACK)
+            await self._run(check, thorough=crowded)
+            await self._ledger.keep(name, check.known, check.kept())
+            if crowded:
+                self._crowds[name] = 2 * check.left + CROWD
+        if not check.fits:
+            self._note_full(name, check, bounds, time.monotonic() - began)
+            raise bounds.too_many if check.too_many else bounds.too_much
 
-    def _require_room(self, name: str, refusal: type[TusError]) -> None:
-        until = self._full_until.get(name)
-        if until is not None:
-            if time.monotonic() < until:
-                raise refusal
-            del self._full_until[name]
+    def _require_room(self, name: str, entry: Listed, bounds: _Bounds) -> None:
+        full = self._full.get(name)
+        if full is not None:
+            if time.monotonic() >= full.until:
+                del self._full[name]
+            elif full.many:
+                raise bounds.too_many
+            elif full.room is not None and entry.reserved > full.room:
+                raise bounds.too_much
 
-    async def _check(self, name: str) -> tuple[int, int]:
-        """Strike out what is done; return how many are unfinished, and how many are being made."""
-        known = await self._ledger.read(name)
-        kept: list[UploadId] = []
-        making = 0
-        for number, upload_id in enumerate(dict.fromkeys(known)):
-            if number % STEP == STEP - 1:
+    def _note_full(self, name: str, check: _Check, bounds: _Bounds, took: float) -> None:
+        """Remember what was found, unless it was so because of uploads that are being made: they may yet fail."""
+        many = bounds.count is not None and check.made >= bounds.count
+        room = None if bounds.reserved is None else bounds.reserved - check.made_reserved
+        if not many and (room is None or check.entry.reserved <= room):
+            return
+        if len(self._full) > 10_000:
+            self._full.clear()
+        self._full[name] = _Full(time.monotonic() + max(AT_LEAST, REST * took), many, room)
+        if name == ALL and many:
+            logger.warning("there are %d unfinished uploads: limits.uploads is reached", check.made)
+        elif name == ALL:
+            logger.warning("unfinished uploads lack %d bytes: limits.reserved is reached", check.made_reserved)
+
+    async def _run(self, check: _Check, *, thorough: bool) -> None:
+        """Look at those that stand before an upload, the newest first, until there is room, or to the end."""
+        looks = 0
+        while (at := check.next(thorough)) is not None:
+            looks += 1
+            if looks % STEP == 0:
                 await anyio.lowlevel.checkpoint()
-            if await self._is_unfinished(upload_id):
-                kept.append(upload_id)
-            elif upload_id in self._making:
-                making += 1
-                kept.append(upload_id)
-        await self._ledger.keep(name, known, kept)
-        return len(kept) - making, making
+            check.note(at, *await self._look(check.known[at]))
 
-    async def _is_unfinished(self, upload_id: UploadId) -> bool:
-        try:
-            upload = await self._store.load(upload_id)
-        except TusError:
-            return False
-        return not upload.complete and not rules.is_expired(upload, self._now())
+    async def _look(self, entry: Listed) -> tuple[int | None, bool]:
+        """Return how many bytes an upload lacks, None if it is done; and whether it is still being made."""
+        for settled in (False, True):
+            try:
+                upload = await self._store.load(entry.id)
+            except UploadNotFound:
+                if settled:
+                    break
+            except TusError:
+                return entry.reserved, False  # nobody knows, so it counts
+            else:
+                if upload.complete or rules.is_expired(upload, self._now()):
+                    break
+                if settled or upload.length is not None or not entry.reserved:
+                    return rules.lacking(upload), False
+            try:  # the record, or the length in it, may be about to be written
+                async with self._locker.hold(_maker(entry.id)):
+                    pass
+            except TusError:
+                return entry.reserved, True
+        return None, False
 
     async def tidy(self) -> None:
         """Forget clients whose uploads are all done. Called after every sweep; does something about once an hour."""
-        if (self._per_client is None and self._in_all is None) or time.monotonic() - self._tidied < IDLE:
+        if not (self._client or self._all) or time.monotonic() - self._tidied < IDLE:
             return
         self._tidied = time.monotonic()
         for name in await self._ledger.names(IDLE):
-            await self._check(name)
+            check = _Check(await self._ledger.read(name))
+            await self._run(check, thorough=True)
+            await self._ledger.keep(name, check.known, check.kept())
+
+
+class _Check:
+    """Of one list: what of it is still unfinished, as far as that must be known to let `entry` in."""
+
+    def __init__(self, known: Sequence[Listed], entry: Listed | None = None, bounds: _Bounds | None = None) -> None:
+        self.known = known
+        self.entry = entry or Listed(UploadId(""))
+        self._bounds = bounds
+        self._kept: list[Listed | None] = list(known)
+        self._seen: set[UploadId] = {self.entry.id}
+        places = [at for at, listed in enumerate(known) if listed.id == self.entry.id]
+        self._at = places[-1] if places else len(known)
+        self.count = self._at
+        """Of those before: at most so many are unfinished, and lack so many bytes."""
+        self.reserved = sum(listed.reserved for listed in known[: self._at])
+        self.made = self.made_reserved = 0
+        """What was found to be there already."""
+        self._looks = self._struck = 0
+
+    @property
+    def too_many(self) -> bool:
+        """Whether there is no place for one more, by what is known so far."""
+        return self._bounds is not None and self._bounds.count is not None and self.count >= self._bounds.count
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room, by what is known so far."""
+        most = None if self._bounds is None else self._bounds.reserved
+        return not self.too_many and (most is None or self.reserved + self.entry.reserved <= most)
+
+    @property
+    def left(self) -> int:
+        """Entries that stay."""
+        return len(self.known) - self._struck
+
+    def next(self, thorough: bool) -> int | None:
+        """Return the place of the next one to look at; None if that was enough."""
+        while self._at:
+            if not thorough and self.fits and self._looks > LOOKS * self._struck:
+                return None
+            self._at -= 1
+            if self.known[self._at].id not in self._seen:
+                self._seen.add(self.known[self._at].id)
+                self._looks += 1
+                return self._at
+            self._strike(self._at)  # it declared its length since
+        return None
+
+    def note(self, at: int, lacks: int | None, making: bool) -> None:
+        """Note what was found there."""
+        if lacks is None:
+            self._strike(at)
+            return
+        listed = self.known[at]
+        self._kept[at] = Listed(listed.id, lacks)
+        self.reserved += lacks - listed.reserved
+        if not making:
+            self.made += 1
+            self.made_reserved += lacks
+
+    def _strike(self, at: int) -> None:
+        self._kept[at] = None
+        self._struck += 1
+        self.count -= 1
+        self.reserved -= self.known[at].reserved
+
+    def kept(self) -> list[Listed]:
+        """Return the list as it is to be."""
+        return [listed for listed in self._kept if listed is not None]
+
+
+def _maker(upload_id: UploadId) -> UploadId:
+    """Name the lock that is held by whoever makes an upload."""
+    return UploadId(f"place-{upload_id}")

@@ -140,7 +140,7 @@ class UploadService:
         """
         match command:
             case Append():
-                return await self.append(command, body)
+                return await self.append(command, body, client)
             case Inspect():
                 return await self.inspect(command)
             case Create():
@@ -162,7 +162,8 @@ class UploadService:
         if create.role is Role.FINAL:
             return await self._create_final(create, body, client)
         upload = await self._draw_up(create)
-        async with self.quota.place(upload.id, client), self._locker.hold(upload.id) as lease:
+        reserves = rules.lacking(upload)
+        async with self.quota.place(upload.id, client, reserves), self._locker.hold(upload.id) as lease:
             await self._lifecycle.begin(upload)
             # Also without a first body: "The Client ... MAY set Upload-Length to 0", complete without any PATCH.
             first = create.first or Append(id=None, offset=0, body_length=0)
@@ -184,7 +185,8 @@ class UploadService:
             create = replace(create, length=await self._joiner.measure(create.parts))
         upload = await self._draw_up(create)
         # One that is there already takes no further place.
-        async with self.quota.place(upload.id, client) if found is None else contextlib.nullcontext():
+        place = self.quota.place(upload.id, client, rules.lacking(upload))
+        async with place if found is None else contextlib.nullcontext():
             final, new = await self._joiner.begin(upload)
         return Created(upload=await self._joiner.join(final, body, new=new))
 
@@ -205,14 +207,14 @@ class UploadService:
 
     # PATCH -----------------------------------------------------------------------------------------------------------
 
-    async def append(self, append: Append, body: Body) -> Appended:
+    async def append(self, append: Append, body: Body, client: str = "") -> Appended:
         """Write a body where the upload was told to stand, or where it stands if nobody is at it."""
         assert append.id is not None
         for again in (True, False):
             if self._closing:
                 raise ShuttingDown
             try:
-                upload, cut = await self._append(append, body)
+                upload, cut = await self._append(append, body, client)
                 break
             except OffsetMismatch as error:
                 upload = await self._report(append.id)
@@ -227,7 +229,7 @@ class UploadService:
             raise cut
         return Appended(upload=upload)
 
-    async def _append(self, append: Append, body: Body) -> tuple[Upload, Cut | None]:
+    async def _append(self, append: Append, body: Body, client: str) -> tuple[Upload, Cut | None]:
         """Return the upload as it is now, and what cut the body short."""
         assert append.id is not None
         upload_id = append.id
@@ -246,7 +248,7 @@ class UploadService:
                 plan = replace(plan, upload=rules.take_over(plan.upload))
             try:
                 async with self._trimmed(upload):
-                    upload, cut = await self._write_behind(upload, plan, append, body, lease)
+                    upload, cut = await self._write_behind(upload, plan, append, body, lease, client)
             except TusError as error:
                 _note_expiry(error, plan.upload)
                 raise
@@ -258,11 +260,14 @@ class UploadService:
             return (upload if cut is not None else await self._tell(upload)), cut
 
     async def _write_behind(
-        self, before: Upload, plan: AppendPlan, append: Append, body: Body, lease: Lease
+        self, before: Upload, plan: AppendPlan, append: Append, body: Body, lease: Lease, client: str
     ) -> tuple[Upload, Cut | None]:
-        await self._go_to(plan.upload, before)
+        declares = plan.upload.length != before.length
+        place = self.quota.place(before.id, client, rules.lacking(plan.upload))
+        async with place if declares else contextlib.nullcontext():
+            await self._go_to(plan.upload, before)
         upload, cut = await self._receive(plan, append, body, lease, before=before)
-        if plan.upload.length != before.length and plan.upload.complete:
+        if declares and plan.upload.complete:
             await self._store.amend(upload)  # not sooner: a body that is refused completes nothing
         return upload, cut
 

@@ -1,50 +1,59 @@
-"""Lists of uploads by client, for limits on how many are unfinished: in files that processes share, or in memory.
+"""Lists of uploads by client, for limits on what is unfinished: in files that processes share, or in memory.
 
-A list says who was added and not who is done: that is looked up in the records when a list seems full. So finishing,
-removing and crashing cost nothing here, and no count is ever wrong for long.
+A list says who was added, with how many bytes to come, and not who is done: that is looked up in the records when a
+list seems full. So finishing, removing and crashing cost nothing here, and a list never comes to less than there is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tusserver.protocol.errors import UploadNotFound
-from tusserver.protocol.upload import UploadId, as_upload_id
+from tusserver.protocol.upload import as_upload_id
 from tusserver.stores import disk
+from tusserver.stores.base import Listed, Sums
 from tusserver.threads import Threads
 
-_ENTRY = 129
-"""Bytes of an entry: the longest id and a line feed. So a list's size tells its number."""
+_ID = 128
+_NUMBER = 24
+_ENTRY = _ID + 2 * _NUMBER + 1
+"""Bytes of an entry: the longest id, its bytes, those of all up to it, and a line feed: so the last one tells all."""
 
 
 class MemoryLedger:
     """Lists in a dictionary; they are gone with the process."""
 
     def __init__(self) -> None:
-        self._lists: dict[str, list[UploadId]] = {}
+        self._lists: dict[str, list[Listed]] = {}
+        self._reserved: Counter[str] = Counter()
 
-    async def add(self, name: str, upload_id: UploadId) -> int:
+    async def add(self, name: str, upload: Listed) -> Sums:
         """See `Ledger.add`."""
         entries = self._lists.setdefault(name, [])
-        entries.append(upload_id)
-        return len(entries)
+        entries.append(upload)
+        self._reserved[name] += upload.reserved
+        return Sums(len(entries), self._reserved[name])
 
-    async def read(self, name: str) -> Sequence[UploadId]:
+    async def read(self, name: str) -> Sequence[Listed]:
         """See `Ledger.read`."""
         return tuple(self._lists.get(name, ()))
 
-    async def keep(self, name: str, known: Sequence[UploadId], kept: Sequence[UploadId]) -> int:
+    async def keep(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
         """See `Ledger.keep`."""
         entries = self._lists.get(name, [])
         if tuple(entries[: len(known)]) == tuple(known):
             entries[: len(known)] = kept
+            self._reserved[name] = sum(entry.reserved for entry in entries)
         if not entries:
             self._lists.pop(name, None)
+            del self._reserved[name]
         return len(entries)
 
     async def names(self, idle: float) -> Sequence[str]:
@@ -62,21 +71,22 @@ class FileLedger:
         self._folder_mode = folder_mode
         self._run = Threads(2, "tusserver-ledger").run
 
-    async def add(self, name: str, upload_id: UploadId) -> int:
+    async def add(self, name: str, upload: Listed) -> Sums:
         """See `Ledger.add`."""
-        return await self._run(self._add, name, upload_id)
+        return await self._run(self._add, name, upload)
 
-    def _add(self, name: str, upload_id: UploadId) -> int:
+    def _add(self, name: str, upload: Listed) -> Sums:
         with self._translated("counting an upload"), self._locked(name, make=True) as fd:
-            size = os.fstat(fd).st_size // _ENTRY * _ENTRY  # an entry that a crash tore is written over
-            os.pwrite(fd, _entry(upload_id), size)
-            return size // _ENTRY + 1
+            count = os.fstat(fd).st_size // _ENTRY  # an entry that a crash tore is written over
+            reserved = _total(fd, count) + upload.reserved
+            disk.write_all(fd, [_entry(upload, reserved)], count * _ENTRY)
+            return Sums(count + 1, reserved)
 
-    async def read(self, name: str) -> Sequence[UploadId]:
+    async def read(self, name: str) -> Sequence[Listed]:
         """See `Ledger.read`."""
         return await self._run(self._read, name)
 
-    def _read(self, name: str) -> Sequence[UploadId]:
+    def _read(self, name: str) -> Sequence[Listed]:
         with self._translated("counting uploads"):
             try:
                 with self._locked(name) as fd:
@@ -84,11 +94,11 @@ class FileLedger:
             except FileNotFoundError:
                 return ()
 
-    async def keep(self, name: str, known: Sequence[UploadId], kept: Sequence[UploadId]) -> int:
+    async def keep(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
         """See `Ledger.keep`."""
         return await self._run(self._keep, name, known, kept)
 
-    def _keep(self, name: str, known: Sequence[UploadId], kept: Sequence[UploadId]) -> int:
+    def _keep(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
         with self._translated("counting uploads"):
             try:
                 with self._locked(name) as fd:
@@ -97,7 +107,8 @@ class FileLedger:
                         return len(entries)
                     entries[: len(known)] = kept
                     if entries:
-                        disk.write_all(fd, [b"".join(map(_entry, entries))], 0)
+                        totals = itertools.accumulate(entry.reserved for entry in entries)
+                        disk.write_all(fd, [b"".join(map(_entry, entries, totals))], 0)
                         os.ftruncate(fd, len(entries) * _ENTRY)
                     else:
                         os.unlink(self._path(name))
@@ -149,17 +160,28 @@ class FileLedger:
             return disk.make_file(path, os.O_RDWR, self._file_mode)
 
 
-def _entry(upload_id: UploadId) -> bytes:
-    return upload_id.encode("ascii").ljust(_ENTRY - 1) + b"\n"
+def _entry(upload: Listed, total: int) -> bytes:
+    return f"{upload.id:<{_ID}}{upload.reserved:>{_NUMBER}}{total:>{_NUMBER}}\n".encode("ascii")
 
 
-def _entries(fd: int) -> list[UploadId]:
+def _entries(fd: int) -> list[Listed]:
     content = os.pread(fd, os.fstat(fd).st_size // _ENTRY * _ENTRY, 0)
-    found: list[UploadId] = []
+    found: list[Listed] = []
     for at in range(0, len(content), _ENTRY):
-        with contextlib.suppress(UploadNotFound):  # torn by a power cut
-            found.append(as_upload_id(content[at : at + _ENTRY].decode("ascii", "replace").strip()))
+        with contextlib.suppress(UploadNotFound, ValueError):  # torn by a power cut
+            line = content[at : at + _ENTRY].decode("ascii", "replace")
+            found.append(Listed(as_upload_id(line[:_ID].rstrip(" ")), int(line[_ID : _ID + _NUMBER])))
     return found
+
+
+def _total(fd: int, count: int) -> int:
+    """Bytes of all entries."""
+    if not count:
+        return 0
+    try:
+        return int(os.pread(fd, _NUMBER, count * _ENTRY - 1 - _NUMBER))
+    except ValueError:  # torn by a power cut
+        return sum(entry.reserved for entry in _entries(fd))
 
 
 def _files(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from tusserver.protocol.dialect import Dialect, Reply, RequestHead
 from tusserver.protocol.errors import ClientGone, HeaderTooLarge, TusError, UploadNotFound
-from tusserver.protocol.messages import Content, Create
+from tusserver.protocol.messages import Append, Content, Create
 from tusserver.service.uploads import UploadService
 from tusserver.web import download
 from tusserver.web.body import RequestBody
@@ -66,8 +66,9 @@ class UploadEndpoint:
         try:
             self._check_sizes(scope)
             command = self._dialect.read(head)
-            who = self._service.quota.by_client and isinstance(command, Create)
-            client = self._origin.party(scope, head.headers) if who else ""
+            client = ""
+            if self._service.quota.by_client and isinstance(command, Create | Append):
+                client = self._origin.party(scope, head.headers)
             outcome = await self._service.run(command, body, client)
             reply = self._dialect.write(outcome, head)
         except TusError as error:
