@@ -394,6 +394,28 @@ class StoreContract:
         await due.aclose()  # type: ignore[attr-defined]  # an iterator that is not closed closes itself some day
         assert set(await named(store, NOW + HOUR + LATE)) >= ids - {first}
 
+    async def test_batches_name_the_same_and_none_is_done_with_before_the_next(self, store: Store) -> None:
+        ids = {UploadId(f"{number:02}") for number in range(10)}
+        for upload_id in ids:
+            await store.create(an_upload(upload_id, length=0, expires_at=NOW + HOUR))
+        found = [set(batch) async for batch in store.due_batches(NOW + HOUR + LATE)]
+        assert set().union(*found) == ids
+        assert all(found)
+        assert [batch async for batch in store.due_batches(NOW + HOUR + LATE)] == []
+
+    # many at once ----------------------------------------------------------------------------------------------------
+
+    async def test_of_many_uploads_those_go_that_are_said_to_be_over(self, store: Store) -> None:
+        ids = [UploadId(f"{number:02}") for number in range(10)]
+        for upload_id in ids:
+            await complete(store, b"hello", upload_id)
+        reaped = await store.reap([*ids, OTHER], lambda upload: int(upload.id) < 7)
+        assert [upload.id for upload in reaped.removed] == ids[:7]
+        assert all(upload.offset == 5 for upload in reaped.removed)
+        assert reaped.failed == {}
+        assert set(await listed(store)) == set(ids[7:])
+        assert not any([await store.remove(upload_id) for upload_id in ids[:7]])
+
     async def test_tidying_up_changes_nothing_that_counts(self, store: Store) -> None:
         upload = await complete(store, b"hello")
         await store.tidy()

@@ -240,6 +240,22 @@ async def swept(run: Run) -> None:
     await Tus(run.store, now=lambda: datetime.now(UTC) + timedelta(days=1)).sweep()
 
 
+async def split(run: Run) -> None:
+    """Sweeps open a list of far deadlines when some of them are over and some are not."""
+    now = datetime.now(UTC)
+    for upload_id in (ID, *PARTS):
+        await run.create(upload_id, length=5)
+    await run.forget_looks()
+    for number, upload_id in enumerate((ID, *PARTS)):
+        deadline = now + timedelta(hours=24 + 2 * number)
+        await run.store.commit(replace(await run.store.load(upload_id), expires_at=deadline))
+        await run.store.remind(upload_id, deadline)
+        run._tell({f"{upload_id}:removing": 1})
+    run.counts = True
+    for hours in (22, 25, 27):
+        await Tus(run.store, now=lambda hours=hours: now + timedelta(hours=hours)).sweep()  # type: ignore[misc]
+
+
 async def remade(run: Run) -> None:
     """The calendar was lost and is made anew."""
     await run.append(await run.create(ID, length=len(DATA)), DATA[:STEP])
@@ -250,7 +266,7 @@ async def remade(run: Run) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Run], Awaitable[None]]] = {
-    call.__name__: call for call in (known, deferred, joined, removed, abandoned, swept, remade)
+    call.__name__: call for call in (known, deferred, joined, removed, abandoned, swept, split, remade)
 }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -196,3 +198,186 @@ def test_a_name_that_was_written_too_late_for_its_list_is_listed_again(
     monkeypatch.setattr("tusserver.stores.calendar.time.monotonic", lambda: passed[0])
     calendar.add("late", NOW + 1, NOW)
     assert list(sweeper.due(NOW + LATE)) == ["late"]
+
+
+# far lists -----------------------------------------------------------------------------------------------------------
+
+DAY = 86400
+
+
+@pytest.mark.parametrize("days", [1, 30, 365, 3650, 36500])
+def test_the_number_of_lists_does_not_grow_with_the_time_that_uploads_are_kept(
+    calendar: Calendar, folder: Path, days: int
+) -> None:
+    calendar.add_all([(f"{number}", NOW + days * DAY * number / 5000) for number in range(5000)], NOW)
+    assert len(lists(folder)) <= 500
+
+
+def test_lists_that_were_split_are_no_more_than_before(calendar: Calendar, folder: Path) -> None:
+    calendar.add_all([(f"{number}", NOW + 365 * DAY * number / 5000) for number in range(5000)], NOW)
+    found, most = 0, 0
+    for hour in range(0, 40 * 24, 6):
+        found += len(list(calendar.due(NOW + hour * 3600)))
+        most = max(most, len(lists(folder)))
+    assert most <= 500
+    assert 500 < found < 560
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(days=st.floats(0.05, 400), sweeps=st.integers(1, 40))
+def test_a_far_look_comes_neither_early_nor_late_however_often_lists_are_read(
+    calendar: Calendar, days: float, sweeps: int
+) -> None:
+    """Its list is split on the way, by each sweep that comes by."""
+    calendar.add("abc", NOW + days * DAY, NOW)
+    for sweep in range(1, sweeps):
+        assert list(calendar.due(NOW + days * DAY * sweep / sweeps)) == []
+    assert list(calendar.due(NOW + days * DAY + LATE)) == ["abc"]
+    assert list(calendar.due(NOW + 2 * days * DAY + LATE)) == []
+
+
+def test_a_split_writes_to_each_list_once(calendar: Calendar, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calendar.add_all([(f"{number}", NOW + 30 * DAY + number % 100) for number in range(3000)], NOW)
+    writes: list[str] = []
+    real = disk.write_line
+
+    def write(fd: int, lines: str) -> None:
+        writes.append(lines)
+        real(fd, lines)
+
+    monkeypatch.setattr(disk, "write_line", write)
+    for path in folder.iterdir():
+        assert list(calendar.due(float(path.name) + 2)) == []
+    assert len(writes) <= 4
+    assert sum(len(lines.split("\n")) for lines in writes) == 3000
+
+
+def test_who_dies_while_a_list_is_split_loses_nobody(calendar: Calendar, folder: Path) -> None:
+    names = {f"{number}" for number in range(50)}
+    calendar.add_all([(name, NOW + 30 * DAY + 3600 * int(name)) for name in names], NOW)
+    opened = min(int(path.name) for path in folder.iterdir()) + 2
+    died = calendar.batches(opened)
+    next(died)  # it has put them on finer lists, and not removed the first one
+    died.close()
+    assert any(path.suffix == ".claimed" for path in folder.iterdir())
+    assert set(a_calendar(folder).due(NOW + 40 * DAY)) == names
+
+
+def test_a_full_disk_splits_no_list_and_names_what_is_due(
+    calendar: Calendar, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calendar.add_all([("late", NOW + 30 * DAY + 50_000), ("soon", NOW + 30 * DAY)], NOW)
+
+    def full(fd: int, lines: str) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(disk, "write_line", full)
+    assert list(calendar.due(NOW + 30 * DAY + LATE)) == ["soon"]
+    monkeypatch.undo()
+    assert set(calendar.due(NOW + 31 * DAY + LATE)) == {"soon", "late"}
+
+
+def test_lists_of_older_versions_are_read(calendar: Calendar, folder: Path) -> None:
+    folder.mkdir()
+    (folder / str(int(NOW) + 90 * DAY)).write_text("\nfar\n\nfar\n")
+    (folder / str(int(NOW) - 9)).write_text("\nnear\n")
+    (folder / f"{int(NOW) - 99}.claimed").write_text("\nclaimed\n")
+    assert list(calendar.due(NOW)) == ["claimed", "near"]
+    assert list(calendar.due(NOW + 89 * DAY)) == []
+    assert list(calendar.due(NOW + 90 * DAY + LATE)) == ["far"]
+
+
+def test_an_older_version_takes_a_far_list_for_one_of_ids(calendar: Calendar, folder: Path) -> None:
+    """Its words are ids to it, which get an early look: nobody is lost by going back."""
+    calendar.add("abc", NOW + 30 * DAY, NOW)
+    [path] = folder.iterdir()
+    assert int(path.name) <= NOW + 30 * DAY
+    assert "abc" in path.read_text().split()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\0" * 100_000,
+        b"\xff\xfe\n" * 1000,
+        b"x" * 3_000_000,
+        b"\nabc 17",
+        b"\n \n",
+        b"\nabc " + b"9" * 400,
+        b"\n a b c",
+    ],
+    ids=["zeros", "no text", "no line", "torn", "blank", "huge", "words"],
+)
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_what_is_damaged_keeps_nobody_from_a_look(calendar: Calendar, folder: Path, damage: bytes, where: str) -> None:
+    calendar.add_all([("good", NOW + 30 * DAY), ("fine", NOW + 30 * DAY + 1)], NOW)
+    [path] = folder.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(damage + content if where == "before" else content + damage)
+    found = set(calendar.due(NOW + 30 * DAY + LATE))
+    assert {"good", "fine"} <= found
+    assert lists(folder) == []
+
+
+def test_a_list_that_cannot_be_read_does_not_keep_the_others(calendar: Calendar, folder: Path) -> None:
+    calendar.add("first", NOW + 100, NOW)
+    calendar.add("last", NOW + 200, NOW)
+    real, first = disk.read_lines, min(lists(folder))
+
+    def read(path: str, size: int) -> Iterator[list[bytes]]:
+        if Path(path).name.startswith(first):
+            raise OSError(errno.EIO, "broken")
+        return real(path, size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk, "read_lines", read)
+        due = calendar.due(NOW + 300)
+        assert next(due) == "last"
+        with pytest.raises(OSError, match="broken"):
+            next(due)
+    assert list(calendar.due(NOW + 300)) == ["first"]
+
+
+# memory --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_list_is_never_held_whole(calendar: Calendar, folder: Path) -> None:
+    folder.mkdir()
+    with (folder / str(int(NOW) - 60)).open("w") as names:
+        names.writelines(f"\n{number:032x}\n" for number in range(100_000))
+    found = 0
+    tracemalloc.start()
+    try:
+        for batch in calendar.batches(NOW):
+            found += len(batch)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == 100_000
+    assert peak < 6 << 20, "the list alone has 3.4 MB, its names as objects 9"
+
+
+def test_lists_that_are_not_due_take_no_memory(calendar: Calendar, folder: Path) -> None:
+    """Older versions had one for each minute of a year."""
+    folder.mkdir()
+    for minute in range(5000):
+        (folder / str(int(NOW) + minute * 60)).touch()
+    tracemalloc.start()
+    try:
+        assert list(calendar.due(NOW - 60)) == []
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 200_000
+
+
+def test_what_another_process_writes_to_a_list_until_it_was_read_is_named(calendar: Calendar, folder: Path) -> None:
+    """It had it open when the list was claimed."""
+    calendar.add("abc", NOW + 1, NOW)
+    [path] = folder.iterdir()
+    with path.open("a") as writer:
+        batches = calendar.batches(NOW + 10)
+        assert next(batches) == ["abc"]
+        writer.write("\nlate\n")
+        writer.flush()
+        assert [name for batch in batches for name in batch] == ["late"]

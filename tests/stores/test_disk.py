@@ -336,3 +336,55 @@ def test_a_copy_that_fails_is_told(source: int, fd: int, code: int, monkeypatch:
 def test_a_source_that_is_too_short_is_told_and_does_not_hang(source: int, fd: int) -> None:
     with pytest.raises(OSError, match="shorter than its record says"):
         disk.copy(source, 0, fd, 0, LENGTH + 7)
+
+
+@pytest.mark.parametrize("size", [0, 1, 16383, 16384, 16385, 5_000_000])
+def test_a_file_is_read_whole_whatever_its_size(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(size))
+    assert disk.read_file(str(path)) == path.read_bytes()
+
+
+def test_a_large_file_is_read_in_few_pieces_that_are_joined_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It copied what it had with each piece: 16 MiB were copied a thousand times."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(16 << 20))
+    calls = 0
+    real = os.read
+
+    def read(fd: int, size: int) -> bytes:
+        nonlocal calls
+        calls += 1
+        return real(fd, size)
+
+    monkeypatch.setattr(os, "read", read)
+    assert len(disk.read_file(str(path))) == 16 << 20
+    assert calls < 100
+
+
+@given(content=st.binary(max_size=400) | st.text("ab\n", max_size=400).map(str.encode), size=st.integers(1, 50))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_lines_are_those_of_the_file_whatever_the_blocks(tmp_path: Path, content: bytes, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    found = [line for lines in disk.read_lines(str(path), size) for line in lines if line]
+    expected = [line for line in content.split(b"\n") if line]
+    assert len(found) == len(expected)
+    assert all(line[:size] == whole[:size] for line, whole in zip(found, expected, strict=True))
+    if all(len(line) <= size for line in expected):
+        assert found == expected
+
+
+def test_a_file_that_cannot_be_seen_may_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert disk.may_exist(str(tmp_path / "link"))
+    assert not disk.may_exist(str(tmp_path / "file"))
+    assert not disk.may_exist(str(tmp_path / "link" / "file"))
+
+    def fail(path: str) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "lstat", fail)
+    assert disk.may_exist(str(tmp_path / "file"))

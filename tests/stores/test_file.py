@@ -41,6 +41,7 @@ from tusserver.protocol.errors import (
 from tusserver.protocol.upload import Role, UploadId
 from tusserver.stores import disk, file, record
 from tusserver.stores.base import Store
+from tusserver.stores.calendar import Calendar
 from tusserver.stores.file import Durability, FileStore
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -703,6 +704,116 @@ async def test_a_removal_that_was_cut_off_gets_another_look(
     monkeypatch.undo()
     assert files(root) == [ID]
     assert ID in await named(store, NOW + 48 * HOUR)
+
+
+@pytest.mark.parametrize("left", ["", ".record", ".record.new", ".awaited"])
+async def test_an_id_of_which_anything_is_left_gets_its_look(store: FileStore, root: Path, left: str) -> None:
+    (root / "uploads" / ID[:2]).mkdir()
+    (root / "uploads" / ID[:2] / f"{ID}{left}").touch()
+    await store.remind(ID, NOW)
+    await store.remind(OTHER, NOW)
+    assert await named(store, NOW + LATE) == [ID]
+
+
+async def test_an_id_whose_files_cannot_be_seen_gets_its_look(
+    store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails does not say that there is nothing."""
+    await store.create(an_upload(expires_at=NOW))
+    real = os.lstat
+
+    def lstat(path: str, **options: Any) -> os.stat_result:
+        if ID in str(path):
+            raise OSError(errno.EIO, "broken")
+        return real(path, **options)
+
+    await named(store, NOW - HOUR)
+    monkeypatch.setattr(os, "lstat", lstat)
+    assert await named(store, NOW + LATE) == [ID]
+
+
+async def test_removed_uploads_cost_their_later_looks_neither_locks_nor_calls_of_their_own(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is listed twice still: from its creation on, and from its removal on."""
+    for number in range(200):
+        await store.create(an_upload(UploadId(f"u{number}"), length=0, expires_at=NOW + 2 * HOUR))
+        await store.remove(UploadId(f"u{number}"))
+    await named(store, NOW)
+    hops = 0
+    real = store._run
+
+    async def run(*args: Any) -> Any:
+        nonlocal hops
+        hops += 1
+        return await real(*args)
+
+    monkeypatch.setattr(store, "_run", run)
+    assert [batch async for batch in store.due_batches(NOW + 3 * HOUR)] == []
+    assert hops < 20
+
+
+async def test_many_are_removed_with_one_call_and_each_folder_is_synced_once(
+    store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [UploadId(f"{shard}{number:03}") for shard in ("aa", "bb") for number in range(20)]
+    for upload_id in ids:
+        await store.create(an_upload(upload_id))
+    synced: list[str] = []
+    monkeypatch.setattr(disk, "sync_folder", lambda path: synced.append(Path(path).name))
+    assert len((await store.reap(ids, lambda upload: True)).removed) == 40
+    assert sorted(synced) == ["aa", "bb"]
+    assert files(root) == []
+
+
+async def test_a_removal_that_may_not_last_is_not_told(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    await store.create(an_upload())
+
+    def broken(path: Path) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(disk, "sync_folder", broken)
+    reaped = await store.reap([ID], lambda upload: True)
+    assert (reaped.removed, list(reaped.failed)) == ([], [ID])
+
+
+async def test_one_file_that_cannot_be_removed_does_not_keep_the_others(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for upload_id in (ID, OTHER):
+        await store.create(an_upload(upload_id))
+    real = os.unlink
+
+    def unlink(path: str) -> None:
+        if ID in str(path):
+            raise OSError(errno.EIO, "broken")
+        real(path)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    reaped = await store.reap([ID, OTHER], lambda upload: True)
+    assert ([upload.id for upload in reaped.removed], list(reaped.failed)) == ([OTHER], [ID])
+
+
+async def test_a_calendar_is_made_anew_a_few_hundred_uploads_at_a_time(
+    store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ids of an application may begin alike, so that they share a folder."""
+    monkeypatch.setattr(file, "_LISTED_AT_ONCE", 10)
+    ids = {UploadId(f"upload-{number}") for number in range(95)}
+    for upload_id in ids:
+        await store.create(an_upload(upload_id, length=0, expires_at=NOW - HOUR))
+    shutil.rmtree(root / "calendar")
+    most = 0
+    real = Calendar.add_all
+
+    def add_all(self: Calendar, looks: list[tuple[str, float]], now: float, *, overdue: bool = False) -> None:
+        nonlocal most
+        most = max(most, len(looks))
+        real(self, looks, now, overdue=overdue)
+
+    monkeypatch.setattr(Calendar, "add_all", add_all)
+    assert set(await named(store, NOW + LATE)) == ids
+    assert most == 10
 
 
 # damaged files -------------------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ async def test_a_removal_that_was_cut_off_can_be_asked_for_again_or_ends_by_itse
 
 
 @TORN
-@pytest.mark.parametrize("scenario", ["swept", "remade"])
+@pytest.mark.parametrize("scenario", ["swept", "split", "remade"])
 async def test_a_sweep_that_was_cut_off_is_done_by_the_next(
     executioner: Executioner, tmp_path: Path, scenario: str, torn: bool
 ) -> None:
