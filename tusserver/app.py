@@ -167,7 +167,7 @@ class Tus:
             before_create=before_create,
             now=now,
         )
-        dialect = TusDialect(on, max_size=limits.max_size, download=download)
+        dialect = TusDialect(on, max_size=limits.max_size, max_parts=limits.parts, download=download)
         origin = Origin(trusted_proxies, family=proxy_headers, relative=relative_location, trailers=proxy_trailers)
         self._endpoint = UploadEndpoint(service, dialect, origin, header_size=header_size, head_size=head_size)
         self._app: ASGIApp = self._endpoint

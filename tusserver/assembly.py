@@ -81,6 +81,7 @@ def assemble(configured: Effective) -> Site:
             body_size=limits.body_size,
             metadata_size=limits.metadata_size,
             parts=limits.parts,
+            finals_per_part=limits.finals_per_part,
             uploads=limits.uploads,
             uploads_per_client=limits.uploads_per_client,
             reserved=limits.reserved,

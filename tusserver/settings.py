@@ -325,6 +325,8 @@ class Limits(Group):
     """Longest request head: room for limits.parts URLs in Upload-Concat."""
     parts: Annotated[int, Field(ge=1)] = 1000
     """Most partial uploads in a final one."""
+    finals_per_part: Annotated[int, Field(ge=1)] = 100
+    """Most final uploads that one partial upload is in, joined or not; the same one asked for again is one."""
     uploads: CountOrOff = None
     """Most unfinished uploads in the data folder, by whatever process."""
     uploads_per_client: CountOrOff = None

@@ -293,6 +293,23 @@ class StoreContract:
             await store.note_awaiting(UploadId(final), ID)
         assert await store.awaiting(ID) == ("one", "two")
 
+    async def test_what_is_struck_out_does_not_wait_for_a_part_any_more(self, store: Store) -> None:
+        await store.create(an_upload(role=Role.PARTIAL))
+        for final in ("one", "two", "three"):
+            await store.note_awaiting(UploadId(final), ID)
+        await store.strike_awaiting(ID, [UploadId("three"), UploadId("one"), UploadId("none")])
+        assert await store.awaiting(ID) == ("two",)
+        await store.strike_awaiting(ID, [UploadId("two")])
+        await store.strike_awaiting(ID, [UploadId("two")])
+        assert await store.awaiting(ID) == ()
+
+    async def test_a_later_look_does_not_take_the_place_of_an_earlier_one(self, store: Store) -> None:
+        await store.create(an_upload())
+        now = datetime.now(UTC)
+        for hours in (1, 50):
+            await store.remind(ID, now + timedelta(hours=hours))
+        assert ID in [upload_id async for upload_id in store.due(now + timedelta(hours=2))]
+
     async def test_nobody_waits_for_a_part_that_is_gone(self, store: Store) -> None:
         await store.create(an_upload(role=Role.PARTIAL))
         await store.note_awaiting(OTHER, ID)

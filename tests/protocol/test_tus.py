@@ -673,6 +673,14 @@ def test_one_part_may_be_named_twice() -> None:
     assert create.parts == (UploadId("a"), UploadId("b"), UploadId("a"))
 
 
+def test_more_parts_than_a_final_upload_may_have_are_counted_and_not_read() -> None:
+    """A head has room for 90,000 short URLs, and to read them took more than a second."""
+    dialect = TusDialect(ALL, max_parts=2)
+    assert len(dialect.read(a_post({"upload-concat": "final;a b"})).parts) == 2  # type: ignore[union-attr]
+    with pytest.raises(InvalidConcat, match=r"more than limits[.]parts = 2"):
+        dialect.read(a_post({"upload-concat": "final;/elsewhere/x a b"}))
+
+
 @pytest.mark.parametrize("name", ["upload-length", "upload-defer-length"])
 def test_a_final_upload_with_a_length_is_refused(name: str) -> None:
     # "The Client MUST NOT include the Upload-Length header in the final upload creation."

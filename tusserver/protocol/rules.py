@@ -35,6 +35,8 @@ class Limits:
     """Bytes of Upload-Metadata."""
     parts: int = 1000
     """Partial uploads in one final upload."""
+    finals_per_part: int = 100
+    """Final uploads that one partial upload may be in at a time. The same one asked for again is one."""
     uploads: int | None = None
     """Unfinished uploads in all."""
     uploads_per_client: int | None = None

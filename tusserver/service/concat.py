@@ -32,7 +32,9 @@ from tusserver.protocol.errors import (
 )
 from tusserver.protocol.rules import Expiry, Limits
 from tusserver.protocol.upload import Upload, UploadId
+from tusserver.service.finals import Finals
 from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle
+from tusserver.service.parts import Parts, in_turns
 from tusserver.stores.base import Store
 from tusserver.streams import Body
 
@@ -44,6 +46,8 @@ AT_ONCE = 0.1
 """Seconds that others wait for it."""
 CHECKPOINT = 1.0
 """Seconds between commits of a copy."""
+JOINS = 16
+"""Copies under way beside which a sweep starts no further one: its time comes with the next sweep."""
 
 
 class Joiner:
@@ -72,7 +76,11 @@ class Joiner:
         self._delete_parts = delete_parts
         self._patience = patience
         self._now = now
+        self._parts = Parts(store, expiry, now)
+        self._finals = Finals(store, limits.finals_per_part)
         self._joins: dict[UploadId, asyncio.Task[None]] = {}
+        self._walks: dict[UploadId, asyncio.Task[None]] = {}
+        """By part that is complete: those that join what waited for it."""
         self._waited: set[UploadId] = set()
         """Those whose client is there and waits, or has got its answer already."""
         self._closing = False
@@ -85,7 +93,7 @@ class Joiner:
         Raises:
             InvalidConcat, PartsUnfinished, MaxSizeExceeded
         """
-        parts = await self._load(ids)
+        parts = await self._parts.load(ids)
         length = rules.join(parts, self._limits, self._now())
         if not self._unfinished and not all(part.complete for part in parts):
             raise PartsUnfinished
@@ -96,29 +104,29 @@ class Joiner:
 
         A client whose answer was lost asks for it again.
         """
-        for final_id in await self._store.awaiting(parts[0]):
-            try:
-                final = await self._store.load(final_id)
-            except UploadNotFound:
-                continue
-            if final.parts == tuple(parts) and final.metadata.text == metadata:
-                if final.pending:
-                    final = await self.prolong(final)
-                if not rules.is_expired(final, self._now()):
-                    return final
+        async for final in self._finals.same(parts, metadata):
+            final = await self.prolong(final)
+            if not rules.is_expired(final, self._now()):
+                return final
         return None
 
     async def begin(self, final: Upload) -> tuple[Upload, bool]:
-        """Make a final upload, or find the one that was made of the same parts; return it and whether it is new."""
+        """Make a final upload, or find the one that was made of the same parts; return it and whether it is new.
+
+        Raises:
+            InvalidConcat: one of the parts is in too many others; also what `Lifecycle.begin` raises.
+        """
         name = hashlib.sha256(" ".join((*final.parts, final.metadata.text)).encode("utf-8", "surrogateescape"))
         async with self._locker.hold(UploadId(f"final-{name.hexdigest()}"), patience=self._patience):
             if (found := await self.find(final.parts, final.metadata.text)) is not None:
                 return found, False
+            await self._finals.require_room(final.parts)
             await self._lifecycle.begin(final)
             try:
                 # Each part knows of it before anybody looks whether all are complete: so the last one finds it.
-                for part in dict.fromkeys(final.parts):
+                async for part in in_turns(final.parts):
                     await self._store.note_awaiting(final.id, part)
+                await self._finals.require_room(final.parts, final.id)  # many may have come at once
             except BaseException:
                 await self.discard(final)
                 raise
@@ -180,19 +188,38 @@ class Joiner:
                     await self._lifecycle.remove(found, Terminated)
         except (UploadNotFound, UploadLocked):
             pass
-        for part in dict.fromkeys(final.parts):
+        async for part in in_turns(final.parts):
             await self._lifecycle.remove_note(part)  # for one that had just gone: nobody else would
 
     async def remind(self, part: UploadId) -> None:
-        """Have the final uploads that wait for a part looked at soon; called before the part is complete."""
-        for final_id in await self._store.awaiting(part):
-            await self._store.remind(final_id, self._now() + TRY_AGAIN)
+        """Have a part looked after soon if final uploads wait for it; called before it is complete."""
+        if await self._finals.noted(part):
+            await self._store.remind(part, self._now() + TRY_AGAIN)
 
     async def completed(self, part: UploadId) -> None:
         """Join the final uploads that waited for a part, and wait a little for them. Never fails."""
-        joins = [self._start(final_id) for final_id in await self._store.awaiting(part)]
-        if joins:
-            await asyncio.wait(joins, timeout=JOIN_WAIT)
+        if (walk := await self._walk(part)) is not None:
+            await asyncio.wait((walk,), timeout=JOIN_WAIT)
+
+    async def look_after(self, part: UploadId) -> None:
+        """Join, for a sweep, what waited for a complete part and was not joined when that came: there was a crash, say.
+
+        Raises:
+            StoreUnavailable
+        """
+        late = False
+        async for final in self._finals.of(part, lenient=True):
+            if final.pending and await self._is_ready(final):
+                await self._store.remind(final.id, self._now() + TRY_AGAIN)
+                late = True
+        if late:
+            await self._walk(part)
+
+    async def _is_ready(self, final: Upload) -> bool:
+        try:
+            return await self._parts.are_complete(final)
+        except InvalidConcat:
+            return False  # one has gone: it waits for its own end
 
     async def resume(self, final_id: UploadId) -> None:
         """Join the parts of a waiting final upload if they are all complete now. Never fails.
@@ -217,32 +244,15 @@ class Joiner:
                 return True
             if final.expires_at is not None:
                 await self._store.remind(final.id, final.expires_at)
-            try:
-                parts = await self._load(final.parts)
-            except InvalidConcat:
-                return False  # one has gone: it waits for its own end
-        if all(part.complete for part in parts):
+        if await self._is_ready(final):
             await self._store.remind(final_id, self._now() + TRY_AGAIN)
-            self._start(final_id)
+            if len(self._joins) < JOINS:
+                self._start(final_id)
         return False
 
     async def prolong(self, final: Upload) -> Upload:
-        """Return a final upload that waits with the deadline that it has through its parts.
-
-        It lives as long as they do: the first of them that goes ends its hope.
-        """
-        if final.expires_at is None or final.expires_at > self._now() or not final.pending:
-            return final
-        try:
-            parts = await self._load(final.parts)
-        except InvalidConcat:
-            return final
-        now = self._now()
-        deadlines = [part.expires_at for part in parts if part.expires_at is not None]
-        deadline = min(deadlines) if deadlines else self._expiry.from_creation(now)
-        if deadline is None or deadline > final.expires_at:
-            return final.at(final.offset, expires_at=deadline, finished=False)
-        return final
+        """See `Parts.prolong`."""
+        return await self._parts.prolong(final)
 
     # the copies under way --------------------------------------------------------------------------------------------
 
@@ -255,9 +265,29 @@ class Joiner:
         self._closing = False
 
     async def finished(self) -> None:
-        """Wait for the copies under way."""
-        if self._joins:
-            await asyncio.wait(self._joins.values())
+        """Wait for the copies under way, and for those that follow from them."""
+        while running := [*self._walks.values(), *self._joins.values()]:
+            await asyncio.wait(running)
+
+    async def _walk(self, part: UploadId) -> asyncio.Task[None] | None:
+        """Start to join what waits for a part, if anything is noted; return the task that does it."""
+        walk = self._walks.get(part)
+        if walk is None and not self._closing and await self._finals.noted(part) and part not in self._walks:
+            walk = asyncio.get_running_loop().create_task(self._join_all(part), name=f"joins with {part}")
+            self._walks[part] = walk
+            walk.add_done_callback(lambda _: self._walks.pop(part, None))
+        return walk
+
+    async def _join_all(self, part: UploadId) -> None:
+        """One after the other: each holds the part, so that others would wait for it, or give up."""
+        try:
+            async for final in self._finals.of(part, lenient=True):
+                if self._closing:
+                    return
+                if final.pending and await self._is_ready(final):
+                    await asyncio.wait((self._start(final.id),))
+        except TusError as error:  # a sweep looks after the part
+            logger.warning("joining what waited for a part failed: %s", error, extra={"upload_id": part})
 
     def _start(self, final_id: UploadId) -> asyncio.Task[None]:
         joining = self._joins.get(final_id)
@@ -303,8 +333,10 @@ class Joiner:
             rules.require_unexpired(final, self._now())
             joined = final.pending
             if joined:
-                parts = await self._load(final.parts)
-                if not all(part.complete for part in parts):
+                # The second look is at all of them, as what is remembered of them is a hint only.
+                if not await self._parts.are_complete(final) or not all(
+                    part.complete for part in await self._parts.load(final.parts)
+                ):
                     return
                 lease.on_wanted(leave)
                 final = await self._join(final, go_on)
@@ -320,7 +352,7 @@ class Joiner:
         # If it is interrupted, by whatever, a sweep goes on with it.
         await self._store.remind(final.id, self._now() + TRY_AGAIN)
         async with self._hold_all(final.parts):
-            parts = await self._load(final.parts)
+            parts = await self._parts.load(final.parts)
             length = rules.join(parts, self._limits, self._now())
             if length != final.length:
                 final = replace(final, length=length)
@@ -348,7 +380,7 @@ class Joiner:
 
     async def _remove_all(self, final: Upload) -> None:
         """Remove the parts. The first one's note stays for a while: the client may ask for the same final again."""
-        for part in dict.fromkeys(final.parts):
+        async for part in in_turns(final.parts):
             try:
                 await self._store.remove(part, notes=part != final.parts[0])
             except TusError as error:  # they go when their time is over
@@ -358,11 +390,7 @@ class Joiner:
     async def is_noted(self, part: UploadId) -> bool:
         """Whether a final upload is found by the note of a part that has gone: for as long as one expires in."""
         now = self._now()
-        for final_id in await self._store.awaiting(part):
-            try:
-                final = await self._store.load(final_id)
-            except UploadNotFound:
-                continue
+        async for final in self._finals.of(part):
             end = self._expiry.from_creation(min(final.updated_at or now, now))
             if end is None or end > now:
                 if end is not None:
@@ -370,20 +398,10 @@ class Joiner:
                 return True
         return False
 
-    async def _load(self, ids: Sequence[UploadId]) -> list[Upload]:
-        parts: dict[UploadId, Upload] = {}
-        for upload_id in ids:
-            if upload_id not in parts:
-                try:
-                    parts[upload_id] = await self._store.load(upload_id)
-                except UploadNotFound:
-                    raise InvalidConcat(f"there is no partial upload {upload_id}") from None
-        return [parts[upload_id] for upload_id in ids]
-
     @asynccontextmanager
     async def _hold_all(self, ids: Sequence[UploadId]) -> AsyncIterator[None]:
         """Hold every distinct part, in one order for everybody, so that nobody waits in a circle."""
         async with AsyncExitStack() as held:
-            for upload_id in sorted(set(ids)):
+            async for upload_id in in_turns(sorted(set(ids))):
                 await held.enter_async_context(self._locker.hold(upload_id, patience=self._patience))
             yield

@@ -238,8 +238,12 @@ class Sweeper:
                     if not await self._joiner.is_noted(upload_id) and await self._store.remove(upload_id):
                         logger.info("removed what was left of an upload", extra={"upload_id": upload_id})
                     return False
-                if upload.role is not Role.FINAL or upload.finished:
-                    return await self._look_at(upload)
+                if (upload.role is not Role.FINAL or upload.finished) and await self._look_at(upload):
+                    return True
+            if upload.role is Role.PARTIAL and upload.complete:
+                await self._joiner.look_after(upload.id)
+            if upload.role is not Role.FINAL or upload.finished:
+                return False
             return await self._look_at_final(upload)
         except UploadLocked:
             # "Expiring never touches an upload that is being written": its writer may move the deadline.

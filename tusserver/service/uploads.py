@@ -214,7 +214,7 @@ class UploadService:
             if self._closing:
                 raise ShuttingDown
             try:
-                upload, cut = await self._append(append, body, client)
+                upload, cut, completes = await self._append(append, body, client)
                 break
             except OffsetMismatch as error:
                 upload = await self._report(append.id)
@@ -223,14 +223,14 @@ class UploadService:
                     mismatch = OffsetMismatch(expected=upload.offset, provided=append.offset)
                     _note_expiry(mismatch, upload)
                     raise mismatch from error
-        if upload.role is Role.PARTIAL and upload.complete:
+        if completes and upload.role is Role.PARTIAL:
             await self._joiner.completed(upload.id)
         if cut is not None:
             raise cut
         return Appended(upload=upload)
 
-    async def _append(self, append: Append, body: Body, client: str) -> tuple[Upload, Cut | None]:
-        """Return the upload as it is now, and what cut the body short."""
+    async def _append(self, append: Append, body: Body, client: str) -> tuple[Upload, Cut | None, bool]:
+        """Return the upload as it is now, what cut the body short, and whether it was this request that finished it."""
         assert append.id is not None
         upload_id = append.id
         contended = False
@@ -242,7 +242,7 @@ class UploadService:
             contended = True
 
         async with self._locker.hold(upload_id, Takeover(append.offset), self._patience, refuse_early) as lease:
-            upload = await self._store.load(upload_id)
+            upload = before = await self._store.load(upload_id)
             plan = self._plan(append, upload)
             if contended:
                 plan = replace(plan, upload=rules.take_over(plan.upload))
@@ -257,7 +257,9 @@ class UploadService:
             # Also after a cut: a client that sent the last byte, and not the end of its chunked body, has no more to
             # send.
             upload = await self._finish(upload)
-            return (upload if cut is not None else await self._tell(upload)), cut
+            if cut is None:
+                upload = await self._tell(upload)
+            return upload, cut, upload.finished and not before.finished
 
     async def _write_behind(
         self, before: Upload, plan: AppendPlan, append: Append, body: Body, lease: Lease, client: str
@@ -268,6 +270,7 @@ class UploadService:
             await self._go_to(plan.upload, before)
         upload, cut = await self._receive(plan, append, body, lease, before=before)
         if declares and plan.upload.complete:
+            await self._remind_of_joins(upload)
             await self._store.amend(upload)  # not sooner: a body that is refused completes nothing
         return upload, cut
 
@@ -388,10 +391,14 @@ class UploadService:
         start = start.at(start.offset, expires_at=start.expires_at, finished=False, told=reached.told)
         upload = rules.advance(start, added, self._expiry, self._now(), told=cut is None)
         with anyio.CancelScope(shield=True):  # what is written shall be told
-            if upload.complete and upload.role is Role.PARTIAL:
-                await self._joiner.remind(upload.id)
+            await self._remind_of_joins(upload)
             upload = await self._lifecycle.keep(upload)
         return upload
+
+    async def _remind_of_joins(self, upload: Upload) -> None:
+        """Before it is committed that a part is complete: a crash may come before what waits for it is joined."""
+        if upload.complete and upload.role is Role.PARTIAL:
+            await self._joiner.remind(upload.id)
 
     async def _finish(self, upload: Upload) -> Upload:
         if upload.complete and not upload.finished:

@@ -1,12 +1,13 @@
 """The port of every store: what the service asks of it, and the order in which it asks.
 
 create → write → commit → … → finish → remove. The service holds the upload's lock for each of them but `load`, `tell`,
-`content`, `uploads`, `due`, `due_batches`, `remind`, `note_awaiting` and `awaiting`, which need none.
+`content`, `uploads`, `due`, `due_batches`, `remind`, `note_awaiting`, `awaiting` and `strike_awaiting`, which need
+none.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -173,10 +174,13 @@ class Store(Protocol):
         """
 
     async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
-        """Remember that a final upload waits for this part."""
+        """Remember that a final upload waits for this part. Noted again it is noted once."""
 
     async def awaiting(self, part: UploadId) -> tuple[UploadId, ...]:
-        """Final uploads that were noted to wait for this part."""
+        """Final uploads that were noted to wait for this part, in that order."""
+
+    async def strike_awaiting(self, part: UploadId, gone: Collection[UploadId]) -> None:
+        """Forget some of them; what is noted meanwhile stays."""
 
     async def finish(self, upload: Upload) -> Upload:
         """Make a complete upload ready for its readers, at its readable place. Doing it again does no harm."""
@@ -221,7 +225,10 @@ class Store(Protocol):
         """
 
     async def remind(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
-        """Let `due` name this id from `at` on. It does not fail: a store that cannot note it now finds it later."""
+        """Let `due` name this id from `at` on, also if it wants a look before or after that already.
+
+        It does not fail: a store that cannot note it now finds it later.
+        """
 
     async def read_note(self, name: str) -> str | None:
         """Return what `write_note` was given last, by whatever process; None if that is lost."""

@@ -466,15 +466,6 @@ def _write_file(path: str, content: bytes, flag: int, mode: int, *, sync: bool) 
         os.close(fd)
 
 
-def append_line(path: str, line: str, mode: int) -> None:
-    """Add a line to a file that other processes append to as well."""
-    fd = make_file(path, os.O_WRONLY | os.O_APPEND, mode)
-    try:
-        write_line(fd, line)
-    finally:
-        os.close(fd)
-
-
 def write_line(fd: int, line: str) -> None:
     """Add a line to an open file. It begins with a line break too, as the one before may have been cut off.
 

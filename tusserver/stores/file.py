@@ -2,7 +2,7 @@
 
     uploads/ab/abcd…          the bytes, at their final offsets from the start
     uploads/ab/abcd….record   the record (see `record`)
-    uploads/ab/abcd….awaited  of a partial upload: ids of final uploads that wait for it
+    uploads/ab/abcd….awaited  of a partial upload: the final uploads that it is in (see `awaited`)
     calendar/                 which upload to look at when (see `calendar`)
     calendar/owed/            likewise, by a process with the application that is to be told
 
@@ -17,7 +17,16 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Iterator,
+    Sequence,
+)
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
@@ -30,7 +39,7 @@ from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import IdTaken, MaxSizeExceeded, OutOfSpace, StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
-from tusserver.stores import disk, folder, record, space
+from tusserver.stores import awaited, disk, folder, record, space
 from tusserver.stores.base import Copied, Reaped
 from tusserver.stores.calendar import Calendar
 from tusserver.stores.naming import Template
@@ -63,7 +72,7 @@ _CLOCK = ".clock"
 _RECORD = ".record"
 _AWAITED = ".awaited"
 _NEW = ".new"
-_SUFFIXES = (_RECORD + _NEW, _RECORD, _AWAITED, "")
+_SUFFIXES = (_RECORD + _NEW, _RECORD, _AWAITED + _NEW, _AWAITED, "")
 """What the files of an upload have behind its id. That of the bytes comes last, as every name ends with it."""
 _LISTED_AT_ONCE = 500
 """Uploads that one call puts into a calendar that is made anew."""
@@ -636,21 +645,20 @@ class FileStore:
         """See `Store.note_awaiting`."""
         path = self._path(part) + _AWAITED
         with self._translated("noting a final upload"):
-            await self._run(disk.append_line, path, final, self._file_mode)
+            await self._run(awaited.note, path, final, self._file_mode)
 
     async def awaiting(self, part: UploadId) -> tuple[UploadId, ...]:
         """See `Store.awaiting`."""
         path = self._path(part) + _AWAITED
         with self._translated("reading which final uploads wait"):
-            try:
-                text = (await self._swift(disk.read_file, path)).decode("ascii", "replace")
-            except FileNotFoundError:
-                return ()
-        finals: dict[UploadId, None] = {}
-        for line in text.split():
-            with contextlib.suppress(UploadNotFound):  # torn by a power cut
-                finals[as_upload_id(line)] = None
-        return tuple(finals)
+            noted = await self._swift(awaited.read_short, path)
+            return await self._run(awaited.read, path) if noted is None else noted
+
+    async def strike_awaiting(self, part: UploadId, gone: Collection[UploadId]) -> None:
+        """See `Store.strike_awaiting`."""
+        path = self._path(part) + _AWAITED
+        with self._translated("striking out final uploads"):
+            await self._run(awaited.strike, path, frozenset(gone), self._file_mode)
 
     # the end of an upload --------------------------------------------------------------------------------------------
 
@@ -741,7 +749,8 @@ class FileStore:
         there = disk.unlink(path + _RECORD)
         there |= disk.unlink(path)
         there |= notes and disk.unlink(path + _AWAITED)
-        disk.unlink(path + _RECORD + _NEW)
+        for suffix in (_RECORD, _AWAITED):
+            disk.unlink(path + suffix + _NEW)
         if there:
             touched.add(Path(path).parent)
         return there

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -36,7 +36,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._records: dict[UploadId, Upload] = {}
         self._bytes: dict[UploadId, bytearray] = {}
-        self._awaiting: dict[UploadId, list[UploadId]] = {}
+        self._awaiting: dict[UploadId, dict[UploadId, None]] = {}
         self._looks: dict[UploadId, datetime] = {}
         self._owed: dict[UploadId, datetime] = {}
         self._notes: dict[str, str] = {}
@@ -133,11 +133,19 @@ class MemoryStore:
 
     async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
         """See `Store.note_awaiting`."""
-        self._awaiting.setdefault(part, []).append(final)
+        self._awaiting.setdefault(part, {})[final] = None
 
     async def awaiting(self, part: UploadId) -> tuple[UploadId, ...]:
         """See `Store.awaiting`."""
-        return tuple(dict.fromkeys(self._awaiting.get(part, ())))
+        return tuple(self._awaiting.get(part, ()))
+
+    async def strike_awaiting(self, part: UploadId, gone: Collection[UploadId]) -> None:
+        """See `Store.strike_awaiting`."""
+        noted = self._awaiting.get(part, {})
+        for final in gone:
+            noted.pop(final, None)
+        if not noted:
+            self._awaiting.pop(part, None)
 
     async def finish(self, upload: Upload) -> Upload:
         """See `Store.finish`."""
@@ -202,7 +210,8 @@ class MemoryStore:
 
     async def remind(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
         """See `Store.remind`."""
-        (self._owed if owed else self._looks)[upload_id] = at
+        looks = self._owed if owed else self._looks
+        looks[upload_id] = min(at, looks.get(upload_id, at))  # an earlier look that was asked for stays
 
     async def read_note(self, name: str) -> str | None:
         """See `Store.read_note`."""
