@@ -99,7 +99,7 @@ class Running:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        listens = eventually(lambda: self._answers() or self._process.poll() is not None, 30)
+        listens = eventually(lambda: self._answers() or self._process.poll() is not None)
         if not listens or self._process.poll() is not None:
             self._stop()
             raise RuntimeError(f"{self.kind.name} did not start:\n{self.log()}")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.wire import PATIENCE
+
 JS = Path(__file__).parent / "js"
 
 
@@ -48,5 +50,5 @@ class Browser:
             else:
                 result.append(told["result"])
         said = process.stderr.read()
-        assert process.wait(30) == 0, said
+        assert process.wait(PATIENCE) == 0, said
         return result[0]

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from tests.cli.conftest import Run
+from tests.support.wire import PATIENCE
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
@@ -32,7 +33,7 @@ def test_tab_offers_the_commands_and_their_flags(run: Run, words: list[str], off
         ["bash", "--norc", "-c", f"{done.out}\n{ask}", "tusserver", *words],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE,
         check=False,
     )
     assert answer.stderr == ""

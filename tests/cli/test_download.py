@@ -20,6 +20,7 @@ from tests.cli.conftest import Run
 from tests.support.proxy import Fault, Proxy
 from tests.support.served import Served
 from tests.support.server import TusServer
+from tests.support.wire import PATIENCE
 from tusserver.cli.download import safe_name
 
 BYTES = os.urandom(2_000_000)
@@ -52,7 +53,7 @@ def command(folder: Path, *arguments: object) -> subprocess.CompletedProcess[byt
         cwd=folder,
         env={**kept, "XDG_STATE_HOME": str(folder / "state")},
         capture_output=True,
-        timeout=50,
+        timeout=PATIENCE,
         check=False,
     )
 

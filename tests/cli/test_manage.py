@@ -21,6 +21,7 @@ import pytest
 
 from tests.cli.conftest import Outcome, Run
 from tests.support.tus import metadata
+from tests.support.wire import PATIENCE
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.file import FileStore
@@ -87,7 +88,7 @@ def in_terminal(width: int, *arguments: str, until: str | None = None) -> str:
                 if until is not None and until.encode() in shown:
                     until = None
                     process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0, shown
+        assert process.wait(PATIENCE) == 0, shown
     os.close(ours)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 

@@ -16,7 +16,7 @@ from tests.conformance.expired import CONTENT, Expired
 from tests.conformance.profiles import BRIEF, DEFAULT, SMALL, Profile
 from tests.conformance.rows import EXCHANGES, OUTPUT
 from tests.support.server import TusServer
-from tests.support.tus import Tus, eventually
+from tests.support.tus import Headers, Tus, eventually
 
 Configured = Callable[[Profile], tuple[Tus, TusServer]]
 """A client of our server in this configuration, and its process. Skips under --tus-endpoint."""
@@ -220,14 +220,27 @@ def expired_uploads(foreign: str | None, servers: Servers) -> Expired:
     uploads = Expired(
         tus,
         unfinished=tus.upload(20),
-        part=tus.part(b"hello", 10) if parts else "",
+        part=at_once(tus, b"hello", 10, {"Upload-Concat": "partial"}) if parts else "",
         to_be_deleted=tus.upload(20),
-        complete=tus.complete(CONTENT),
+        complete=at_once(tus, CONTENT),
     )
     expires = tus.head(uploads.to_be_deleted)["Upload-Expires"]
-    gone = eventually(lambda: tus.head(uploads.to_be_deleted).status in (404, 410), SOON_ENOUGH + 5)
+    gone = eventually(lambda: tus.head(uploads.to_be_deleted).status in (404, 410))
     assert gone, f"an upload that was to expire at {expires} is still there"
     return uploads
+
+
+def at_once(tus: Tus, content: bytes, length: int | None = None, headers: Headers | None = None) -> str:
+    """Create an upload and send its bytes before its time is over, again if that took too long; return its URL."""
+    url = ""
+
+    def arrives() -> bool:
+        nonlocal url
+        url = tus.upload(len(content) if length is None else length, headers)
+        return tus.patch(url, 0, content).status == 204
+
+    assert eventually(arrives), "no body arrives before its upload expires"
+    return url
 
 
 @pytest.fixture

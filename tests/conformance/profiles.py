@@ -16,11 +16,12 @@ class Profile:
     options: tuple[str, ...]
 
 
-DEFAULT = Profile("default settings", ())
+DEFAULT = Profile("no read timeout that matters", ("--limits.idle_timeout", "1h", "--server.shutdown_timeout", "1h"))
+"""Otherwise default settings. A server that waits for what it need not wait for is seen to hang."""
 
-SMALL = Profile(
-    "a maximum size and a read timeout of a second", ("--max-size", str(MAX_SIZE), "--limits.idle_timeout", "1s")
-)
+SMALL = Profile("a maximum size", ("--max-size", str(MAX_SIZE)))
+
+HASTY = Profile("a read timeout of a second", ("--limits.idle_timeout", "1s"))
 
 BARE = Profile(
     "every extension switched off",

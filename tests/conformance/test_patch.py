@@ -5,25 +5,21 @@ from __future__ import annotations
 import gzip
 import hashlib
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.conformance.conftest import Configured, Embed
-from tests.conformance.profiles import SMALL
+from tests.conformance.profiles import DEFAULT, HASTY
 from tests.conftest import StartServer
 from tests.support.tus import OCTETS, Tus, eventually, patching
-from tests.support.wire import Answer, Connection
+from tests.support.wire import PATIENCE, Answer, Connection
 
 TEN = b"0123456789"
 
 MUCH = 20_000_000
 """Bytes: more than a server swallows unasked, and more than the buffers between client and server hold."""
-
-SOON = 3.0
-"""Seconds that "at once" may take on a busy machine."""
 
 
 def assert_offset(tus: Tus, url: str, answer: Answer, offset: int) -> None:
@@ -126,7 +122,7 @@ def test_p12_more_than_is_missing_is_refused_before_it_is_read(tus: Tus) -> None
     url = tus.upload(10)
     assert tus.patch(url, 0, TEN + b"beyond").status == 413
     with tus.begin_patch(url, 0, announced=MUCH) as connection:  # and not one byte of it
-        assert connection.answer(SOON).status == 413
+        assert connection.answer().status == 413
     assert tus.offset(url) == 0
 
 
@@ -210,10 +206,10 @@ def test_p22_a_client_that_left_goes_on_where_it_was(tus: Tus) -> None:
 @pytest.mark.slow  # the timeout, and then the time in which a client may read what it is told
 def test_p23_a_silent_client_is_cut_off_and_its_bytes_are_kept(configured: Configured) -> None:
     """tus 1.0.0: "Timeouts SHOULD be handled by the Server by closing the connection to the Client"."""
-    tus, _ = configured(SMALL)
+    tus, _ = configured(HASTY)
     url = tus.upload(10)
     with tus.begin_patch(url, 0, 10, b"01234") as connection:
-        assert connection.ends(within=1 + SOON) != 204
+        assert connection.ends() != 204
         assert tus.offset(url) == 5
         assert_offset(tus, url, tus.patch(url, 5, b"56789"), 10)
         assert connection.closes()
@@ -242,9 +238,9 @@ def test_p25_a_stalled_patch_gives_way_and_its_client_may_retry(tus: Tus) -> Non
     """The client comes back before the server knows that its old connection is dead."""
     url = tus.upload(10)
     with tus.begin_patch(url, 0, 10, b"01234") as stalled:
-        assert eventually(lambda: tus.head(url)["Upload-Offset"] == "5", 10)
-        assert tus.resume(url, TEN, within=10)
-        answer = stalled.answer(SOON)
+        assert eventually(lambda: tus.head(url)["Upload-Offset"] == "5")
+        assert tus.resume(url, TEN)
+        answer = stalled.answer()
         assert answer.status in (423, 204)
         assert answer.status == 423 or answer["Upload-Offset"] in ("5", "10")
     assert tus.holds(url, TEN)
@@ -316,7 +312,7 @@ def test_p31_a_doomed_client_is_not_asked_for_its_body(tus: Tus, status: int) ->
     """RFC 9110: "respond with an immediate final status code … instead of" 100, which is what Expect is for."""
     url, offset = DOOMED[status](tus)
     with tus.begin_patch(url, offset, 1000, headers={"Expect": "100-continue"}) as connection:
-        answer = connection.answer(SOON)
+        answer = connection.answer()
     assert answer.status == status
     assert 100 not in answer.interim
 
@@ -325,7 +321,7 @@ def test_p31_a_welcome_client_is_asked_for_its_body(tus: Tus) -> None:
     """The other side of it: nobody waits for ever."""
     url = tus.upload(10)
     with tus.begin_patch(url, 0, 10, headers={"Expect": "100-continue"}) as connection:
-        assert eventually(connection.readable, SOON), "no 100 Continue"
+        assert eventually(connection.readable), "no 100 Continue"
         connection.send(TEN)
         answer = connection.answer()
     assert 100 in answer.interim
@@ -375,15 +371,13 @@ def test_p34_a_coded_body_is_refused_or_stored_as_it_is(tus: Tus) -> None:
 
 def test_p35_a_server_that_stops_keeps_the_bytes(start_server: StartServer, inside: None, exchanges: list[str]) -> None:
     data = bytes(range(250)) * 400
-    server = start_server()
+    server = start_server(*DEFAULT.options)
     tus = Tus(server.url, exchanges)
     url = tus.upload(len(data))
     with tus.slow_patch(url, data, pieces=400) as patch:
         kept = progress(tus, url)
-        began = time.monotonic()
-        server.stop()
-        assert time.monotonic() - began < 5, "a client that uploads must not hold up the stop"
-        assert patch.ends(SOON) in (503, 423, None)
+        server.stop(PATIENCE)  # a client that uploads must not hold it up
+        assert patch.ends() in (503, 423, None)
     server.start()
     assert kept <= tus.offset(url) < len(data)
     assert tus.resume(url, data)
@@ -408,7 +402,7 @@ def test_p36_a_server_that_is_killed_keeps_what_it_told(
 
 def progress(tus: Tus, url: str) -> int:
     """Wait until HEAD shows that a PATCH under way has moved; ours says so once a second."""
-    assert eventually(lambda: tus.offset(url) > 0, 2 + SOON)
+    assert eventually(lambda: tus.offset(url) > 0)
     return tus.offset(url)
 
 
@@ -423,7 +417,7 @@ def test_p37_a_patch_at_the_told_offset_takes_over(tus: Tus, alive: bool) -> Non
         assert eventually(lambda: tus.offset(url) == 4000)
         if alive:
             assert old.send(b"?" * 1000)
-        answer = tus.request("PATCH", url, patching(4000), data[4000:], within=2 * SOON)
+        answer = tus.request("PATCH", url, patching(4000), data[4000:])
         assert (answer.status, answer["Upload-Offset"]) == (204, str(len(data)))
         assert old.ends() in (423, None)
     assert tus.holds(url, data)

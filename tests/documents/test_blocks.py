@@ -27,6 +27,7 @@ from tests.examples.running import Program
 from tests.interop.goods import assert_arrived
 from tests.support.server import TusServer
 from tests.support.tus import metadata
+from tests.support.wire import PATIENCE
 from tusserver import settings
 
 LANGUAGES = {"sh", "python", "js", "toml", "ini", "json"}
@@ -72,7 +73,9 @@ def test_few_blocks_are_excused() -> None:
 
 @named([block for block in of("sh") if block.reason])
 def test_shell_that_is_not_run_parses(block: Block) -> None:
-    done = subprocess.run(["bash", "-n"], input=block.code, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        ["bash", "-n"], input=block.code, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
     assert done.returncode == 0, done.stderr
 
@@ -109,7 +112,7 @@ def run(page: str, server: TusServer, folder: Path) -> str:
         env=environment(folder),
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -297,7 +300,7 @@ def test_javascript_parses(block: Block, tmp_path: Path) -> None:
     script = tmp_path / "example.mjs"
     script.write_text(block.code, "utf-8")
 
-    subprocess.run(["node", "--check", str(script)], check=True, timeout=30)
+    subprocess.run(["node", "--check", str(script)], check=True, timeout=PATIENCE)
 
 
 _RUNNER = """\
@@ -315,7 +318,9 @@ def test_javascript_uploads_its_file(block: Block, server: TusServer, node_packa
     (tmp_path / "example.mjs").write_text(block.code.replace(FILES, server.url), "utf-8")
     (tmp_path / "run.mjs").write_text(_RUNNER, "utf-8")
 
-    done = subprocess.run(["node", "run.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(
+        ["node", "run.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

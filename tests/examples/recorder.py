@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
+from tests.support.wire import PATIENCE
+
 
 class Recorder:
     """Takes requests without bodies until the end of the context; `headers` are those of every answer.
@@ -85,4 +87,4 @@ class Recorder:
                     each.shutdown(socket.SHUT_RDWR)
             self._listener.close()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(PATIENCE)

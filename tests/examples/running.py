@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.tus import eventually
+from tests.support.wire import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -54,7 +55,7 @@ class Program:
             self._process = subprocess.Popen(
                 self._command, cwd=self._cwd, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        answered = eventually(lambda: self._process.poll() is not None or self._ready(), 30)
+        answered = eventually(lambda: self._process.poll() is not None or self._ready())
         if not answered or self._process.poll() is not None:
             self.stop()
             raise RuntimeError(f"{self._command} did not start:\n{self.output()}")
@@ -64,7 +65,7 @@ class Program:
         if self._process.poll() is None:
             self._process.send_signal(with_signal)
         try:
-            return self._process.wait(15)
+            return self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -17,6 +17,7 @@ from tests.examples.running import ROOT, uvicorn
 from tests.interop.goods import MIB, make_bytes
 from tests.support.ports import free_port
 from tests.support.tus import eventually, metadata, patching
+from tests.support.wire import PATIENCE
 
 TUS = {"Tus-Resumable": "1.0.0"}
 
@@ -31,7 +32,7 @@ def starlette(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def add_user(folder: Path, name: str) -> None:
     command = [sys.executable, "-m", "examples.fastapi_login", "add-user", name]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=folder, env=env, input=f"{name}'s password\n", text=True, check=True, timeout=30)
+    subprocess.run(command, cwd=folder, env=env, input=f"{name}'s password\n", text=True, check=True, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +192,7 @@ def test_several_processes_are_one_app(tmp_path: Path) -> None:
     port = free_port()
     with uvicorn("fastapi_login", port, tmp_path, "--workers", "3") as program:
         app = f"http://127.0.0.1:{port}"
-        assert eventually(lambda: program.output().count("Application startup complete") == 3, 30)
+        assert eventually(lambda: program.output().count("Application startup complete") == 3)
         with logged_in(app, "ada") as client:
             ada, url = dict(client.headers), uploaded(client, b"0", length=10)
         with logged_in(app, "bob") as client:

@@ -26,7 +26,7 @@ from tests.interop.goods import KIB, MIB, make_bytes
 from tests.interop.node import Node
 from tests.support.server import TusServer
 from tests.support.tus import base64_of, checksum, eventually, patching
-from tests.support.wire import Answer, Connection, chunk
+from tests.support.wire import PATIENCE, Answer, Connection, chunk
 from tusserver.web.pages import PATHS
 
 pytestmark = pytest.mark.proxy
@@ -62,7 +62,7 @@ def client_of(front: Front, *, http2: bool = False, address: str | None = None) 
     """A client that trusts the proxy's certificate and speaks one version only."""
     trust = ssl.create_default_context(cafile=str(front.authority))
     transport = httpx.HTTPTransport(verify=trust, http1=not http2, http2=http2, local_address=address)
-    return httpx.Client(transport=transport, headers=TUS, timeout=30)
+    return httpx.Client(transport=transport, headers=TUS, timeout=PATIENCE)
 
 
 def created(client: httpx.Client, front: Front, length: int, headers: dict[str, str] | None = None) -> str:
@@ -101,12 +101,12 @@ def test_an_upload_streams_through(front: Front, http2: bool) -> None:
         running = pool.submit(client.patch, url, headers=patching(0), content=body)
         try:
             with client_of(front) as other:
-                arrived = eventually(lambda: int(other.head(url).headers["Upload-Offset"]) >= MIB, 20)
+                arrived = eventually(lambda: int(other.head(url).headers["Upload-Offset"]) >= MIB)
             assert arrived, "nothing arrives before the body is whole"
             assert not running.done()
         finally:
             body.go.set()
-        answer = running.result(30)
+        answer = running.result(PATIENCE)
         assert (answer.status_code, answer.http_version) == (204, "HTTP/2" if http2 else "HTTP/1.1")
         assert client.get(url).content == source
 
@@ -128,7 +128,7 @@ def test_a_body_of_any_size_is_let_in(kind: str, tmp_path: Path, monkeypatch: py
         with Connection(front.url) as connection:
             fields = {**TUS, **patching(0), "Host": "localhost", "Content-Length": size}
             connection.ask("PATCH", "/files/1", fields.items(), bytes(64 * KIB))
-            assert eventually(lambda: bool(behind.heads), 20)
+            assert eventually(lambda: bool(behind.heads))
     assert behind.heads[0]["content-length"] == size
 
 
@@ -213,7 +213,7 @@ def test_an_upload_goes_on_after_the_proxy_was_restarted(front: Front, kind: str
         url = created(client, front, len(source))
         running = pool.submit(client.patch, url, headers=patching(0), content=body)
         with client_of(front) as other:
-            assert eventually(lambda: int(other.head(url).headers["Upload-Offset"]) >= MIB, 20)
+            assert eventually(lambda: int(other.head(url).headers["Upload-Offset"]) >= MIB)
         front.program.stop(STOP[kind])
         body.go.set()
         assert isinstance(running.exception(30), httpx.TransportError)
@@ -233,13 +233,13 @@ def test_a_reload_cuts_nothing(front: Front, kind: str) -> None:
         url = created(client, front, len(source))
         running = pool.submit(client.patch, url, headers=patching(0), content=body)
         with client_of(front) as other:
-            assert eventually(lambda: int(other.head(url).headers["Upload-Offset"]) >= MIB, 20)
+            assert eventually(lambda: int(other.head(url).headers["Upload-Offset"]) >= MIB)
             os.kill(front.program.pid, RELOAD[kind])
         # New workers serve at once, while the old one brings its request to the end. Idle connections it closes.
         with client_of(front) as another:
             assert another.head(url).status_code == 200
         body.go.set()
-        assert running.result(30).status_code == 204
+        assert running.result(PATIENCE).status_code == 204
     with client_of(front) as client:
         assert client.get(url).content == source
 

@@ -18,6 +18,7 @@ from tests.examples.proxies import changed
 from tests.examples.running import EXAMPLES, Program, listens
 from tests.interop.goods import MIB, make_bytes
 from tests.support.ports import free_port
+from tests.support.wire import PATIENCE
 
 UNIT = EXAMPLES / "systemd" / "tusserver.service"
 OURS = Path(sys.executable).with_name("tusserver")
@@ -42,7 +43,7 @@ needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 @needs_systemd
 def test_systemd_finds_nothing_wrong_with_the_unit(unit: Path) -> None:
     command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(unit)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
@@ -50,7 +51,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(unit: Path) -> None:
 @needs_systemd
 def test_systemd_calls_the_unit_well_shut_in(unit: Path) -> None:
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -21,6 +21,7 @@ from tests.interop.goods import MIB, assert_arrived, make_bytes
 from tests.support.proxy import Fault, Proxy
 from tests.support.server import TusServer
 from tests.support.tus import eventually
+from tests.support.wire import PATIENCE
 
 pytestmark = [
     pytest.mark.browser,
@@ -78,10 +79,10 @@ def stuck(page: Chromium, photo: Path, server: TusServer, proxy: Proxy) -> None:
     before = set(server.files())
     proxy.fail(Fault.STALL, after=4 * MIB)
     page.choose("#file", photo)
-    assert proxy.failed.wait(30)
+    assert proxy.failed.wait(PATIENCE)
     (begun,) = {path.name.split(".")[0] for path in set(server.files()) - before}
     show = [sys.executable, "-m", "tusserver", "show", begun, "--storage", str(server.storage), "--json"]
-    assert eventually(lambda: json.loads(subprocess.check_output(show, timeout=30))["offset"] > 3 * MIB, 30)
+    assert eventually(lambda: json.loads(subprocess.check_output(show, timeout=PATIENCE))["offset"] > 3 * MIB)
 
 
 def test_the_page_of_tus_js_client_uploads_a_file(server: TusServer, open_page: OpenPage, photo: Path) -> None:

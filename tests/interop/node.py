@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.wire import PATIENCE
+
 _JS = Path(__file__).parent / "js"
 
 
@@ -77,7 +79,7 @@ class Client:
         """Wait until the process has ended by itself."""
         for _ in self._read():
             pass
-        assert self._process.wait(10) == 0
+        assert self._process.wait(PATIENCE) == 0
         return self
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from tests.interop.goods import KIB, MIB, assert_arrived, make_bytes
 from tests.interop.node import Node
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually
+from tests.support.wire import PATIENCE
 
 RESTARTS = 4
 SIZE = 3 * MIB + 11
@@ -54,7 +55,7 @@ def ways(server: TusServer) -> list[Restart]:
     def rolling() -> None:
         done = sum("all workers are new" in line for line in server.output)
         os.kill(server.pid, signal.SIGHUP)
-        assert eventually(lambda: sum("all workers are new" in line for line in server.output) > done, 20)
+        assert eventually(lambda: sum("all workers are new" in line for line in server.output) > done)
 
     several = any("with 2 workers" in line for line in server.output)
     return [whole, rolling] if several else [whole]
@@ -79,9 +80,9 @@ def test_tuspy_does_not_notice_restarts(server: TusServer, pool: ThreadPoolExecu
     restarts = ways(server)
     for number in range(RESTARTS):
         goal = SIZE * number // (RESTARTS + 1)
-        assert eventually(lambda goal=goal: (client.offset or 0) >= goal or upload.done(), 30)  # type: ignore[misc]
+        assert eventually(lambda goal=goal: (client.offset or 0) >= goal or upload.done())  # type: ignore[misc]
         restarts[number % len(restarts)]()
-    upload.result(50)
+    upload.result(PATIENCE)
     assert_arrived(client.url, source)
 
 

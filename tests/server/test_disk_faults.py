@@ -120,7 +120,7 @@ def test_a_disk_that_gets_full_during_a_body_keeps_what_had_come(
     with tus.connect(url) as connection:
         connection.ask("PATCH", tus.target(url), tus.fields({**patching(KEPT), **framing}))
         connection.send(chunk(pieces[0]) if chunked else pieces[0])
-        assert eventually(lambda: written.read_bytes()[:half] == DATA[:half], 10)
+        assert eventually(lambda: written.read_bytes()[:half] == DATA[:half])
         faults.begin(*(f"{call} {written.name}$" for call in ("pwrite", "pwritev", "splice")), code=errno.ENOSPC)
         # The rest reaches the disk as a failure; the record is written in place, which needs no room.
         connection.send(chunk(pieces[1]) if chunked else pieces[1])
@@ -207,11 +207,11 @@ def test_a_first_body_that_finds_no_room_leaves_an_upload_that_goes_on_or_none(t
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_the_server_is_not_ready_while_its_disk_fails(tus: Tus, server: TusServer, faults: Faults, code: int) -> None:
     url = f"http://{server.host}/readyz"
-    assert eventually(lambda: tus.get(url).status == 200, 10)
+    assert eventually(lambda: tus.get(url).status == 200)
     faults.begin(*(f"{call} {server.storage}" for call in ("create", "write", "pwrite", "pwritev")), code=code)
-    assert eventually(lambda: tus.get(url).status == 503, 10)
+    assert eventually(lambda: tus.get(url).status == 503)
     faults.end()
-    assert eventually(lambda: tus.get(url).status == 200, 10)
+    assert eventually(lambda: tus.get(url).status == 200)
 
 
 def test_a_server_whose_locks_have_no_room_for_a_socket_works(faults: Faults, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.wire import PATIENCE
 from tusserver.server import door
 from tusserver.server.door import Door, Tally
 
@@ -65,7 +66,7 @@ class Hall:
 
 async def until(workers: list[set[Inside]], connections: int) -> list[int]:
     """Wait until all are inside; return how many each worker has."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while sum(map(len, workers)) < connections:  # noqa: ASYNC110 - nothing tells when a door took somebody in
             await asyncio.sleep(0.001)
     return [len(worker) for worker in workers]

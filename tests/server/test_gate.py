@@ -189,7 +189,7 @@ def test_a_head_that_trickles_is_closed_however_lively_it_is(
     server = start_server(*SHORT)
     with Connection(server.url) as slow:
         slow.send(before)
-        assert eventually(lambda: not slow.send(piece), within=10)
+        assert eventually(lambda: not slow.send(piece))
 
 
 def test_an_idle_connection_and_a_slow_body_are_not_held_to_the_time_of_heads(start_server: StartServer) -> None:
@@ -207,7 +207,7 @@ def test_an_idle_connection_and_a_slow_body_are_not_held_to_the_time_of_heads(st
 
 
 def test_a_head_in_many_pieces_is_answered_if_it_comes_in_time(start_server: StartServer) -> None:
-    server = start_server("--limits.head_timeout", "10s")
+    server = start_server("--limits.head_timeout", "1h")
     with Connection(server.url) as connection:
         for _ in range(2):
             for byte in OPTIONS:
@@ -233,7 +233,7 @@ def test_a_client_that_does_not_read_its_download_is_cut_off(start_server: Start
     with Connection(server.url) as deaf:
         deaf.ask("GET", tus.target(url), [("Host", "here")])
         assert eventually(lambda: sockets_of(server) == 1)
-        assert eventually(lambda: sockets_of(server) == 0, within=30)
+        assert eventually(lambda: sockets_of(server) == 0)
 
 
 def sockets_of(server: TusServer) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import tests.support.properties  # noqa: F401 - loads the settings of property tests
+from tests.support.wire import PATIENCE
 from tusserver.stores import disk
 
 Mount = Callable[[str, int], Path]
@@ -31,7 +32,7 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 
     def run(*command: str) -> None:
         try:
-            subprocess.run(command, check=True, capture_output=True, timeout=30)
+            subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
         except (OSError, subprocess.SubprocessError) as error:
             pytest.skip(f"no file system can be mounted here: {error}")
 
@@ -52,4 +53,4 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
     yield mount
     for target in reversed(mounted):
         # Lazily: a store may still have a file open.
-        subprocess.run(["umount", "--lazy", str(target)], check=True, timeout=30)
+        subprocess.run(["umount", "--lazy", str(target)], check=True, timeout=PATIENCE)

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from tests.contracts.sources import Chunks
 from tests.contracts.stores import uncopied
+from tests.support.wire import PATIENCE
 from tusserver.app import Tus
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -344,7 +345,7 @@ class Executioner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._process.communicate(timeout=10)
+            self._process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()

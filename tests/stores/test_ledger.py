@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.ledgers import A, B, LedgerContract
+from tests.support.wire import PATIENCE
 from tusserver.protocol.errors import StoreUnavailable
 from tusserver.protocol.upload import UploadId
 from tusserver.stores.base import Ledger
@@ -21,7 +22,7 @@ def scribble(path: Path, data: bytes) -> None:
 
 def run_workers(folder: Path, names: str) -> list[int]:
     workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(folder), name]) for name in names]
-    return [worker.wait(50) for worker in workers]
+    return [worker.wait(PATIENCE) for worker in workers]
 
 
 class TestMemoryLedger(LedgerContract):

@@ -17,6 +17,7 @@ import pytest
 from tests.contracts.sources import Chunks, unheard
 from tests.contracts.stores import ID, OTHER, an_upload, bytes_of
 from tests.stores.conftest import Mount
+from tests.support.wire import PATIENCE
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable
 from tusserver.protocol.upload import UploadId
 from tusserver.stores import disk
@@ -215,7 +216,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def remount(root: Path, how: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{how}", str(root)], check=True, timeout=30)
+    subprocess.run(["mount", "-o", f"remount,{how}", str(root)], check=True, timeout=PATIENCE)
 
 
 def fill(path: Path) -> None:

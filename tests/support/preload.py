@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.support.wire import PATIENCE
+
 
 def build(source: Path, folder: Path) -> Path | None:
     """Make the library of a source in `folder`; None where there is no compiler."""
@@ -14,5 +16,5 @@ def build(source: Path, folder: Path) -> Path | None:
         return None
     library = folder / source.with_suffix(".so").name
     command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=PATIENCE)
     return library

@@ -47,7 +47,7 @@ class Served:
     def __enter__(self) -> Self:
         self._portal = self._stack.enter_context(start_blocking_portal())
         serving = self._portal.start_task_soon(self._server.serve)
-        assert eventually(lambda: self._server.started or serving.done(), 10), "the app did not start"
+        assert eventually(lambda: self._server.started or serving.done()), "the app did not start"
         return self
 
     def __exit__(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clock import Clock, NoCompiler
+from tests.support.wire import PATIENCE
 
 HOUR = 3600.0
 YEARS = 10 * 365 * 24 * HOUR
@@ -88,7 +89,7 @@ def clock(tmp_path: Path) -> Iterator[Clock]:
 def teller(clock: Clock) -> Iterator[Teller]:
     teller = Teller(clock.env)
     yield teller
-    teller.process.communicate(timeout=30)
+    teller.process.communicate(timeout=PATIENCE)
 
 
 def difference(before: dict[str, float], after: dict[str, float], clock: str) -> float:

@@ -177,7 +177,7 @@ class Tus:
         assert answer["Upload-Offset"] is not None, f"no Upload-Offset in {answer}"
         return int(answer["Upload-Offset"])
 
-    def reaches(self, url: str, offset: int, within: float = 5.0) -> bool:
+    def reaches(self, url: str, offset: int, within: float = PATIENCE) -> bool:
         """Whether an upload comes to exactly this offset in time."""
         return eventually(lambda: self.head(url)["Upload-Offset"] == str(offset), within)
 
@@ -192,7 +192,7 @@ class Tus:
             return False
         return not self.downloads or self.get(url).body == data
 
-    def resume(self, url: str, data: bytes, within: float = 5.0) -> bool:
+    def resume(self, url: str, data: bytes, within: float = PATIENCE) -> bool:
         """Go on as a client does that was cut off: ask for the offset, send the rest, and again if told to wait."""
 
         def goes_on() -> bool:
@@ -235,12 +235,17 @@ class Tus:
 
 
 class SlowPatch:
-    """A slow client that is alive: a piece goes out every few moments, the rest at once when told to finish."""
+    """A slow client that is alive: a piece goes out every few moments, the rest at once when told to finish.
+
+    The last piece waits for that, so that the body never ends by itself, however slow everybody else is.
+    """
 
     def __init__(self, connection: Connection, data: bytes, pieces: int) -> None:
         self._connection = connection
         step = -(-len(data) // pieces)
         self._pieces = [data[at : at + step] for at in range(0, len(data), step)]
+        self.lingers = threading.Event()
+        """Set when only the last piece is left."""
         self._hurry = threading.Event()
         self.longest_pause = 0.0
         """Seconds between two pieces, at most."""
@@ -249,7 +254,11 @@ class SlowPatch:
 
     def _run(self) -> None:
         sent = time.monotonic()
-        for piece in self._pieces:
+        last = len(self._pieces) - 1
+        for number, piece in enumerate(self._pieces):
+            if number == last:
+                self.lingers.set()
+                self._hurry.wait()
             if not self._connection.send(piece):
                 return
             self.longest_pause = max(self.longest_pause, time.monotonic() - sent)
@@ -297,7 +306,7 @@ def checksum(data: bytes, algorithm: str = "sha1") -> str:
     return f"{algorithm} {base64_of(hashlib.new(algorithm, data).digest())}"
 
 
-def eventually(true: Callable[[], bool], within: float = 5.0) -> bool:
+def eventually(true: Callable[[], bool], within: float = PATIENCE) -> bool:
     """Ask again and again until it is true, for so many seconds at most."""
     until = time.monotonic() + within
     while not true():

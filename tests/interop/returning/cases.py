@@ -25,6 +25,7 @@ from tests.support.ports import free_port
 from tests.support.proxy import Fault, Proxy
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually
+from tests.support.wire import PATIENCE
 
 SIZE = 3 * MIB + 11
 SOURCE = make_bytes(SIZE)
@@ -136,7 +137,7 @@ def _watch(stage: Stage) -> None:
     def ask(url: str) -> None:
         with requests.Session() as session:
             while not done.wait(POLL) and any(upload.runs for upload in stage.uploads):
-                answer = session.head(url, headers={"Tus-Resumable": "1.0.0"}, timeout=10)
+                answer = session.head(url, headers={"Tus-Resumable": "1.0.0"}, timeout=PATIENCE)
                 offset = answer.headers.get("Upload-Offset")
                 stage.run.watched.append((time.monotonic(), answer.status_code, offset))
                 if answer.status_code != 200 or offset == str(SIZE):
@@ -188,7 +189,7 @@ def _kill(stage: Stage) -> None:
         told = int(tus.head(url)["Upload-Offset"] or "0")
         return told > SIZE // 5
 
-    assert eventually(keeps_some, WITHIN)
+    assert eventually(keeps_some)
     stage.server.kill()
     stage.server.start()
     if told == SIZE:
@@ -208,7 +209,7 @@ def _created(stage: Stage) -> str | None:
     def locations() -> list[str]:
         return [exchange.answer["location"] for exchange in stage.run.exchanges if exchange.status == 201]
 
-    return locations()[0] if eventually(lambda: bool(locations()), 20) else None
+    return locations()[0] if eventually(lambda: bool(locations())) else None
 
 
 # what has to come out -------------------------------------------------------------------------------------------------
@@ -311,7 +312,7 @@ def _judge(run: Run, server: TusServer, url: str | None) -> Iterator[str]:
 
 
 def _differs(url: str) -> str | None:
-    answer = requests.get(url, timeout=30)
+    answer = requests.get(url, timeout=PATIENCE)
     if answer.status_code != 200:
         return f"the upload is not complete: GET was answered {answer.status_code}"
     if hashlib.sha256(answer.content).digest() != hashlib.sha256(SOURCE).digest():
