@@ -12,7 +12,7 @@ ARGS ?=
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test fuzz torture check format docs bench bench-memory bench-beside lock clean
+.PHONY: help install serve test fuzz torture check format docs bench bench-memory bench-beside bench-sweep lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -57,6 +57,9 @@ bench-memory: $(STAMP)  ## measure the server's peak memory under load (takes mi
 
 bench-beside: $(STAMP)  ## measure what fast clients keep of their speed beside 5,000 slow ones (ten minutes)
 	@$(BIN)/python -m bench.beside $(ARGS)
+
+bench-sweep: $(STAMP)  ## measure sweeps of a million overdue ids and of 50,000 uploads (minutes)
+	@$(BIN)/python -m bench.sweep $(ARGS)
 
 # One resolution for every Python and platform we support. Pins stay unless pyproject.toml forces a change; ARGS=--upgrade moves them to the newest versions.
 lock: | $(BIN)/python  ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade)

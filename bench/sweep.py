@@ -28,7 +28,6 @@ from pathlib import Path
 
 from bench import machine
 from tests.support.server import TusServer
-from tusserver.clock import boot_id
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.file import FileStore
 
@@ -97,18 +96,26 @@ def create(host: str, clients: int, most: int, stop: Event, found: multiprocessi
     found.put(took)
 
 
+def settle(folder: Path) -> None:
+    """Make a data folder by a server, which notes what it does at its first start only."""
+    server = TusServer(folder, "--log.level", "warning").start()
+    while not (folder / "calendar" / "policy").exists():
+        time.sleep(0.05)
+    server.stop()
+
+
 def make_list(folder: Path, ids: Iterable[str]) -> None:
-    """Let a data folder have one list of overdue ids."""
+    """Let a data folder have one list of overdue ids, and no other."""
     calendar = folder / "calendar"
-    shutil.rmtree(calendar, ignore_errors=True)
-    calendar.mkdir()
-    (calendar / "covers").write_text(boot_id())
+    for path in calendar.glob("[0-9]*"):
+        path.unlink()
     with (calendar / str(int(time.time()) - 60)).open("w") as names:
         names.writelines(f"\n{upload_id}\n" for upload_id in ids)
 
 
 async def make_uploads(folder: Path, uploads: int) -> None:
     """Let a data folder have small uploads that are overdue."""
+    settle(folder)
     store = FileStore(folder, durability="none")
     now = datetime.now(UTC)
     ids = [UploadId(secrets.token_hex(16)) for _ in range(uploads)]
@@ -201,7 +208,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder, prefix="tusserver-sweep-") as name:
         work = Path(name)
         if (folder := fresh("ids")) is not None:
-            FileStore(folder)
+            settle(folder)
             make_list(folder, (secrets.token_hex(16) for _ in range(given.ids)))
             tell(f"{given.ids:,} ids without files: {Run(folder, 'none')}")
         for durability in given.durability or ("none", "ack"):

@@ -161,6 +161,19 @@ async def test_a_sweep_that_is_ended_among_many_forgets_none_of_them(tmp_path: P
     assert await world.stored() == []
 
 
+async def test_a_listener_that_awaits_what_was_cancelled_keeps_nobody(world: World) -> None:
+    ids = [await world.upload(11) for _ in range(2 * GROUP)]
+
+    async def cancelled(upload: Upload) -> None:
+        if upload.id == ids[0]:
+            raise asyncio.CancelledError
+
+    world.listeners[Expired] = cancelled
+    world.clock.advance(DAY + LATE)
+    await world.sweeper.sweep()
+    assert await world.stored() == []
+
+
 async def test_an_id_that_is_listed_twice_in_a_batch_is_looked_at_once(watched: World, store: Watched) -> None:
     upload_id = await watched.upload(11)
     watched.clock.advance(DAY + LATE)

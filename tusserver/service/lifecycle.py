@@ -82,7 +82,7 @@ class Lifecycle:
             try:
                 await self._bus.publish(Finished(upload))
             except BaseException as error:  # an application may await a task that somebody has cancelled
-                if _ends_us(error):
+                if ends_us(error):
                     raise
                 if isinstance(error, TusError) and _refuses(error):
                     await self._store.remove(upload.id)
@@ -148,7 +148,7 @@ class Lifecycle:
             await self._store.remove(part)
 
 
-def _ends_us(error: BaseException) -> bool:
+def ends_us(error: BaseException) -> bool:
     """Whether this is no failure of an application, but our own task or the process that is to end."""
     task = asyncio.current_task()
     cancelled = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

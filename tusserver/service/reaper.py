@@ -6,7 +6,6 @@ To remove one after the other took longer than to create them, so that a client 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 
@@ -18,10 +17,8 @@ from tusserver.locks.base import Locker
 from tusserver.protocol import rules
 from tusserver.protocol.errors import UploadLocked
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle
+from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle, ends_us
 from tusserver.stores.base import Reaped, Store
-
-logger = logging.getLogger("tusserver.sweeper")
 
 GROUP = 32
 """Uploads that are held and removed together: their locks are held for some milliseconds."""
@@ -30,7 +27,7 @@ LANES = 4
 
 Look = Callable[[UploadId], Awaitable[bool]]
 """Looks at one upload; returns whether it was removed. It raises nothing of what may go wrong."""
-Failed = Callable[[UploadId, Exception], Awaitable[None]]
+Failed = Callable[[UploadId, BaseException], Awaitable[None]]
 """Told of an upload that could not be looked at."""
 
 
@@ -62,8 +59,15 @@ class Reaper:
         async def walk() -> None:
             nonlocal removed
             for group in groups:
-                count = await self._look_at_group(group)
-                removed += count  # not in one: the other lanes count while we wait
+                try:
+                    count = await self._look_at_group(group)
+                except BaseException as error:  # an application may await a task that somebody has cancelled
+                    if ends_us(error):
+                        raise
+                    for upload_id in group:
+                        await self._failed(upload_id, error)
+                else:
+                    removed += count  # not in one step: the other lanes count while we wait
                 await anyio.lowlevel.checkpoint()
 
         async with anyio.create_task_group() as lanes:

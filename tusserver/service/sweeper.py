@@ -123,7 +123,7 @@ class Sweeper:
             removed += await self._reaper.look_at(ids)
         return removed
 
-    async def _note_unswept(self, upload_id: UploadId, error: Exception) -> None:
+    async def _note_unswept(self, upload_id: UploadId, error: BaseException) -> None:
         self._note_failure("swept", upload_id, error)
         await self._store.remind(upload_id, self._now() + TRY_AGAIN)
 
@@ -307,7 +307,7 @@ class Sweeper:
         except TusError as error:
             self._note_failure("finished", upload.id, error)
 
-    def _note_failure(self, what: str, upload_id: UploadId, error: Exception) -> None:
+    def _note_failure(self, what: str, upload_id: UploadId, error: BaseException) -> None:
         """Log a failure; of refusals the first one in a sweep, as the disk may refuse all, and there may be many."""
         self._failed.add(upload_id)
         trace = None if isinstance(error, TusError) else error

@@ -30,8 +30,8 @@ _RECENT = 8192
 _NEAR = 7200.0
 """Seconds: looks that are nearer have lists of their moment alone, opened when that is over."""
 _FAR = 1800
-"""Seconds that share a list behind that. They become `_GROWS` times as many as soon as a list is no more than a quarter
-of that as long as its distance."""
+"""Seconds that share a list behind that. Farther away they are `_GROWS` times as many, again and again: a list is never
+longer than a quarter of the distance to it."""
 _GROWS = 8
 _LAST = 10**12
 """No look is later than that; a line that says so is damaged."""
@@ -117,15 +117,14 @@ class Calendar:
         listed: that may have been one of its own. A batch may be empty: others may have their turn then.
 
         Raises:
-            OSError: a list cannot be read, or is damaged so that what is in it cannot go to others; after all others.
+            OSError: a list cannot be read. The others come first.
         """
         clock = _Clock(now)
         failed: OSError | None = None
         for name in self._opened(now, latest):
             failures = self._failures
             try:
-                # Another process may sweep at the same time. That one and we may both go through a list; no harm is
-                # done.
+                # Another process may sweep at the same time, and go through a list as we do; no harm is done.
                 if (path := self._claim(name)) is not None:
                     yield from self._read(path, clock, latest)
                     if failures == self._failures:
