@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
+
+from tusserver.server.lines import Writer
 
 FIELDS = (
     "upload_id",
@@ -31,6 +32,7 @@ FIELDS = (
 )
 """`extra` of a log call that is written, in this order. `duration` is in seconds."""
 
+_STANDARD_ERROR = 2
 _LONGEST = 256
 """Characters of one fact; an id in a URL is whatever a client makes it."""
 
@@ -112,17 +114,59 @@ class _Signed(logging.Filter):
         return True
 
 
-def configure(level: str, format: str, stream: TextIO | None = None, *, worker: int | None = None) -> None:
-    """Send the logs of this process to `stream` (standard error), from `level` on for ours and warnings for others.
+class _Lines(logging.Handler):
+    """Hands lines to a `Writer`."""
 
-    `worker`: its number, if there are several.
+    def __init__(self, *, steady: bool) -> None:
+        super().__init__()
+        self._writer = Writer(_STANDARD_ERROR, lost=self._tell_lost, steady=steady)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        try:
+            line = self.format(record)
+        except Exception as error:  # a wrong call; logging itself would print a trace, and wait until it is read
+            line = escaped(f"a line could not be logged: {record.msg!r} in {record.pathname}: {error!r}")
+        self._writer.put(line)
+
+    def flush(self) -> None:
+        """Wait a little for the last lines; also called at the end of a process."""
+        self._writer.flush()
+
+    def _tell_lost(self, count: int) -> str:
+        message = "%d lines of the log were lost, as nobody read them" if count > 1 else "a line of the log was lost"
+        arguments = (count,) if count > 1 else ()
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, arguments, None)
+        self.filter(record)
+        return self.format(record)
+
+
+def flush() -> None:
+    """Wait a little until what was logged is written."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+def configure(
+    level: str, format: str, stream: TextIO | None = None, *, worker: int | None = None, steady: bool = True
+) -> None:
+    """Log to standard error, or to `stream`, from `level` on for ours and warnings for others.
+
+    `worker`: its number, if there are several. `steady`: see `Writer`; who writes to a `stream` waits for it.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    root = logging.getLogger()
+    handler: logging.Handler
+    if stream is not None:
+        handler = logging.StreamHandler(stream)
+    elif worker is None and root.handlers and isinstance(root.handlers[0], _Lines):  # its lines come first
+        handler = root.handlers[0]
+    else:
+        handler = _Lines(steady=steady)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    handler.filters.clear()
     handler.addFilter(_worth_telling)
     if worker is not None:
         handler.addFilter(_Signed(worker))
-    root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("tusserver").setLevel(level.upper())
