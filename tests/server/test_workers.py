@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -265,13 +266,22 @@ def test_one_of_two_servers_on_a_folder_sweeps_and_when_it_is_killed_the_other(
 # the supervisor alone ------------------------------------------------------------------------------------------------
 
 
-def supervise(script: str, count: int = 2) -> subprocess.Popen[str]:
-    """Run a parent of `count` workers that do what the script says."""
+def supervise(script: str, count: int = 2, prelude: str = "") -> subprocess.Popen[str]:
+    """Run a parent of `count` workers that do what the script says; `reloads` counts the hangups of the parent."""
     frame = f"""
 import logging, os, select, signal, sys
-from tusserver.server.workers import Seat, Supervisor
+from tusserver.server.worker import Seat
+from tusserver.server.workers import Supervisor
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
-supervisor = Supervisor({count}, shutdown_timeout=0, on_start=lambda: print("started", flush=True))
+logging.getLogger("tusserver.workers").addFilter(lambda record: not record.getMessage().startswith("replacing"))
+logging.getLogger("tusserver.workers").setLevel("INFO")
+reloads = 0
+def reload():
+    global reloads
+    reloads += 1
+    return True
+{prelude}
+supervisor = Supervisor({count}, shutdown_timeout=0, on_start=lambda: print("started", flush=True), reload=reload)
 seat = supervisor.run()
 if isinstance(seat, Seat):
 {"".join(f"    {line}" + chr(10) for line in script.strip().splitlines())}
@@ -309,3 +319,154 @@ select.select([seat.line], [], [])
         parent.stdout.read()
         assert parent.wait(PATIENCE) == 0
     assert waits == ["in 0.1 s", "in 0.2 s", "in 0.4 s"]
+
+
+# what a start lacks --------------------------------------------------------------------------------------------------
+
+FAILING = """
+import errno
+fork, failures = os.fork, {failures}
+def failing():
+    global forks
+    forks += 1
+    if forks in failures:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+    return fork()
+forks, os.fork = 0, failing
+"""
+SERVING = """
+seat.ready()
+select.select([seat.line], [], [])
+"""
+
+
+def test_if_no_worker_can_be_forked_the_parent_gives_up_in_one_line() -> None:
+    with supervise(SERVING, prelude=FAILING.format(failures="range(99)")) as parent:
+        output = parent.communicate(timeout=30)[0]
+    assert parent.returncode == 1
+    assert output.splitlines() == [
+        "no worker can be started now: Resource temporarily unavailable; it is tried again until that works",
+        "gave up",
+    ]
+
+
+def test_a_worker_that_cannot_be_forked_for_some_time_starts_later_and_the_others_serve() -> None:
+    with supervise(SERVING, prelude=FAILING.format(failures="range(2, 7)")) as parent:
+        assert parent.stdout is not None
+        lines = [parent.stdout.readline() for _ in range(3)]
+        parent.terminate()
+        rest = parent.stdout.read()
+        assert parent.wait(30) == 0
+    assert "no worker can be started now" in lines[0]
+    assert lines[1:] == ["workers can be started again, after 5 attempts that failed\n", "started\n"]
+    assert rest == "stopped\n"
+
+
+def test_too_few_open_files_for_a_worker_keep_the_others_serving(server: TusServer) -> None:
+    tus = Tus(server.url)
+    before = workers(server)
+    limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    os.kill(before[0], signal.SIGKILL)
+    server.wait_for_output("no worker can be started now: Too many open files")
+    assert all(tus.create(10).status == 201 for _ in range(4))
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
+    server.wait_for_output("workers can be started again")
+    assert told(server, "no worker can be started now") == 1
+    assert eventually(lambda: len(workers(server)) == 3, ENOUGH)
+    assert stop(server, signal.SIGTERM) == 0
+
+
+def test_a_worker_that_is_killed_by_a_signal_without_a_name_is_replaced(server: TusServer) -> None:
+    before = workers(server)
+    os.kill(before[0], signal.SIGRTMIN + 5)
+    server.wait_for_output(f"was killed by signal {signal.SIGRTMIN + 5}; another one starts")
+    assert eventually(lambda: len(workers(server)) == 3, ENOUGH)
+
+
+# a reload that fails -------------------------------------------------------------------------------------------------
+
+
+def test_new_workers_that_die_at_once_do_not_take_the_old_ones_with_them() -> None:
+    script = """
+seat.ready()
+if reloads:
+    sys.exit(3)
+select.select([seat.line], [], [])
+"""
+    with supervise(script, count=3) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "started\n"
+        before = children(parent.pid)
+        parent.send_signal(signal.SIGHUP)
+        line = parent.stdout.readline()
+        after = children(parent.pid)
+        parent.terminate()
+        parent.stdout.read()
+        assert parent.wait(30) == 0
+    assert line.endswith("ended with exit code 3 at once: the old workers stay\n")
+    assert after == before
+
+
+BROKEN = """
+import os, sys
+from tusserver import assembly
+from tusserver.__main__ import main
+
+assemble = assembly.assemble
+
+def broken(configured):
+    global made
+    made += 1
+    if {when}:
+        raise ImportError("cannot import name 'other' from 'tusserver.protocol'")
+    return assemble(configured)
+
+made, parent, assembly.assemble = 0, os.getpid(), broken
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "told"),
+    [
+        ("os.getpid() == parent and made > 1", "the workers stay as they are"),
+        ("os.getpid() != parent and made > 2", "before it came to serving: the old workers stay"),
+    ],
+)
+def test_a_reload_of_a_half_installed_version_changes_nothing_and_says_so(tmp_path: Path, when: str, told: str) -> None:
+    """Its files do not fit together: in the parent, or in a new worker."""
+    (tmp_path / "broken.py").write_text(BROKEN.format(when=when))
+    env = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    with TusServer(tmp_path / "data", "--workers", "2", module="broken", env=env) as server:
+        tus = Tus(server.url)
+        before = workers(server)
+        os.kill(server.pid, signal.SIGHUP)
+        server.wait_for_output("ImportError: cannot import name 'other' from 'tusserver.protocol'")
+        server.wait_for_output(told)
+        assert eventually(lambda: workers(server) == before, ENOUGH)
+        assert all(tus.create(10).status == 201 for _ in range(4))
+        assert stop(server, signal.SIGTERM) == 0
+
+
+def test_workers_import_nothing_that_their_parent_has_not(tmp_path: Path) -> None:
+    with TusServer(tmp_path / "data", "--workers", "2", module="tests.support.imports") as server:
+        tus = Tus(server.url)
+        for _ in range(4):
+            url = tus.upload(10, body=b"0123")
+            assert tus.offset(url) == 4
+            assert tus.resume(url, b"0123456789")
+            assert tus.get(url).body == b"0123456789"
+            assert tus.options().status == 204
+            assert tus.join(tus.part(b"abc"), tus.part(b"def")).status == 201
+            assert tus.get(tus.complete(bytes(9 << 20))).status == 200
+            for path in ("/", "/livez", "/readyz", "/files/nothing"):
+                tus.request("GET", path)
+            digest = "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0="
+            headers = {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+            body = b"hello world"
+            sent = tus.request("PATCH", tus.upload(11), {**headers, "Upload-Checksum": digest}, body)
+            assert sent.status == 204
+            assert tus.request("DELETE", url).status == 204
+        assert stop(server, signal.SIGTERM) == 0
+    assert [line for line in server.output if line.startswith("imported ")] == []

@@ -8,18 +8,22 @@ import gc
 import logging
 import socket
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tusserver import __version__
 from tusserver.cli.flags import effective
-from tusserver.cli.terminal import complain, say
 from tusserver.protocol.messages import Extension
+from tusserver.server import signals
+from tusserver.server.lines import Writer
 from tusserver.settings import Effective, SettingsError, show_duration
 
 PATIENCE = 1.0
 """Seconds for a port to become free: the workers of a parent that was killed let go of it a moment later."""
 _TRY_AGAIN = 0.02
+_STANDARD_OUTPUT = 1
+_STANDARD_ERROR = 2
+_STOPPED = "Stopped. Uploads are kept and can be resumed."
 
 logger = logging.getLogger("tusserver.server")
 
@@ -31,93 +35,226 @@ def serve(options: argparse.Namespace) -> int:
         SettingsError
     """
     configured = effective(options)
-    settings = configured.settings
+    terminal = signals.Terminal()
+    handlers = signals.begin(terminal)
+    out = Writer(_STANDARD_OUTPUT, steady=False)
+    try:
+        return _Service(options, configured, terminal, out).serve()
+    except KeyboardInterrupt:  # nothing was under way
+        _finish(out, _STOPPED)
+        return 0
+    except SettingsError:
+        signals.restore(handlers)
+        raise
+    except OSError as error:
+        return _fail(f"the server could not start: {error}")
 
-    # Only now: a wrong setting is told before the server is loaded.
-    from tusserver.assembly import assemble
-    from tusserver.server import logs, run, wire
 
-    logs.configure(settings.log.level, settings.log.format)
-    listeners = _listen(configured)
-    site = assemble(configured)
+class _Service:
+    """One `tusserver serve`: the settings that count, the sockets, and what is said of them to `out`."""
 
-    extensions = site.tus.extensions
-    if not wire.AT_WORK:  # uvicorn's own protocol cannot deliver trailers, and so OPTIONS does not promise them
-        extensions = tuple(extension for extension in extensions if extension is not Extension.CHECKSUM_TRAILER)
+    def __init__(
+        self, options: argparse.Namespace, configured: Effective, terminal: signals.Terminal, out: Writer
+    ) -> None:
+        self._options = options
+        self._configured = configured
+        self._terminal = terminal
+        self._out = out
+        self._workers = configured.settings.server.workers
+        self._log()
+        self._listeners = _listen(configured)
+        self._server: Any = None
+        self._fresh: Any = None
+        """The site that is served next, after a reload in one process."""
 
-    has_page = site.page is not None
+    def serve(self) -> int:
+        """Serve, in this process or in several; the exit code is returned."""
+        from tusserver.assembly import assemble
 
-    def started() -> None:
-        workers = settings.server.workers
-        say(f"tusserver {__version__}" if workers == 1 else f"tusserver {__version__} with {workers} workers")
-        say(f"Storing in {settings.store.root.absolute()} (durability: {settings.store.durability})")
-        say(f"Extensions: {', '.join(extensions) or 'none'}")
-        address = f"http://{run.address_of(listeners[0])}"
-        if has_page:
-            say(f"Upload page: {address}/")
-        say(f"Listening on {address}{settings.server.path}")
-
-    def waiting(requests: int) -> None:
-        longest = show_duration(settings.server.shutdown_timeout)
-        say(f"Waiting for running requests ({requests}), {longest} at most. Ctrl-C again ends them.")
-
-    if settings.server.workers > 1:
+        site = assemble(self._configured)
+        if self._workers == 1:
+            return self._serve_alone(site)
+        self._announcement = self._announce(site)
         del site  # each worker makes its own: an inherited lock would exclude nobody
-        return _supervise(options, configured, listeners, on_start=started, on_wait=waiting)
-    if not _run(configured, site, listeners, on_start=started, on_wait=waiting):
-        complain("the server could not start; the log above says why")
-        return 1
-    say("Stopped. Uploads are kept and can be resumed.")
-    return 0
+        return self._supervise()
 
+    def _log(self, worker: int | None = None) -> None:
+        from tusserver.server import logs
 
-def _supervise(
-    options: argparse.Namespace,
-    configured: Effective,
-    listeners: list[socket.socket],
-    *,
-    on_start: Callable[[], None],
-    on_wait: Callable[[int], None],
-) -> int:
-    from tusserver.assembly import assemble
-    from tusserver.server import logs, workers
+        log = self._configured.settings.log
+        logs.configure(log.level, log.format, worker=worker, steady=worker is not None or self._workers == 1)
 
-    def stopping() -> None:
-        for listener in listeners:
+    def _announce(self, site: Any) -> str:
+        from tusserver.server import run, wire
+
+        settings = self._configured.settings
+        extensions = site.tus.extensions
+        if not wire.AT_WORK:  # uvicorn's own protocol cannot deliver trailers, and so OPTIONS does not promise them
+            extensions = tuple(extension for extension in extensions if extension is not Extension.CHECKSUM_TRAILER)
+        address = f"http://{run.address_of(self._listeners[0])}"
+        lines = [
+            f"tusserver {__version__}"
+            if self._workers == 1
+            else f"tusserver {__version__} with {self._workers} workers",
+            f"Storing in {settings.store.root.absolute()} (durability: {settings.store.durability})",
+            f"Extensions: {', '.join(extensions) or 'none'}",
+            f"Listening on {address}{settings.server.path}",
+        ]
+        if site.page is not None:
+            lines.insert(-1, f"Upload page: {address}/")
+        return "\n".join(lines)
+
+    def _waiting(self, requests: int) -> None:
+        longest = show_duration(self._configured.settings.server.shutdown_timeout)
+        self._out.put(f"Waiting for running requests ({requests}), {longest} at most. Ctrl-C again ends them.")
+
+    def _close(self) -> None:
+        for listener in self._listeners:
             listener.close()
 
-    def reload() -> bool:
-        nonlocal configured
-        try:
-            fresh = effective(options)
-            assemble(fresh)
-        except SettingsError as refusal:
-            logger.error("the workers stay as they are: %s", refusal)
-            return False
-        configured = fresh
-        logs.configure(fresh.settings.log.level, fresh.settings.log.format)
-        gc.collect()
-        return True
+    def _reload(self) -> Any:
+        """Read the settings again; return a site made of them, and None if they are wrong and change nothing.
 
-    supervisor = workers.Supervisor(
-        configured.settings.server.workers,
-        shutdown_timeout=configured.settings.server.shutdown_timeout.total_seconds(),
-        on_start=on_start,
-        on_stop=stopping,
-        on_wait=on_wait,
-        reload=reload,
-    )
-    seat = supervisor.run()
-    if isinstance(seat, workers.Seat):
-        logs.configure(configured.settings.log.level, configured.settings.log.format, worker=seat.number)
-        site = assemble(configured)
-        served = _run(configured, site, listeners, on_start=seat.ready, on_wait=seat.waiting, make_server=seat.server)
+        Nothing that goes wrong here may end a server: its own files may be those of another version by now.
+        """
+        from tusserver.assembly import assemble
+
+        who = "the settings" if self._workers == 1 else "the workers"
+        try:
+            fresh = effective(self._options)
+            site = assemble(fresh)
+        except SettingsError as refusal:
+            logger.error("%s stay as they are: %s", who, refusal)
+            return None
+        except Exception as error:
+            logger.error("%s stay as they are, as the new settings cannot be tried: %s", who, _said(error))
+            logger.debug("the trace of that", exc_info=True)
+            return None
+        self._configured = fresh
+        self._log()
+        return site
+
+    # one process -----------------------------------------------------------------------------------------------------
+
+    def _serve_alone(self, site: Any) -> int:
+        """Serve in this process; after SIGHUP again, with the settings as they are then."""
+        on_start = partial(self._out.put, self._announce(site))
+        while True:
+            self._fresh = None
+            served = _run(
+                self._configured,
+                site,
+                [listener.dup() for listener in self._listeners],
+                on_start=on_start,
+                on_stop=partial(self._stop, site),
+                on_wait=self._waiting,
+                make_server=self._make_server,
+            )
+            site.close()
+            if not served:
+                return _fail("the server could not start; the log above says why")
+            if self._fresh is not None:
+                signals.begin(self._terminal)
+            if self._fresh is None or self._server.signalled:
+                _finish(self._out, _STOPPED)
+                return 0
+            site = self._fresh
+            on_start = partial(logger.info, "serving again, with the settings as they are now")
+
+    def _make_server(self, config: Any, **how: Any) -> Any:
+        from tusserver.server import run
+
+        self._server = run.Server(
+            config,
+            on_hangup=self._hangup,
+            on_end=partial(_finish, self._out, _STOPPED),
+            terminal=self._terminal,
+            **how,
+        )
+        return self._server
+
+    def _hangup(self) -> bool:
+        self._fresh = self._reload()
+        return self._fresh is not None
+
+    def _stop(self, site: Any) -> None:
+        site.tus.close()
+        if self._fresh is None:  # else who connects meanwhile waits until it is served again
+            self._close()
+
+    # several ---------------------------------------------------------------------------------------------------------
+
+    def _supervise(self) -> int:
+        from tusserver.server import run, worker, workers
+
+        run.preload()
+
+        def reload() -> bool:
+            if self._reload() is None:
+                return False
+            gc.collect()
+            return True
+
+        supervisor = workers.Supervisor(
+            self._workers,
+            shutdown_timeout=self._configured.settings.server.shutdown_timeout.total_seconds(),
+            on_start=lambda: self._out.put(self._announcement),
+            on_stop=self._close,
+            on_wait=self._waiting,
+            reload=reload,
+            terminal=self._terminal,
+        )
+        seat = supervisor.run()
+        if isinstance(seat, worker.Seat):
+            return self._work(seat)
+        if supervisor.gave_up:
+            return _fail("the workers could not start; the log above says why")
+        _finish(self._out, _STOPPED)
+        return seat
+
+    def _work(self, seat: Any) -> int:
+        from tusserver.assembly import assemble
+
+        self._log(seat.number)
+        try:
+            site = assemble(self._configured)
+            served = _run(
+                self._configured,
+                site,
+                self._listeners,
+                on_start=seat.ready,
+                on_stop=site.tus.close,
+                on_wait=seat.waiting,
+                make_server=seat.server,
+            )
+        except Exception as error:
+            logger.error("this worker cannot serve: %s", _said(error))
+            logger.debug("the trace of that", exc_info=True)
+            return 1
         return 0 if served else 1
-    if supervisor.gave_up:
-        complain("the workers could not start; the log above says why")
-    else:
-        say("Stopped. Uploads are kept and can be resumed.")
-    return seat
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, SettingsError | OSError) else f"{type(error).__name__}: {error}"
+
+
+def _finish(out: Writer, line: str) -> None:
+    """Say the last words of a server, if they are read at once, behind those of the log."""
+    from tusserver.server import logs
+
+    logs.flush()
+    out.put(line)
+    out.flush()
+
+
+def _fail(line: str) -> int:
+    from tusserver.server import logs
+
+    logs.flush()
+    errors = Writer(_STANDARD_ERROR, steady=False)
+    errors.put(f"tusserver: {line}")
+    errors.flush()
+    return 1
 
 
 def _run(configured: Effective, site: Any, listeners: list[socket.socket], **how: Any) -> bool:
@@ -129,7 +266,6 @@ def _run(configured: Effective, site: Any, listeners: list[socket.socket], **how
     return run.run(
         site,
         listeners,
-        on_stop=site.tus.close,
         shutdown_timeout=settings.server.shutdown_timeout.total_seconds(),
         keep_alive=settings.server.keep_alive.total_seconds(),
         backlog=settings.server.backlog,

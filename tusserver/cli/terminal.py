@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -16,5 +17,7 @@ def say(line: str) -> None:
 
 
 def complain(line: str) -> None:
-    """Say in one line what went wrong."""
-    sys.stderr.write(f"tusserver: {line}\n")
+    """Say in one line what went wrong, if anybody is there to hear it."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"tusserver: {line}\n")
+        sys.stderr.flush()

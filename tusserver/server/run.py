@@ -2,7 +2,8 @@
 
 At the stop uploads are cut first: what they brought is kept, they hear 503 and their clients resume later. Only then
 uvicorn waits, for `shutdown_timeout` at most, for what still runs (downloads). A second signal drops the connections,
-a third ends the process where it stands; a commit cannot be torn by either.
+and ends the process a second later whatever its threads still do; a third ends it where it stands. A commit cannot be
+torn by any of it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import logging
 import os
 import resource
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import FrameType
 from typing import Protocol
@@ -22,7 +26,9 @@ from typing import Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
+from tusserver.server import logs
 from tusserver.server.gate import Gate, Limits
+from tusserver.server.signals import Hangup, Terminal, end_within, handle
 from tusserver.server.wire import HEAD_SIZE, guarded
 from tusserver.web.origin import Trusted
 
@@ -38,6 +44,10 @@ _FIRST_INHERITED = 3
 
 PATIENCE = 0.5
 """Seconds that a stop takes in silence."""
+GRACE = 5.0
+"""Seconds beyond the longest wait for requests that a stop has for what runs besides them: a copy, a sync."""
+AT_ONCE = 1.0
+"""Seconds that a stop has after a second signal."""
 
 
 def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
@@ -108,7 +118,8 @@ class Server(uvicorn.Server):
     """uvicorn, with a stop that does not wait for uploads and an exit code of 0.
 
     `on_start` is called when requests are taken, `on_stop` first thing at the stop, `on_wait` with the number of
-    requests that it has to wait for.
+    requests that it has to wait for, `on_hangup` when the settings are to be read again: it says whether to stop then.
+    `on_end` is called, in a thread, if the process ends although something still runs in it.
     """
 
     def __init__(
@@ -118,17 +129,37 @@ class Server(uvicorn.Server):
         on_start: Callable[[], None],
         on_stop: Callable[[], None],
         on_wait: Callable[[int], None],
+        on_hangup: Callable[[], bool] = lambda: False,
+        on_end: Callable[[], object] = logs.flush,
+        terminal: Terminal | None = None,
     ) -> None:
         super().__init__(config)
         self._on_start = on_start
         self._on_stop = on_stop
         self._on_wait = on_wait
+        self._on_hangup = on_hangup
+        self._on_end = on_end
+        self._terminal = terminal or Terminal()
         self._signals = 0
         self._at_once = False
-        self._stopping: asyncio.AbstractEventLoop | None = None
+        self._running: asyncio.AbstractEventLoop | None = None
+        self._stopping = False
+
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal said to stop."""
+        return self._signals > 0
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals from now on, also when the event loop has ended: the process may still wait for threads."""
+        if threading.current_thread() is threading.main_thread():
+            handle(self.handle_exit)
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell that requests are taken from now on."""
+        self._running = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
             _spare_the_collector()
@@ -137,10 +168,10 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Cut the uploads, then stop as uvicorn does."""
         self._on_stop()
-        loop = self._stopping = asyncio.get_running_loop()
+        self._stopping = True
         if self._at_once:
             self._drop_connections()
-        telling = loop.call_later(PATIENCE, self._tell)
+        telling = asyncio.get_running_loop().call_later(PATIENCE, self._tell)
         await super().shutdown(sockets)
         telling.cancel()
 
@@ -163,8 +194,14 @@ class Server(uvicorn.Server):
         self.should_exit = True
         if at_once and not self._at_once:
             self._at_once = True
-            if self._stopping is not None:
-                self._stopping.call_soon_threadsafe(self._drop_connections)
+            end_within(AT_ONCE, self._on_end)
+            if self._stopping:
+                self._call(self._drop_connections)
+
+    def _call(self, call: Callable[[], object]) -> None:
+        if self._running is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._running.call_soon_threadsafe(call)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Count the signals.
@@ -172,10 +209,21 @@ class Server(uvicorn.Server):
         uvicorn would raise them anew at the end, so that the process dies of them, and would leave out the end of the
         lifespan after a second one.
         """
+        meaning = self._terminal.hangup() if sig == signal.SIGHUP else Hangup.STOP
+        if meaning is Hangup.RELOAD:
+            self._call(self._reload)
+        if meaning is not Hangup.STOP:
+            return
         self._signals += 1
         if self._signals > 2:
             os._exit(1)
+        if self._signals == 1 and self.config.timeout_graceful_shutdown is not None:
+            end_within(self.config.timeout_graceful_shutdown + GRACE, self._on_end)
         self.stop(at_once=self._signals == 2)
+
+    def _reload(self) -> None:
+        if not self.should_exit and self._on_hangup():
+            self.stop()
 
 
 def run(
@@ -194,7 +242,7 @@ def run(
     trusted: Trusted | None = None,
     make_server: MakeServer = Server,
 ) -> bool:
-    """Serve until SIGINT or SIGTERM; return whether it came to serving. Times are in seconds, sizes in bytes.
+    """Serve until a signal says to stop; return whether it came to serving. Times are in seconds, sizes in bytes.
 
     A client that takes nothing of an answer for `idle_timeout` is cut off. Proxies that are `trusted` are counted in
     all, not by address.
@@ -227,6 +275,13 @@ def run(
     except SystemExit:  # what uvicorn makes of a failed start; it has logged why
         return False
     return server.started
+
+
+def preload() -> None:
+    """Import what a server would import when it is first needed: who forks servers wants none of them to."""
+    for name in ("anyio._backends._asyncio", "uvicorn.lifespan.on"):
+        importlib.import_module(name)
+    uvicorn.Config("", log_config=None).get_loop_factory()
 
 
 def _spare_the_collector() -> None:

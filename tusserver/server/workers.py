@@ -1,7 +1,9 @@
 """Several processes on the same sockets: a parent that starts them, watches them, and ends them.
 
-The parent takes no request and has neither threads nor an event loop, so it may fork at any time. A fork is up at once,
-shares the memory of all that was imported, and makes store and locks anew: a lock that is inherited excludes nobody.
+The parent takes no request and has no event loop, and no threads but one while it writes a line of the log, which holds
+nothing that a child needs; so it may fork at any time. A fork is up at once, shares the memory of all that was
+imported, and makes store and locks anew: a lock that is inherited excludes nobody. What may be needed was imported
+before, as the files of the package may be replaced meanwhile by those of another version.
 
 Parent and worker are held together by a pair of sockets. The worker says when it takes requests and what it waits for
 at the stop; the parent says when to stop, and not by a signal: a service manager or a terminal signals the whole group,
@@ -10,7 +12,6 @@ and nobody shall count the same signal twice. When the parent dies, the worker r
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import logging
@@ -19,14 +20,15 @@ import selectors
 import signal
 import socket
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
-import uvicorn
-
-from tusserver.server.door import Door, Tally
-from tusserver.server.run import Server
+from tusserver.server.door import Tally
+from tusserver.server.run import GRACE
+from tusserver.server.signals import OF_THE_KEYBOARD, STOPS, Hangup, Terminal, name_of
+from tusserver.server.worker import NOW, READY, STOP, WAITING, Seat
 
 logger = logging.getLogger("tusserver.workers")
 
@@ -35,111 +37,18 @@ AT_ONCE = 1.0
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 5.0
 """Seconds until a worker is started again after it died at once: twice as long each time."""
+SETTLING = 0.5
+"""Seconds that a new worker has to serve until the one whose place it takes is told to stop."""
 ATTEMPTS = 3
-"""Workers that may die before the first of all has come to serving; then there is no sense in going on."""
-GRACE = 5.0
-"""Seconds beyond the longest wait for requests that a worker has to end; then it is killed."""
+"""Workers that may die, or cannot be started, before the first of all has come to serving; then there is no sense in
+going on."""
+AT_ONCE_GRACE = 1.5
+"""Seconds that a worker has to end after a second signal; then it is killed. After the first one it has `GRACE` beyond
+the longest wait for requests."""
 TELLING = 0.3
 """Seconds from the first worker that waits for requests until it is told how many all of them wait for."""
 
-_READY = b"ready"
-_WAITING = b"waiting "
-_STOP = b"stop"
-_NOW = b"now"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
-    """What a worker has of its parent."""
-
-    number: int
-    """From 1 on; whoever takes the place of a worker gets its number."""
-    line: socket.socket
-    tally: Tally
-
-    def server(
-        self,
-        config: uvicorn.Config,
-        *,
-        on_start: Callable[[], None],
-        on_stop: Callable[[], None],
-        on_wait: Callable[[int], None],
-    ) -> Server:
-        """Make a server that obeys the parent."""
-        return _Obedient(self, config, on_start=on_start, on_stop=on_stop, on_wait=on_wait)
-
-    def ready(self) -> None:
-        """Tell the parent that requests are taken."""
-        self._tell(_READY)
-
-    def waiting(self, requests: int) -> None:
-        """Tell the parent for how many requests the stop waits."""
-        self._tell(_WAITING + str(requests).encode())
-
-    def _tell(self, what: bytes) -> None:
-        with contextlib.suppress(OSError):  # its end is noticed elsewhere
-            self.line.send(what)
-
-
-class _Obedient(Server):
-    """A server that stops when its parent says so or is gone. Signals of its own mean the first stage, however many."""
-
-    def __init__(
-        self,
-        seat: Seat,
-        config: uvicorn.Config,
-        *,
-        on_start: Callable[[], None],
-        on_stop: Callable[[], None],
-        on_wait: Callable[[int], None],
-    ) -> None:
-        super().__init__(config, on_start=on_start, on_stop=on_stop, on_wait=on_wait)
-        self._seat = seat
-        self._line = seat.line
-        self._door: Door | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen to the parent, and take connections in turn with the other workers."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._line.fileno(), self._hear)
-        await super().startup([])
-
-        def make() -> asyncio.Protocol:
-            protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn does
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
-            )
-            return protocol
-
-        connections = self.server_state.connections
-        self._door = Door(sockets or (), self._seat.tally, self._seat.number, count=lambda: len(connections), make=make)
-        self._door.publish()
-
-    async def on_tick(self, counter: int) -> bool:
-        """Let the other workers know of connections that ended."""
-        if self._door is not None:
-            self._door.publish()
-        return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Leave new connections to others first."""
-        if self._door is not None:
-            self._door.close()
-        await super().shutdown(sockets)
-
-    def _hear(self) -> None:
-        try:
-            order = self._line.recv(64)
-        except OSError:
-            order = b""
-        if not order:
-            asyncio.get_running_loop().remove_reader(self._line.fileno())
-            logger.error("the parent process is gone, so this worker stops")
-        self.stop(at_once=order == _NOW)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """See `Server.handle_exit`."""
-        self.stop()
+_SIGNALS = (*STOPS, signal.SIGHUP, signal.SIGCHLD)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -184,6 +93,7 @@ class Supervisor:
         on_stop: Callable[[], None] = lambda: None,
         on_wait: Callable[[int], None] = lambda requests: None,
         reload: Callable[[], bool] = lambda: True,
+        terminal: Terminal | None = None,
     ) -> None:
         self._places = [_Place(number=number) for number in range(1, count + 1)]
         self._tally = Tally(count)
@@ -194,6 +104,7 @@ class Supervisor:
         self._on_stop = on_stop
         self._on_wait = on_wait
         self._reload = reload
+        self._terminal = terminal or Terminal()
         self._stops = 0
         """Signals to stop that came, and that were obeyed."""
         self._obeyed = 0
@@ -201,11 +112,17 @@ class Supervisor:
         self._started = False
         self._deaths: int | None = 0
         """Before the first worker of all came to serving."""
+        self._gave_up = False
+        self._failed_starts = 0
+        """Workers in a row that could not be started, as the system lacks something."""
+        self._start_due = 0.0
         self._tell_at: float | None = None
         self._told = False
         self._rolling: list[_Place] = []
         """Places that are still to get a new worker."""
         self._coming: _Worker | None = None
+        self._settled_at: float | None = None
+        """When the coming worker may take its place."""
         self._leaving: _Worker | None = None
         self._selector = selectors.DefaultSelector()
         self._alarm, self._bell = socket.socketpair()
@@ -226,12 +143,12 @@ class Supervisor:
             elif (seat := self._fork(number)) is not None:
                 return seat
         signal.set_wakeup_fd(-1)
-        return 1 if self._obeyed > 2 or self.gave_up else 0
+        return 1 if self._obeyed > 2 or self._gave_up else 0
 
     @property
     def gave_up(self) -> bool:
         """Whether the end came because no worker ever came to serving."""
-        return self._deaths is not None and self._deaths >= ATTEMPTS
+        return self._gave_up
 
     # what comes ------------------------------------------------------------------------------------------------------
 
@@ -244,9 +161,10 @@ class Supervisor:
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number in (signal.SIGINT, signal.SIGTERM):
+        meaning = self._terminal.hangup() if number == signal.SIGHUP else Hangup.NOTHING
+        if number in STOPS or meaning is Hangup.STOP:
             self._stops += 1
-        elif number == signal.SIGHUP:
+        elif meaning is Hangup.RELOAD:
             self._hangup = True
 
     def _obey(self) -> None:
@@ -263,9 +181,9 @@ class Supervisor:
         now = time.monotonic()
         due = [worker.kill_at for worker in self._workers.values() if worker.kill_at is not None]
         if not self._obeyed:
-            due += [place.due for place in self._places if place.worker is None]
-        if self._tell_at is not None:
-            due.append(self._tell_at)
+            due += [max(place.due, self._start_due) for place in self._places if place.worker is None]
+            due += [self._start_due] if self._rolling and self._coming is None and self._leaving is None else []
+        due += [moment for moment in (self._tell_at, self._settled_at) if moment is not None]
         for key, _ in self._selector.select(max(0.0, min(due) - now) if due else None):
             self._read(key.data)
         now = time.monotonic()
@@ -273,6 +191,8 @@ class Supervisor:
             self._tell_at, self._told = None, True
             if requests := sum(worker.waiting for worker in self._workers.values()):
                 self._on_wait(requests)
+        if self._settled_at is not None and now >= self._settled_at:
+            self._take_place()
         for worker in self._workers.values():
             if worker.kill_at is not None and now >= worker.kill_at:
                 logger.error("%s does not end: it is killed", worker)
@@ -291,10 +211,10 @@ class Supervisor:
             word = b""
         if not word:  # it is dead or will be at once
             self._selector.unregister(worker.line)
-        elif word == _READY:
+        elif word == READY:
             self._welcome(worker)
-        elif word.startswith(_WAITING):
-            worker.waiting = int(word.removeprefix(_WAITING))
+        elif word.startswith(WAITING):
+            worker.waiting = int(word.removeprefix(WAITING))
             if self._obeyed == 1 and self._tell_at is None and not self._told:
                 self._tell_at = time.monotonic() + TELLING
 
@@ -305,6 +225,8 @@ class Supervisor:
         if self._obeyed:
             return None
         now = time.monotonic()
+        if now < self._start_due:
+            return None
         for place in self._places:
             if place.worker is None and now >= place.due:
                 return place.number
@@ -314,23 +236,24 @@ class Supervisor:
 
     def _fork(self, number: int) -> Seat | None:
         """Start a worker; return its seat there, and None here."""
-        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        here.setblocking(False)
-        there.setblocking(False)
         # A signal before the worker has its own handlers would be noted in its copy of this object, and be lost.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
-            pid = os.fork()
-            if pid == 0:
-                here.close()
+            started = self._try_to_fork(number)
+            if started is None:
+                return None
+            worker, there = started
+            if worker.pid == 0:
+                worker.line.close()
                 self._leave()
                 return Seat(number=number, line=there, tally=self._tally)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         there.close()
-        worker = _Worker(number=number, pid=pid, line=here)
-        self._workers[pid] = worker
-        self._selector.register(here, selectors.EVENT_READ, worker)
+        if self._failed_starts:
+            logger.info("workers can be started again, after %d attempts that failed", self._failed_starts)
+            self._failed_starts = 0
+        self._workers[worker.pid] = worker
         place = self._places[number - 1]
         if place.worker is None:
             place.worker = worker
@@ -338,11 +261,45 @@ class Supervisor:
             self._coming = worker
         return None
 
+    def _try_to_fork(self, number: int) -> tuple[_Worker, socket.socket] | None:
+        """Return the worker and its end of the line, on both sides; None if the system lacks what it takes."""
+        ends: tuple[socket.socket, ...] = ()
+        try:
+            here, there = ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            here.setblocking(False)
+            there.setblocking(False)
+            worker = _Worker(number=number, pid=0, line=here)
+            self._selector.register(here, selectors.EVENT_READ, worker)
+            with warnings.catch_warnings():
+                # That a thread may be writing a line of the log does no harm, see above.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                worker.pid = os.fork()
+            return worker, there
+        except OSError as error:  # too many processes, too many open files, no memory
+            for end in ends:
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(end)
+                end.close()
+            self._cannot_start(error)
+            return None
+
+    def _cannot_start(self, error: OSError) -> None:
+        """Wait, longer from time to time; those that serve go on."""
+        self._failed_starts += 1
+        self._start_due = time.monotonic() + _wait_after(self._failed_starts)
+        if self._failed_starts == 1:
+            logger.error(
+                "no worker can be started now: %s; it is tried again until that works", error.strerror or error
+            )
+        if self._deaths is not None and not self._workers and self._failed_starts >= ATTEMPTS:
+            self._give_up()
+
     def _leave(self) -> None:
         """In a new worker: let go of what is the parent's. Its server is going to set handlers of its own."""
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN if number in (signal.SIGINT, signal.SIGHUP) else signal.SIG_DFL)
+            ignored = number == signal.SIGHUP or number in OF_THE_KEYBOARD
+            signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
         self._selector.close()
         self._alarm.close()
         self._bell.close()
@@ -354,15 +311,20 @@ class Supervisor:
         worker.ready_at = time.monotonic()
         self._deaths = None
         if worker is self._coming:
-            place = self._rolling.pop(0)
-            self._leaving, self._coming, place.worker = place.worker, None, worker
-            if self._leaving is not None:
-                self._order(self._leaving, _STOP)
-            if not self._rolling:
-                logger.info("all workers are new")
+            self._settled_at = worker.ready_at + SETTLING
         elif not self._started and all(place.worker and place.worker.ready_at for place in self._places):
             self._started = True
             self._on_start()
+
+    def _take_place(self) -> None:
+        """Have the coming worker, which has served for a moment, take the place of the old one."""
+        place = self._rolling.pop(0)
+        self._leaving, self._coming, place.worker = place.worker, None, self._coming
+        self._settled_at = None
+        if self._leaving is not None:
+            self._order(self._leaving, STOP)
+        if not self._rolling:
+            logger.info("all workers are new")
 
     # workers go ------------------------------------------------------------------------------------------------------
 
@@ -374,10 +336,14 @@ class Supervisor:
             if self._obeyed > 2:
                 _kill(worker)
             else:
-                self._order(worker, _STOP if self._obeyed == 1 else _NOW)
+                self._order(worker, STOP if self._obeyed == 1 else NOW)
+
+    def _give_up(self) -> None:
+        self._gave_up = True
+        self._stop()
 
     def _order(self, worker: _Worker, order: bytes) -> None:
-        worker.kill_at = time.monotonic() + (self._patience if order == _STOP else GRACE)
+        worker.kill_at = time.monotonic() + (self._patience if order == STOP else AT_ONCE_GRACE)
         with contextlib.suppress(OSError):  # it is dead
             worker.line.send(order)
 
@@ -393,15 +359,16 @@ class Supervisor:
                 self._died(worker, os.waitstatus_to_exitcode(status))
 
     def _died(self, worker: _Worker, code: int) -> None:
-        how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        how = f"ended with exit code {code}" if code >= 0 else f"was killed by {name_of(-code)}"
         if worker is self._leaving:
             self._leaving = None
         elif self._obeyed:
             if code:
                 logger.warning("%s %s", worker, how)
         elif worker is self._coming:
-            logger.error("%s %s before it came to serving: the old workers stay", worker, how)
-            self._coming = None
+            when = "before it came to serving" if worker.ready_at is None else "at once"
+            logger.error("%s %s %s: the old workers stay", worker, how, when)
+            self._coming = self._settled_at = None
             self._rolling.clear()
         else:
             self._replace(worker, how)
@@ -409,7 +376,7 @@ class Supervisor:
     def _replace(self, worker: _Worker, how: str) -> None:
         place = self._places[worker.number - 1]
         if self._coming is not None and self._coming.number == place.number:
-            place.worker, self._coming = self._coming, None
+            place.worker, self._coming, self._settled_at = self._coming, None, None
         else:
             place.worker = None
             self._tally.forget(place.number)
@@ -418,15 +385,20 @@ class Supervisor:
         now = time.monotonic()
         served = worker.ready_at is not None and now - worker.ready_at >= AT_ONCE
         place.failures = 0 if served else place.failures + 1
-        wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (place.failures - 1)) if place.failures else 0.0
+        wait = _wait_after(place.failures) if place.failures else 0.0
         place.due = now + wait
         if self._deaths is not None:
             self._deaths += 1
             if self._deaths >= ATTEMPTS:
                 logger.error("%s %s", worker, how)
-                self._stop()
+                self._give_up()
                 return
         logger.warning("%s %s; another one starts %s", worker, how, f"in {wait:g} s" if wait else "at once")
+
+
+def _wait_after(failures: int) -> float:
+    """Return the seconds until the next attempt; a power of two has its limits."""
+    return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures - 1, 16))
 
 
 def _kill(worker: _Worker) -> None:
