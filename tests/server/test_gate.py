@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartServer
+from tests.support.processes import children
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually, patching
 from tests.support.wire import Answer, Connection
@@ -151,7 +154,37 @@ def test_no_more_connections_are_taken_than_there_are_open_files_for(caplog: pyt
     caplog.clear()
     assert run.within(Limits(connections=100), 1024) == Limits(connections=100)
     assert run.within(Limits(), 1024) == Limits()
+    four = run.within(Limits(connections=1000), 1024, 4)
+    assert four == Limits(connections=1000, per_process=(1024 - run.FEW_FILES) // 2)
     assert caplog.text == ""
+
+
+# several workers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", ["--limits.connections", "--limits.connections_per_address"])
+def test_all_workers_together_take_no_more_connections_than_the_limit_and_what_killed_ones_had_is_forgotten(
+    start_server: StartServer, stack: ExitStack, limit: str
+) -> None:
+    server = start_server("--server.workers", "4", limit, "6")
+    inside = [stack.enter_context(Connection(server.url)) for _ in range(6)]
+    assert [asked(connection).status for connection in inside] == [204] * 6
+    late = [stack.enter_context(Connection(server.url)) for _ in range(8)]
+    assert [asked(connection).status for connection in late] == [503] * 8
+    for worker in children(server.pid):
+        os.kill(worker, signal.SIGKILL)
+    assert eventually(lambda: whether_served_again(server.url))
+    anew = [stack.enter_context(Connection(server.url)) for _ in range(6)]
+    assert [asked(connection).status for connection in anew] == [204] * 6
+    with Connection(server.url) as late_again:
+        assert asked(late_again).status == 503
+
+
+def whether_served_again(url: str) -> bool:
+    try:
+        return whether_served(url)
+    except (OSError, AssertionError):  # taken by a worker that died
+        return False
 
 
 def test_the_server_asks_for_as_many_open_files_as_it_may_have(start_server: StartServer) -> None:

@@ -226,6 +226,7 @@ class _Service:
                 on_stop=site.tus.close,
                 on_wait=seat.waiting,
                 make_server=seat.server,
+                row=seat.row,
             )
         except Exception as error:
             logger.error("this worker cannot serve: %s", _said(error))

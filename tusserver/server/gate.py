@@ -1,6 +1,7 @@
 """Who comes in and for how long: connections in all and for each address, and the time until a request is asked.
 
-A gate serves one event loop. It has one timer for all connections that wait, and none while nobody does.
+A gate serves one event loop, and knows how many connections the other workers have. It has one timer for all
+connections that wait, and none while nobody does.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from tusserver.protocol.errors import TooManyConnections
+from tusserver.server.census import Row
 from tusserver.web.origin import Trusted, address_of, party_of
 
 logger = logging.getLogger("tusserver.gate")
@@ -26,9 +28,12 @@ SPARE: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How many connections one process takes, and how long they may wait. None means no limit."""
+    """How many connections are taken, and how long they may wait. None means no limit."""
 
     connections: int | None = None
+    """By all workers together."""
+    per_process: int | None = None
+    """By each of them."""
     per_address: int | None = None
     """From one IPv4 address, or one /64 of IPv6."""
     head_timeout: float | None = None
@@ -47,10 +52,11 @@ class Guest(Protocol):
 
 class Gate:
     """Counts connections and times heads. Peers that are `trusted` as proxies stand for many clients: they are counted
-    in all, and not by address."""
+    in all, and not by address. `row`: what is known of the other workers, if there are any."""
 
-    def __init__(self, limits: Limits | None = None, trusted: Trusted | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, trusted: Trusted | None = None, row: Row | None = None) -> None:
         self._limits = limits or Limits()
+        self._row = row
         self._trusted = trusted or Trusted()
         self._inside: dict[Guest, str] = {}
         """Who was let in, and the party that it counts for, if it does."""
@@ -76,7 +82,7 @@ class Gate:
     def enter(self, guest: Guest, peer: str | None) -> bool:
         """Let a new connection in, or turn it away; say which. `peer`: its address, None on a Unix socket."""
         limits = self._limits
-        if limits.connections is not None and len(self._inside) >= limits.connections:
+        if limits.connections is not None and self._is_full(limits.connections):
             self._tell("limits.connections", f"there are {limits.connections} connections")
             self._turn_away(guest, "there are too many")
             return False
@@ -85,13 +91,13 @@ class Gate:
             address = address_of(peer)
             if address is not None and not self._trusted.has(address):
                 party = party_of(address)
-                if self._parties[party] >= limits.per_address:
+                if not self._count(party, limits.per_address):
                     remedy = "; if it is a proxy, name it in proxies.trusted"
                     problem = f"{party} has {limits.per_address} connections"
                     self._tell("limits.connections_per_address", problem, remedy)
                     self._turn_away(guest, "there are too many from this address")
+                    self._publish()
                     return False
-                self._parties[party] += 1
         self._inside[guest] = party
         self.expect(guest)
         return True
@@ -101,9 +107,43 @@ class Gate:
         self._outside.discard(guest)
         self._waiting.pop(guest, None)
         if party := self._inside.pop(guest, ""):
-            self._parties[party] -= 1
-            if not self._parties[party]:
-                del self._parties[party]
+            self._uncount(party)
+        self._publish()
+
+    def _is_full(self, most: int) -> bool:
+        """Whether there is no room for one more. If there is, the others know of it before it is looked for."""
+        here, limits = len(self._inside) + 1, self._limits
+        others = 0
+        if self._row is not None:
+            self._row.put(here)
+            others = self._row.others()
+        full = here + others > most or (limits.per_process is not None and here > limits.per_process)
+        if full:
+            self._publish()
+        return full
+
+    def _publish(self) -> None:
+        if self._row is not None:
+            self._row.put(len(self._inside))
+
+    def _count(self, party: str, most: int) -> bool:
+        """Count one more connection of a party, unless it has too many; say which."""
+        self._parties[party] += 1
+        others = 0
+        if self._row is not None:
+            self._row.move(party, 1)
+            others = self._row.others_of(party)
+        if self._parties[party] + others > most:
+            self._uncount(party)
+            return False
+        return True
+
+    def _uncount(self, party: str) -> None:
+        self._parties[party] -= 1
+        if not self._parties[party]:
+            del self._parties[party]
+        if self._row is not None:
+            self._row.move(party, -1)
 
     def _turn_away(self, guest: Guest, why: str) -> None:
         self._outside.add(guest)

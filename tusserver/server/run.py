@@ -27,6 +27,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tusserver.server import logs
+from tusserver.server.census import Row
 from tusserver.server.gate import Gate, Limits
 from tusserver.server.signals import Hangup, Terminal, end_within, handle
 from tusserver.server.wire import HEAD_SIZE, guarded
@@ -240,16 +241,17 @@ def run(
     head_size: int = HEAD_SIZE,
     limits: Limits | None = None,
     trusted: Trusted | None = None,
+    row: Row | None = None,
     make_server: MakeServer = Server,
 ) -> bool:
     """Serve until a signal says to stop; return whether it came to serving. Times are in seconds, sizes in bytes.
 
     A client that takes nothing of an answer for `idle_timeout` is cut off. Proxies that are `trusted` are counted in
-    all, not by address.
+    all, not by address. `row`: the connections of other workers, which count with ours.
     """
     files = _raise_file_limit()
     _cut_those_who_do_not_read(sockets, idle_timeout)
-    gate = Gate(within(limits or Limits(), files), trusted)
+    gate = Gate(within(limits or Limits(), files, 1 if row is None else row.workers), trusted, row)
     config = uvicorn.Config(
         app,
         http=guarded(gate, head_size=head_size),
@@ -301,17 +303,19 @@ def _cut_those_who_do_not_read(listeners: list[socket.socket], timeout: float) -
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(timeout * 1000)))
 
 
-def within(limits: Limits, files: int) -> Limits:
+def within(limits: Limits, files: int, workers: int = 1) -> Limits:
     """Lower the number of connections to what there are open files for: a slow upload takes two."""
     most = max(1, (files - FEW_FILES) // 2)
-    if limits.connections is not None and limits.connections > most:
+    if limits.connections is None:
+        return limits
+    if limits.connections > most * workers:
         logger.warning(
             "this process may have %d open files: it takes %d connections and not limits.connections = %d; "
             "raise the limit for open files (ulimit -n), or lower that setting",
             *(files, most, limits.connections),
         )
-        return replace(limits, connections=most)
-    return limits
+    per_process = None if workers == 1 else most
+    return replace(limits, connections=min(limits.connections, most * workers), per_process=per_process)
 
 
 def _raise_file_limit() -> int:

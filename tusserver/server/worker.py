@@ -13,6 +13,7 @@ from types import FrameType
 
 import uvicorn
 
+from tusserver.server.census import Row
 from tusserver.server.door import Door, Tally
 from tusserver.server.run import Server
 
@@ -34,6 +35,7 @@ class Seat:
     """From 1 on; whoever takes the place of a worker gets its number."""
     line: socket.socket
     tally: Tally
+    row: Row
 
     def server(
         self,

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
+from tusserver.server.census import Census, Row
 from tusserver.server.door import Tally
 from tusserver.server.run import GRACE
 from tusserver.server.signals import OF_THE_KEYBOARD, STOPS, Hangup, Terminal, name_of
@@ -56,6 +57,8 @@ class _Worker:
     number: int
     pid: int
     line: socket.socket
+    row: int
+    """Where it counts its connections (see `census`)."""
     ready_at: float | None = None
     waiting: int = 0
     """Requests that its stop waits for."""
@@ -97,6 +100,7 @@ class Supervisor:
     ) -> None:
         self._places = [_Place(number=number) for number in range(1, count + 1)]
         self._tally = Tally(count)
+        self._census = Census(2 * count + 2, count)
         self._workers: dict[int, _Worker] = {}
         """All that live, by process."""
         self._patience = shutdown_timeout + GRACE
@@ -246,7 +250,7 @@ class Supervisor:
             if worker.pid == 0:
                 worker.line.close()
                 self._leave()
-                return Seat(number=number, line=there, tally=self._tally)
+                return Seat(number=number, line=there, tally=self._tally, row=Row(self._census, worker.row))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         there.close()
@@ -268,7 +272,9 @@ class Supervisor:
             here, there = ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             here.setblocking(False)
             there.setblocking(False)
-            worker = _Worker(number=number, pid=0, line=here)
+            taken = {worker.row for worker in self._workers.values()}
+            row = next(row for row in range(self._census.processes) if row not in taken)
+            worker = _Worker(number=number, pid=0, line=here, row=row)
             self._selector.register(here, selectors.EVENT_READ, worker)
             with warnings.catch_warnings():
                 # That a thread may be writing a line of the log does no harm, see above.
@@ -353,6 +359,7 @@ class Supervisor:
             pid, status = os.waitpid(worker.pid, os.WNOHANG)
             if pid:
                 del self._workers[pid]
+                self._census.clear(worker.row)
                 with contextlib.suppress(KeyError):
                     self._selector.unregister(worker.line)
                 worker.line.close()
