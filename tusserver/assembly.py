@@ -172,6 +172,7 @@ def open_store(configured: Effective) -> FileStore:
             finished_folder=store.finished_folder,
             finished_name=store.finished_name,
             reserve=store.reserve,
+            untouched=configured.settings.limits.untouched,
             file_mode=store.file_mode,
             folder_mode=store.folder_mode,
         )

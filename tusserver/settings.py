@@ -331,6 +331,8 @@ class Limits(Group):
     """Most unfinished uploads in the data folder, by whatever process."""
     uploads_per_client: CountOrOff = None
     """Most of them made from one IPv4 address or IPv6 /64, as proxies.trusted tell it."""
+    untouched: Annotated[int, Field(ge=0, le=100), Metavar("PERCENT")] = 50
+    """Per cent of the free space that uploads without a byte may hold; others get theirs with their first byte."""
     reserved: SizeOrOff = None
     """Most bytes that unfinished uploads may lack of the lengths they declared, in all; further ones get 507."""
     reserved_per_client: SizeOrOff = None

@@ -373,7 +373,7 @@ def test_too_few_open_files_for_a_worker_keep_the_others_serving(server: TusServ
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
     server.wait_for_output("workers can be started again")
     assert told(server, "no worker can be started now") == 1
-    assert eventually(lambda: len(workers(server)) == 3, ENOUGH)
+    assert eventually(lambda: len(workers(server)) == 3, PATIENCE)
     assert stop(server, signal.SIGTERM) == 0
 
 
@@ -381,7 +381,7 @@ def test_a_worker_that_is_killed_by_a_signal_without_a_name_is_replaced(server: 
     before = workers(server)
     os.kill(before[0], signal.SIGRTMIN + 5)
     server.wait_for_output(f"was killed by signal {signal.SIGRTMIN + 5}; another one starts")
-    assert eventually(lambda: len(workers(server)) == 3, ENOUGH)
+    assert eventually(lambda: len(workers(server)) == 3, PATIENCE)
 
 
 # a reload that fails -------------------------------------------------------------------------------------------------
@@ -444,7 +444,7 @@ def test_a_reload_of_a_half_installed_version_changes_nothing_and_says_so(tmp_pa
         os.kill(server.pid, signal.SIGHUP)
         server.wait_for_output("ImportError: cannot import name 'other' from 'tusserver.protocol'")
         server.wait_for_output(told)
-        assert eventually(lambda: workers(server) == before, ENOUGH)
+        assert eventually(lambda: workers(server) == before, PATIENCE)
         assert all(tus.create(10).status == 201 for _ in range(4))
         assert stop(server, signal.SIGTERM) == 0
 

@@ -468,7 +468,7 @@ async def test_a_disk_that_fails_is_told_as_trouble_that_passes(
 
 async def test_on_a_real_disk_that_reserves_a_full_one_is_told_at_creation(mount: Mount) -> None:
     root = mount("ext4", 16 * MIB) / "data"
-    store = FileStore(root)
+    store = FileStore(root, untouched=100)
     first = an_upload(length=8 * MIB)
     await store.create(first)
     with pytest.raises(OutOfSpace):

@@ -165,6 +165,19 @@ class Reserver:
             self._roomy_until = now + _LOOK
         self._watch.require(free, length=length, files=files)
 
+    def free(self) -> int:
+        """Bytes of the disk that may be used.
+
+        Raises:
+            OSError
+        """
+        return max(0, Free.of(os.statvfs(self._folder), self._keep).bytes)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether nothing is reserved here."""
+        return self._sparse
+
     def reserve(self, fd: int, at: int, length: int) -> None:
         """Make sure that `length` bytes fit from `at` on, and give the file at least that size.
 
@@ -179,12 +192,8 @@ class Reserver:
             self.require_room(length)
             if _fallocate(fd, at, length) == 0:
                 return
-        disk = os.fstatvfs(fd)
-        if length > disk.f_blocks * disk.f_frsize:
-            raise MaxSizeExceeded("this is more than the whole storage holds")
         # A look first: fallocate would eat up all free space before it notices that there is not enough.
-        if length > Free.of(disk, self._keep).bytes + self._allocated(fd, at):
-            raise OutOfSpace
+        self._look(fd, at, length)
         if not self._sparse and _fallocate is not None:
             while (failed := _fallocate(fd, at, length)) == errno.EINTR:
                 pass  # nothing was reserved
@@ -196,16 +205,38 @@ class Reserver:
                 raise OSError(failed, os.strerror(failed))
             self._stop_reserving(os.strerror(failed))
         if os.fstat(fd).st_size < at + length:
-            try:
-                os.ftruncate(fd, at + length)
-            except OSError as error:
-                if error.errno == errno.EFBIG:
-                    raise MaxSizeExceeded("the file system has no files of this size") from error
-                raise
+            _stretch(fd, at + length)
+
+    def require_fit(self, fd: int, length: int) -> None:
+        """Refuse what cannot be reserved now in an empty file, as far as a look can tell; and reserve nothing.
+
+        Raises:
+            OutOfSpace, MaxSizeExceeded: see `reserve`.
+            OSError
+        """
+        self._look(fd, 0, length)
+        _stretch(fd, length)
+        os.ftruncate(fd, 0)
+
+    def _look(self, fd: int, at: int, length: int) -> None:
+        disk = os.fstatvfs(fd)
+        if length > disk.f_blocks * disk.f_frsize:
+            raise MaxSizeExceeded("this is more than the whole storage holds")
+        if length > Free.of(disk, self._keep).bytes + self._allocated(fd, at):
+            raise OutOfSpace
 
     def _allocated(self, fd: int, at: int) -> int:
         """Bytes behind `at` that the file has already, at most."""
         return max(0, os.fstat(fd).st_blocks * 512 - at)
+
+
+def _stretch(fd: int, size: int) -> None:
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise MaxSizeExceeded("the file system has no files of this size") from error
+        raise
 
 
 def probe(folder: Path) -> None:

@@ -44,6 +44,7 @@ from tusserver.stores.base import Copied, Reaped
 from tusserver.stores.calendar import Calendar
 from tusserver.stores.naming import Template
 from tusserver.stores.space import FILES
+from tusserver.stores.untouched import Untouched
 from tusserver.streams import Kept, Source
 from tusserver.threads import Threads
 
@@ -96,7 +97,9 @@ class FileStore:
 
     `durability`: see `Durability`. `finished_folder` and `finished_name`: where finished files are renamed to (see
     `naming.Template`); they stay in place without. `reserve`: bytes of free space below which new uploads are refused;
-    never more than a tenth of the disk. Modes are of the files and folders made.
+    never more than a tenth of the disk. `untouched`: per cent of the free space that uploads without a byte may hold
+    together; beyond it, and if it is there then, space is reserved with the first byte. Modes are of the files and
+    folders made.
 
     Raises:
         ValueError: an argument is wrong; the text names it and the remedy.
@@ -117,6 +120,7 @@ class FileStore:
         finished_folder: str | os.PathLike[str] | None = None,
         finished_name: str = "{filename}",
         reserve: int = 0,
+        untouched: int = 50,
         file_mode: int = 0o600,
         folder_mode: int = 0o700,
     ) -> None:
@@ -143,6 +147,9 @@ class FileStore:
             self._template = Template(Path(finished_folder).absolute(), finished_name, folder_mode)
             self._template.require_same_file_system(self._uploads)
         self._reserver = disk.Reserver(self._uploads, reserve)
+        self._untouched = Untouched(
+            f"{self.root}/untouched", file_mode, untouched, self._reserver.free, self._holds_untouched
+        )
         self._calendar = Calendar(self.root / "calendar", file_mode, folder_mode)
         self._owed = Calendar(self.root / "calendar" / "owed", file_mode, folder_mode)
         self.clock = WallClock()
@@ -250,7 +257,7 @@ class FileStore:
                 try:
                     # A pending final upload takes its space when its parts are there.
                     if upload.length and not upload.pending:
-                        self._reserver.reserve(fd, 0, upload.length)
+                        self._reserve_untouched(fd, upload.id, upload.length)
                 finally:
                     os.close(fd)
                 content = record.pack(upload, self._slot(upload, 0, 0))
@@ -261,6 +268,21 @@ class FileStore:
             except BaseException:
                 disk.discard(path + _RECORD, path)
                 raise
+
+    def _reserve_untouched(self, fd: int, upload_id: UploadId, length: int) -> None:
+        """Reserve a new upload's space, or only look at it if too much is held without a byte already."""
+        if self._reserver.sparse or length <= SMALL or self._untouched.admit(upload_id, length):
+            self._reserver.reserve(fd, 0, length)
+        else:
+            self._reserver.require_fit(fd, length)
+
+    def _holds_untouched(self, upload_id: UploadId) -> bool:
+        try:
+            return self._load(upload_id).untouched
+        except UploadNotFound:  # it is being made, or a crash has left its bytes
+            return disk.written_at(self._path(upload_id)) is not None
+        except TusError:
+            return True
 
     def _open_new(self, path: str) -> int:
         flags = os.O_RDWR | os.O_EXCL
@@ -367,13 +389,15 @@ class FileStore:
             self._end_progress(upload.id)
 
     async def _open_for(self, upload: Upload, more: int) -> int:
-        """See `_open_bytes`. Only of an upload of unknown length there is anything to reserve."""
-        if upload.length is None and more > GROWTH:
+        """See `_open_bytes`. There may be much to reserve if the length is unknown, or no byte has come yet."""
+        if (upload.length or more) > GROWTH and (upload.length is None or upload.untouched):
             return await self._run(self._open_bytes, upload, more, discard=os.close)
         return await self._swift(self._open_bytes, upload, more, discard=os.close)
 
     def _open_bytes(self, upload: Upload, more: int) -> int:
-        """Open the file with room for `more` bytes behind the offset."""
+        """Open the file with room for `more` bytes behind the offset, or for all that is to come if that is known."""
+        if upload.length is not None:
+            more = upload.length - upload.offset
         with self._translated("opening an upload"):
             try:
                 fd = os.open(self._bytes_path(upload), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -384,7 +408,7 @@ class FileStore:
                 if size < upload.offset:  # a gap would read as zeros, and nobody would ever know
                     logger.error("the file of %s has %d bytes, and its record %d", upload.id, size, upload.offset)
                     raise StoreUnavailable
-                # Of a length that was known from the start, all space is there.
+                # Of a length that was known from the start, all space is there, but for some that never got a byte.
                 if size < upload.offset + more:
                     if upload.length is None:
                         self._note_growth(upload, more)
