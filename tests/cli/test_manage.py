@@ -12,18 +12,27 @@ import struct
 import subprocess
 import sys
 import termios
-from dataclasses import replace
+import weakref
+from collections.abc import AsyncIterator
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import anyio
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from tests.cli.conftest import Outcome, Run
 from tests.support.tus import metadata
 from tests.support.wire import PATIENCE
+from tusserver.cli import listing, manage
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.stores.base import Store
 from tusserver.stores.file import FileStore
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -71,6 +80,11 @@ def rows(done: Outcome) -> list[list[str]]:
     return [line.split() for line in done.out.splitlines() if line.strip()][1:]
 
 
+def entries_of(done: Outcome) -> list[dict[str, Any]]:
+    """What was printed as an object a line."""
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
 def in_terminal(width: int, *arguments: str, until: str | None = None) -> str:
     """What a command shows in a terminal so wide. With `until`, it ends by Ctrl-C once that was shown."""
     ours, theirs = os.openpty()
@@ -109,7 +123,7 @@ def test_list_tells_progress_age_and_expiry_oldest_first(run: Run, folder: Path)
 
 
 def test_list_in_json_tells_all_for_programs(run: Run, folder: Path) -> None:
-    entries = json.loads(run("list", "--json", "--storage", folder).out)
+    entries = entries_of(run("list", "--json", "--storage", folder))
     assert [entry["id"] for entry in entries] == ["done", "half", "unknown", "expired", "final"]
     assert entries[0] == {
         "id": "done",
@@ -134,13 +148,13 @@ def test_list_cuts_no_id_in_a_pipe(run: Run, tmp_path: Path) -> None:
 def test_an_empty_folder_lists_as_such(run: Run, tmp_path: Path) -> None:
     FileStore(tmp_path / "data")
     assert run("list", "--storage", "data").out == "There are no uploads\n"
-    assert json.loads(run("list", "--json", "--storage", "data").out) == []
+    assert run("list", "--json", "--storage", "data").out == ""
 
 
 def test_a_record_that_cannot_be_read_does_not_hide_the_others(run: Run, folder: Path) -> None:
     next((folder / "uploads").rglob("half.record")).write_bytes(b"broken" * 400)
     done = run("list", "--json", "--storage", folder)
-    assert [entry["id"] for entry in json.loads(done.out)] == ["done", "unknown", "expired", "final"]
+    assert [entry["id"] for entry in entries_of(done)] == ["done", "unknown", "expired", "final"]
     assert "the record of half cannot be read" in done.err
 
 
@@ -154,7 +168,107 @@ def test_a_mistyped_folder_is_told_and_not_made(run: Run, tmp_path: Path, comman
 
 def test_the_folder_may_come_from_the_environment(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUSSERVER_STORAGE", str(folder))
-    assert len(json.loads(run("list", "--json").out)) == 5
+    assert len(entries_of(run("list", "--json"))) == 5
+
+
+# list of many --------------------------------------------------------------------------------------------------------
+
+
+def many(root: Path, number: int) -> list[str]:
+    """Keep uploads that were made one after the other; their ids tell nothing of that."""
+    store = FileStore(root, durability="none")
+    names = [f"{number * 7919 % 10007:05}-{number}" for number in range(number)]
+    for age, name in enumerate(names):
+        store._create(Upload(id=UploadId(name), created_at=NOW - timedelta(seconds=number - age), length=1))
+    return names
+
+
+def test_list_with_a_limit_tells_the_newest_oldest_first(run: Run, folder: Path) -> None:
+    assert [row[0] for row in rows(run("list", "--limit", "2", "--storage", folder))] == ["expired", "final"]
+    newest = run("list", "--limit", "3", "--json", "--storage", folder)
+    assert [entry["id"] for entry in entries_of(newest)] == ["unknown", "expired", "final"]
+    assert len(rows(run("list", "--limit", "99", "--storage", folder))) == 5
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "many", "1.5", "", "\u0663"])
+def test_a_limit_that_is_none_is_refused_in_one_line(run: Run, folder: Path, limit: str) -> None:
+    done = run("list", f"--limit={limit}", "--storage", folder)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "--limit" in done.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--limit", "3"]])
+def test_list_keeps_no_more_uploads_at_a_time_than_it_sorts(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    names = many(tmp_path / "data", 300)
+    monkeypatch.setattr(listing, "SORTED", 10)
+    alive: weakref.WeakSet[Held] = weakref.WeakSet()
+    most = 0
+    original = FileStore.uploads
+
+    async def uploads(store: FileStore) -> AsyncIterator[Upload]:
+        nonlocal most
+        async for upload in original(store):
+            held = Held(**{field.name: getattr(upload, field.name) for field in fields(upload)})
+            alive.add(held)
+            most = max(most, len(alive))
+            yield held
+
+    monkeypatch.setattr(FileStore, "uploads", uploads)
+    done = run("list", "--storage", "data", *arguments)
+    assert most <= 2 * 10 + 3
+    told = [entry["id"] for entry in entries_of(done)] if "--json" in arguments else [row[0] for row in rows(done)]
+    assert told == names[-3:] if "--limit" in arguments else sorted(told) == sorted(names)
+
+
+class Held(Upload):
+    """An upload of which it can be told whether anybody still has it."""
+
+
+def test_list_ends_quietly_when_nobody_reads_on(tmp_path: Path) -> None:
+    many(tmp_path / "data", 1500)
+    command = [sys.executable, "-m", "tusserver", "list", "--json", "--storage", str(tmp_path / "data")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        json.loads(process.stdout.readline())
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == (b"", 1)
+
+
+def test_list_in_a_terminal_tells_the_columns_once(folder: Path) -> None:
+    many(folder, listing.SORTED + 20)
+    text = in_terminal(100, "list", "--storage", str(folder))
+    assert text.count("Progress") == 1
+    assert text.count("0% of 1 byte") == listing.SORTED + 20
+
+
+def test_a_large_folder_that_is_watched_is_not_read_all_the_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    took = iter([0, 0.1, 10, 40])
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            raise KeyboardInterrupt
+
+    async def look(store: Store, console: Console) -> Table:
+        return Table()
+
+    monkeypatch.setattr(manage, "anyio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(manage, "time", SimpleNamespace(monotonic=lambda: next(took)))
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(partial(manage._watch, FileStore(tmp_path), look=look))
+    assert pauses == [1, 120]
+
+
+def test_list_watched_shows_no_more_than_its_limit(folder: Path) -> None:
+    text = in_terminal(100, "list", "--watch", "--limit", "2", "--storage", str(folder), until="final")
+    assert "expired" in text
+    assert "half" not in text
 
 
 # show ----------------------------------------------------------------------------------------------------------------

@@ -55,7 +55,8 @@ def build_parser() -> Parser:
 
     add("serve", serve.serve, "take uploads until Ctrl-C", None)
     list_ = add("list", manage.list_, "list the uploads in the data folder", _STORE)
-    list_.add_argument("--watch", action="store_true", help="show them until Ctrl-C, anew every second")
+    list_.add_argument("--watch", action="store_true", help="show the newest until Ctrl-C, anew every second")
+    list_.add_argument("--limit", metavar="N", type=_count, help="only the N newest")
     show = add("show", manage.show, "show all that is known about an upload", _STORE)
     show.add_argument("--watch", action="store_true", help="show it until Ctrl-C, anew every second")
     show.add_argument("id", metavar="ID")
@@ -91,8 +92,15 @@ def build_parser() -> Parser:
     )
     tab.set_defaults(run=lambda _: _completion(commands.choices))
     for command in (list_, show, effective):
-        command.add_argument("--json", action="store_true", help="print JSON")
+        help_ = "print JSON, an object a line" if command is list_ else "print JSON"
+        command.add_argument("--json", action="store_true", help=help_)
     return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return int(text)
 
 
 def _completion(commands: Mapping[str, argparse.ArgumentParser]) -> int:

@@ -6,13 +6,15 @@ import argparse
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from tusserver.cli import listing
 from tusserver.cli.flags import UsageError, effective
 from tusserver.cli.terminal import complain, say
 from tusserver.locks.base import Takeover
@@ -33,20 +35,19 @@ _PATIENCE = 5.0
 """Seconds to wait for a server that writes what is to be removed."""
 _REFRESH = 1.0
 """Seconds between two looks of `--watch`."""
-_NARROW = 80
-"""Columns of a terminal below which an upload takes two lines: an id alone has 32, and is of no use when cut."""
-_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+_REST = 4
+"""Or so many times the seconds that the look took, if that is more: a large folder is not read all the time."""
 
 
 def list_(options: argparse.Namespace) -> int:
-    """List the uploads, oldest first; once, or until Ctrl-C.
+    """List the uploads; once, or until Ctrl-C.
 
     Raises:
         UsageError
     """
     if options.watch:
-        return _watched(options, _newest)
-    return _with_store(options, partial(_list, as_json=options.json))
+        return _watched(options, partial(_newest, limit=options.limit))
+    return _with_store(options, partial(_list, as_json=options.json, limit=options.limit))
 
 
 def show(options: argparse.Namespace) -> int:
@@ -110,35 +111,34 @@ def _guarded(act: Callable[[], Awaitable[int]]) -> int:
         return 1
 
 
-async def _sorted(store: Store) -> list[Upload]:
-    return sorted([upload async for upload in store.uploads()], key=lambda upload: (upload.created_at, upload.id))
-
-
 async def _watch(store: Store, *, look: Look) -> int:
     from rich.live import Live
 
     # On a screen of its own: what was on the terminal before is there again afterwards.
     with Live(screen=True, auto_refresh=False) as live:
         while True:
+            began = time.monotonic()
             # Made anew for the size that the terminal has now.
             live.update(await look(store, live.console), refresh=True)
-            await anyio.sleep(_REFRESH)
+            await anyio.sleep(max(_REFRESH, _REST * (time.monotonic() - began)))
 
 
-async def _newest(store: Store, console: Console) -> Table:
+async def _newest(store: Store, console: Console, *, limit: int | None) -> Table:
     """The uploads that fit; the newest come first, as they move."""
-    uploads = (await _sorted(store))[::-1][: console.height]
-    return _table(uploads, datetime.now(UTC), console.width)
+    fits = console.height if limit is None else min(limit, console.height)
+    return listing.table((await listing.newest(store, fits))[::-1], datetime.now(UTC), console.width)
 
 
-async def _list(store: Store, *, as_json: bool) -> int:
-    uploads = await _sorted(store)
-    if as_json:
-        say(json.dumps([_described(upload) for upload in uploads], indent=2))
-    elif uploads:
-        _print_table(uploads, datetime.now(UTC))
-    else:
+async def _list(store: Store, *, as_json: bool, limit: int | None) -> int:
+    now = datetime.now(UTC)
+    print_ = listing.print_json if as_json else listing.printer(now)
+    there = False
+    async for uploads in listing.batches(store) if limit is None else listing.only(listing.newest(store, limit)):
+        there = there or bool(uploads)
+        print_(uploads)
+    if not there and not as_json:
         say("There are no uploads")
+    sys.stdout.flush()  # else Python does it at the exit, and complains if nobody reads any more
     return 0
 
 
@@ -176,7 +176,7 @@ async def _facts(store: Store, upload_id: str) -> dict[str, Any]:
         UploadNotFound
     """
     upload = await store.load(as_upload_id(upload_id))
-    facts = _described(upload)
+    facts = listing.described(upload)
     facts["metadata"] = {key: value.decode("utf-8", "replace") for key, value in upload.metadata.pairs().items()}
     if upload.concat is not None:
         facts["concat"] = upload.concat
@@ -242,20 +242,6 @@ async def _sweep(configured: Effective) -> int:
 # words ---------------------------------------------------------------------------------------------------------------
 
 
-def _described(upload: Upload) -> dict[str, Any]:
-    """An upload as JSON tells it. Times are ISO 8601, sizes bytes."""
-    return {
-        "id": upload.id,
-        "name": upload.metadata.name,
-        "role": upload.role.value,
-        "offset": upload.offset,
-        "length": upload.length,
-        "complete": upload.complete,
-        "created_at": upload.created_at.isoformat(timespec="seconds"),
-        "expires_at": upload.expires_at and upload.expires_at.isoformat(timespec="seconds"),
-    }
-
-
 def _word(value: object) -> str:
     match value:
         case None:
@@ -264,61 +250,3 @@ def _word(value: object) -> str:
             return "yes" if value else "no"
         case _:
             return escaped(str(value))
-
-
-def _print_table(uploads: Sequence[Upload], now: datetime) -> None:
-    from rich.console import Console
-
-    # In a pipe there is no width to fit, and a cut text is of no use to a program.
-    fits = sys.stdout.isatty()
-    console = Console(highlight=False, width=None if fits else 1000)
-    console.print(_table(uploads, now, console.width if fits else None))
-
-
-def _table(uploads: Sequence[Upload], now: datetime, width: int | None) -> Table:
-    """A table that fits `width` columns; None: as wide as it comes."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=width is not None)
-    if width is not None and width < _NARROW:
-        table.add_column("Uploads", no_wrap=True, overflow="ellipsis")
-        for upload in uploads:
-            state = _progress(upload) if upload.complete else f"{_progress(upload)}, expires {_expiry(upload, now)}"
-            name = escaped(upload.metadata.name or "")
-            table.add_row(Text(f"{upload.id}\n  {state}" + (f"  {name}" if name else "")))
-        return table
-    # The name takes what width is left.
-    table.add_column("ID", no_wrap=True)
-    table.add_column("Name", no_wrap=True, ratio=1 if width is not None else None)
-    table.add_column("Progress", no_wrap=True, justify="right")
-    table.add_column("Age", no_wrap=True, justify="right")
-    table.add_column("Expires", no_wrap=True, justify="right")
-    for upload in uploads:
-        name = escaped(upload.metadata.name or "")
-        table.add_row(upload.id, Text(name), _progress(upload), _span(now - upload.created_at), _expiry(upload, now))
-    return table
-
-
-def _progress(upload: Upload) -> str:
-    from rich.filesize import decimal
-
-    if upload.complete:
-        return f"done, {decimal(upload.offset)}"
-    if upload.pending:
-        return "awaits parts"
-    if upload.length is None:
-        return f"{decimal(upload.offset)} of ?"
-    return f"{upload.offset * 100 // upload.length}% of {decimal(upload.length)}"
-
-
-def _expiry(upload: Upload, now: datetime) -> str:
-    if upload.expires_at is None:
-        return "never"
-    return "due" if upload.expires_at <= now else f"in {_span(upload.expires_at - now)}"
-
-
-def _span(span: timedelta) -> str:
-    """`3d`, `2h`, `0s`: the largest unit will do."""
-    seconds = max(int(span.total_seconds()), 0)
-    return next((f"{seconds // size}{unit}" for unit, size in _UNITS if seconds >= size), "0s")

@@ -30,6 +30,7 @@ from collections.abc import (
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,6 +68,8 @@ COPYING = 2
 """Threads for copies: they may take long, and nobody's small call shall wait behind them."""
 COPY_STEP = 16 << 20
 """Bytes that are copied at once, in much less than a second."""
+TOGETHER = 64
+"""Records that are read in one call, where all are read."""
 _READ = 1 << 20
 _CLOCK = ".clock"
 """Behind the name of a run of the machine in `settled`: that line is in seconds of that run."""
@@ -801,21 +804,27 @@ class FileStore:
     async def uploads(self) -> AsyncIterator[Upload]:
         """See `Store.uploads`."""
         for shard in await self._run(self._shards):
-            for upload_id in await self._run(self._listed, shard):
-                try:
-                    yield await self.load(upload_id)
-                except UploadNotFound:
-                    continue  # removed meanwhile
-                except StoreUnavailable:
-                    continue  # logged where it was read
+            with contextlib.closing(_ids(shard, _RECORD)) as found:
+                more = True
+                while more:
+                    some, more = await self._run(self._load_some, found)
+                    for upload in some:
+                        yield upload
+
+    def _load_some(self, found: Iterator[UploadId]) -> tuple[list[Upload], bool]:
+        """Read some records in one call, as a thread costs more than a record; return whether there may be more."""
+        uploads = []
+        with self._translated("looking for uploads"):
+            ids = list(islice(found, TOGETHER))
+            for upload_id in ids:
+                # It was removed meanwhile, or what is wrong with it was logged where it was read.
+                with contextlib.suppress(UploadNotFound, StoreUnavailable):
+                    uploads.append(self._load(upload_id))
+        return uploads, len(ids) == TOGETHER
 
     def _shards(self) -> list[Path]:
         with self._translated("looking for uploads"), os.scandir(self._uploads) as entries:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
-
-    def _listed(self, shard: Path) -> list[UploadId]:
-        with self._translated("looking for uploads"):
-            return sorted(_ids(shard, _RECORD))
 
     async def due(
         self, now: datetime, latest: datetime | None = None, *, owed: bool = False
@@ -1004,11 +1013,12 @@ class FileStore:
             raise ValueError(f"{self.root}/settled cannot be read ({error}); remove it") from error
 
 
-def _ids(shard: Path, suffix: str) -> Iterator[UploadId]:
+def _ids(shard: Path, suffix: str) -> Generator[UploadId, None, None]:
     """Ids of the files in `shard` that are an id with `suffix` behind."""
-    for entry in os.scandir(shard):
-        if entry.name.endswith(suffix):
-            try:
-                yield as_upload_id(entry.name.removesuffix(suffix))
-            except UploadNotFound:
-                continue
+    with os.scandir(shard) as entries:
+        for entry in entries:
+            if entry.name.endswith(suffix):
+                try:
+                    yield as_upload_id(entry.name.removesuffix(suffix))
+                except UploadNotFound:
+                    continue
