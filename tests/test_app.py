@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.routing import Match, NoMatchFound
 from starlette.types import Message
 
 import tusserver
-from tusserver import Expiry, Extension, MemoryStore, Tus, TusError
+from tusserver import Expiry, Extension, FileStore, Limits, MemoryStore, Tus, TusError
 from tusserver.app import enabled
 from tusserver.protocol.messages import NEEDS
 
@@ -304,3 +306,14 @@ async def test_each_callback_is_called_for_its_own_event_and_once(callback: str)
     tus = Tus(MemoryStore(), **{callback: note(callback)})  # type: ignore[arg-type]  # names of callbacks
     await ask(tus, "POST", "/", {**TUS, "Upload-Length": "0"})
     assert called == [callback]
+
+
+async def test_apps_of_several_processes_on_one_folder_count_uploads_together(tmp_path: Path) -> None:
+    one, two = (Tus(FileStore(tmp_path / "data"), limits=Limits(uploads=2)) for _ in range(2))
+
+    async def create(tus: Tus) -> int:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=tus), base_url="http://here") as http:
+            return (await http.post("/", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "3"})).status_code
+
+    async with one.lifespan(), two.lifespan():
+        assert [await create(tus) for tus in (one, two, one, two)] == [201, 201, 503, 503]

@@ -31,7 +31,7 @@ from tusserver.service.quota import Quota
 from tusserver.service.sweeper import Sweeper
 from tusserver.service.uploads import UploadService
 from tusserver.stores.base import Claim, Ledger, Store
-from tusserver.stores.ledger import MemoryLedger
+from tusserver.stores.ledger import FileLedger, MemoryLedger
 from tusserver.web.cors import Cors, CorsMiddleware
 from tusserver.web.endpoint import UploadEndpoint
 from tusserver.web.health import Health
@@ -68,7 +68,8 @@ class Tus:
     Args:
         store: where uploads are kept.
         locker: what keeps requests apart; by default the store's own locks, which all processes on it share.
-        ledger: what counts unfinished uploads, if `limits` bound them; by default within this process.
+        ledger: what counts unfinished uploads, if `limits` bound them; by default lists in the store's own folder,
+            which all processes on it share.
         limits: how much clients may ask for.
         expiry: when uploads end.
         sweep_interval: seconds between looks for what has expired.
@@ -151,7 +152,7 @@ class Tus:
             patience=lock_patience,
             now=now,
         )
-        quota = Quota(store, ledger or MemoryLedger(), locker, limits, now)
+        quota = Quota(store, ledger or _ledger_of(store), locker, limits, now)
         service = UploadService(
             store,
             locker,
@@ -280,6 +281,12 @@ def _locker_of(store: Store) -> Locker:
     if store.lock_folder is None or not file.AVAILABLE:
         return MemoryLocker()
     return file.FileLocker(store.lock_folder)
+
+
+def _ledger_of(store: Store) -> Ledger:
+    if store.lock_folder is None:
+        return MemoryLedger()
+    return FileLedger(store.lock_folder.parent / "tally")
 
 
 def enabled(can: frozenset[Extension], disable: Iterable[str], *, expires: bool) -> frozenset[Extension]:
