@@ -394,7 +394,8 @@ if reloads:
     sys.exit(3)
 select.select([seat.line], [], [])
 """
-    with supervise(script, count=3) as parent:
+    patient = "from tusserver.server import workers; workers.SETTLING = 3600.0"
+    with supervise(script, count=3, prelude=patient) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "started\n"
         before = children(parent.pid)
