@@ -84,7 +84,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> Effective | None:
     configured = effective(options)
-    configure("warning", configured.settings.log.format)
+    configure("warning", configured.settings.log.format, sys.stderr)
     root = configured.settings.store.root
     if not root.is_dir():  # a mistyped name should not leave a new, empty folder
         complain(f"there is no data folder {root}; name it with --storage")

@@ -15,7 +15,7 @@ import stat
 import time
 
 _OURS = re.compile(r"[0-9]+-[0-9a-f]{8}\.sock")
-_BEING_MADE = re.compile(r"[0-9]+-[0-9a-f]{8}\.new")
+_BEING_MADE = re.compile(r"[0-9]+-[0-9a-f]{8}\.sock\.new")
 _MAKING = 3600.0
 """Seconds after which a socket that was to get its name does not get it any more; that takes no millisecond."""
 
@@ -37,12 +37,12 @@ def bind(listener: socket.socket, folder: int) -> str:
         OSError: there is no room for it.
     """
     made = f"{os.getpid()}-{secrets.token_hex(4)}"
-    listener.bind(address(folder, f"{made}.new"))
+    listener.bind(address(folder, f"{made}.sock.new"))
     try:
-        os.rename(f"{made}.new", f"{made}.sock", src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(f"{made}.sock.new", f"{made}.sock", src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(f"{made}.new", dir_fd=folder)
+            os.unlink(f"{made}.sock.new", dir_fd=folder)
         raise
     return f"{made}.sock"
 
