@@ -3,10 +3,11 @@
     python -m bench.sweep                                  # 1,000,000 ids, 50,000 uploads; some minutes
     python -m bench.sweep --ids 100000 --uploads 5000      # scaled down
 
-Cases: `ids`, a list of overdue ids that have no files (any more). `create`, uploads created over HTTP, by clients that
-do nothing else. `remove`, that many small uploads that are overdue, as the server finds them at its start. `both`, the
-same while the clients create. `/livez` is asked all the time, by a process of its own. Each case starts a server of its
-own. On a busy machine compare what a second of CPU is good for.
+Cases: `rest`, a server with nothing to do, which tells what the machine itself makes of `/livez`. `ids`, a list of
+overdue ids that have no files (any more). `create`, uploads created over HTTP, by clients that do nothing else.
+`remove`, that many small uploads that are overdue, as the server finds them at its start. `both`, the same while the
+clients create. `/livez` is asked all the time, by a process of its own. Each case starts a server of its own. On a busy
+machine compare what a second of CPU is good for.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def stored(folder: Path) -> int:
 class Run:
     """A server on a data folder with something overdue, until its sweep is over."""
 
-    def __init__(self, folder: Path, durability: str, clients: int = 0) -> None:
+    def __init__(self, folder: Path, durability: str, clients: int = 0, least: float = 0.0) -> None:
         before = stored(folder)
         server = TusServer(folder, "--durability", durability, "--log.level", "warning").start()
         began = time.monotonic()
@@ -148,7 +149,7 @@ class Run:
             assert server.process is not None
             asking = Beside(ask, host)
             creating = Beside(create, host, clients, 1 << 40) if clients else None
-            while overdue(folder):
+            while overdue(folder) or time.monotonic() < began + least:
                 time.sleep(0.05)
                 if server.process.poll() is not None:
                     raise RuntimeError("the server died: " + "".join(server.output[-3:]))
@@ -194,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.sweep", description=__doc__.splitlines()[0])
     parser.add_argument("--ids", type=int, default=1_000_000)
     parser.add_argument("--uploads", type=int, default=50_000)
-    parser.add_argument("--only", choices=("ids", "create", "remove", "both"))
+    parser.add_argument("--only", choices=("rest", "ids", "create", "remove", "both"))
     parser.add_argument("--durability", choices=("none", "ack"), action="append")
     parser.add_argument("--folder", type=Path, help="where the data folders go (default: the system's for such things)")
     given = parser.parse_args()
@@ -207,6 +208,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(dir=given.folder, prefix="tusserver-sweep-") as name:
         work = Path(name)
+        if (folder := fresh("rest")) is not None:
+            settle(folder)
+            tell(f"at rest: {Run(folder, 'none', least=10)}")
         if (folder := fresh("ids")) is not None:
             settle(folder)
             make_list(folder, (secrets.token_hex(16) for _ in range(given.ids)))
