@@ -308,7 +308,7 @@ class Limits(Group):
     """How much a client may ask for."""
 
     connections: CountOrOff = 8_000
-    """Most connections in all, and half the open files of each process: an upload takes two. Further ones get 503."""
+    """Most connections in all, three open files for each. Further ones get 503."""
     connections_per_address: CountOrOff = None
     """Most of them from one IPv4 address or IPv6 /64; proxies.trusted are not counted."""
     head_timeout: DurationOrOff = timedelta(seconds=30)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -17,8 +16,7 @@ from tests.support.processes import children
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually, patching
 from tests.support.wire import Answer, Connection
-from tusserver.server import gate, run
-from tusserver.server.gate import Limits
+from tusserver.server import gate
 
 OPTIONS = b"OPTIONS /files HTTP/1.1\r\nHost: here\r\n\r\n"
 
@@ -147,18 +145,6 @@ def test_a_trusted_proxy_stands_for_many_and_is_not_counted(start_server: StartS
     assert [asked(connection).status for connection in several] == [204] * 4
 
 
-def test_no_more_connections_are_taken_than_there_are_open_files_for(caplog: pytest.LogCaptureFixture) -> None:
-    assert run.within(Limits(connections=10_000), 1024) == Limits(connections=(1024 - run.FEW_FILES) // 2)
-    assert "1024 open files" in caplog.text
-    assert "limits.connections = 10000" in caplog.text
-    caplog.clear()
-    assert run.within(Limits(connections=100), 1024) == Limits(connections=100)
-    assert run.within(Limits(), 1024) == Limits()
-    four = run.within(Limits(connections=1000), 1024, 4)
-    assert four == Limits(connections=1000, per_process=(1024 - run.FEW_FILES) // 2)
-    assert caplog.text == ""
-
-
 # several workers -----------------------------------------------------------------------------------------------------
 
 
@@ -185,12 +171,6 @@ def whether_served_again(url: str) -> bool:
         return whether_served(url)
     except (OSError, AssertionError):  # taken by a worker that died
         return False
-
-
-def test_the_server_asks_for_as_many_open_files_as_it_may_have(start_server: StartServer) -> None:
-    server = start_server()
-    soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
-    assert soft >= min(run.OPEN_FILES, hard)
 
 
 # how long ------------------------------------------------------------------------------------------------------------

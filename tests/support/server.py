@@ -38,6 +38,7 @@ class TusServer:
         port: int = 0,
         listener: socket.socket | None = None,
         module: str = "tusserver",
+        files: int | None = None,
     ) -> None:
         self.storage = storage
         self.url = ""
@@ -49,12 +50,15 @@ class TusServer:
         self._port = port
         self._listener = listener
         self._module = module
+        self._files = files
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> TusServer:
         """Start and wait until it says where it listens. A second start after `kill` takes the same port."""
         command = [sys.executable, "-m", self._module, "serve"]
         command += ["--port", str(self._port), "--storage", str(self.storage), *self._options]
+        if self._files is not None:
+            command = ["bash", "-c", f'ulimit -n {self._files}; exec "$@"', "bash", *command]
         fds: tuple[int, ...] = ()
         if self._listener is not None:
             fds = (self._listener.fileno(),)

@@ -119,3 +119,6 @@ class Door:
             await self._loop.connect_accepted_socket(self._make, connection)
         except OSError:  # it is gone again
             connection.close()
+        except BaseException:
+            connection.close()
+            raise

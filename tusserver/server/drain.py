@@ -118,6 +118,7 @@ class _Splice:
     """A worker's way by a pipe: the kernel hands on what came from the network, and user space never sees it."""
 
     def __init__(self) -> None:
+        self._out = self._in = -1
         self._out, self._in = os.pipe2(os.O_CLOEXEC)
         with contextlib.suppress(OSError):  # each user has a limit for all pipes; one of 64 KiB does as well
             fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, BUFFER)
@@ -149,8 +150,9 @@ class _Splice:
         write_all(fd, memoryview(data), at)
 
     def __del__(self) -> None:
-        os.close(self._in)
-        os.close(self._out)
+        if self._in >= 0:
+            os.close(self._in)
+            os.close(self._out)
 
 
 class Pump:
@@ -216,8 +218,9 @@ class _Thread(threading.local):
     def way(self, digest: Digest | None) -> Callable[[int, int, int, int, Digest | None], int]:
         """Return how to move bytes that `digest` wants to see."""
         if digest is None and SPLICES:
-            self.splice = self.splice or _Splice()
-            return self.splice.move
+            with contextlib.suppress(OSError):  # too many open files for a pipe: a buffer needs none
+                self.splice = self.splice or _Splice()
+                return self.splice.move
         self.copy = self.copy or _Copy()
         return self.copy.move
 

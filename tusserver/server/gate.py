@@ -23,7 +23,7 @@ LOOKS: Final = 8
 SELDOM: Final = 60.0
 """Seconds between two lines of the log that say the same."""
 SPARE: Final = 64
-"""Connections beyond the limit that are told why; who comes on top of them is cut off."""
+"""Connections beyond the limit that are told why, as a rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,8 @@ class Limits:
     """From one IPv4 address, or one /64 of IPv6."""
     head_timeout: float | None = None
     """Seconds until a request head is complete: from the connection's begin, or from the head's first byte."""
+    spare: int = SPARE
+    """Connections beyond the limits that are told why; who comes on top of them is cut off."""
 
 
 class Guest(Protocol):
@@ -147,7 +149,7 @@ class Gate:
 
     def _turn_away(self, guest: Guest, why: str) -> None:
         self._outside.add(guest)
-        guest.turn_away(TooManyConnections(why), politely=len(self._outside) <= SPARE)
+        guest.turn_away(TooManyConnections(why), politely=len(self._outside) <= self._limits.spare)
 
     def _tell(self, limit: str, problem: str, remedy: str = "") -> None:
         now = asyncio.get_running_loop().time()

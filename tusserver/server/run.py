@@ -14,19 +14,17 @@ import gc
 import importlib
 import logging
 import os
-import resource
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from types import FrameType
 from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from tusserver.server import logs
+from tusserver.server import descriptors, logs
 from tusserver.server.census import Row
 from tusserver.server.gate import Gate, Limits
 from tusserver.server.signals import Hangup, Terminal, end_within, handle
@@ -34,12 +32,6 @@ from tusserver.server.wire import HEAD_SIZE, guarded
 from tusserver.web.origin import Trusted
 
 logger = logging.getLogger("tusserver.server")
-
-OPEN_FILES = 65_536
-"""A slow upload holds a socket and a file; the usual 1,024 would be gone at five hundred of them."""
-
-FEW_FILES = 128
-"""Open files that are not of connections: listeners, logs, the store's own, those of threads."""
 
 _FIRST_INHERITED = 3
 
@@ -249,9 +241,11 @@ def run(
     A client that takes nothing of an answer for `idle_timeout` is cut off. Proxies that are `trusted` are counted in
     all, not by address. `row`: the connections of other workers, which count with ours.
     """
-    files = _raise_file_limit()
     _cut_those_who_do_not_read(sockets, idle_timeout)
-    gate = Gate(within(limits or Limits(), files, 1 if row is None else row.workers), trusted, row)
+    limits = limits or Limits()
+    files, used = descriptors.ask_for(limits.connections), descriptors.in_use()
+    share = descriptors.fit(limits, backlog, files, used, 1 if row is None else row.workers)
+    gate = Gate(share.limits, trusted, row)
     config = uvicorn.Config(
         app,
         http=guarded(gate, head_size=head_size),
@@ -262,7 +256,7 @@ def run(
         proxy_headers=False,  # Tus believes the proxies it is told to trust, and no other
         server_header=False,
         workers=1,  # else uvicorn asks WEB_CONCURRENCY
-        backlog=backlog,
+        backlog=share.backlog,
         timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # asyncio takes the fraction, and uvicorn hands it on
         timeout_graceful_shutdown=shutdown_timeout,  # type: ignore[arg-type]  # likewise
     )
@@ -301,29 +295,3 @@ def _cut_those_who_do_not_read(listeners: list[socket.socket], timeout: float) -
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         for listener in listeners:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(timeout * 1000)))
-
-
-def within(limits: Limits, files: int, workers: int = 1) -> Limits:
-    """Lower the number of connections to what there are open files for: a slow upload takes two."""
-    most = max(1, (files - FEW_FILES) // 2)
-    if limits.connections is None:
-        return limits
-    if limits.connections > most * workers:
-        logger.warning(
-            "this process may have %d open files: it takes %d connections and not limits.connections = %d; "
-            "raise the limit for open files (ulimit -n), or lower that setting",
-            *(files, most, limits.connections),
-        )
-    per_process = None if workers == 1 else most
-    return replace(limits, connections=min(limits.connections, most * workers), per_process=per_process)
-
-
-def _raise_file_limit() -> int:
-    """Return how many files this process may have open, after it asked for more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(ValueError, OSError):  # the system knows a lower bound than it says
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
-    return OPEN_FILES if soft == resource.RLIM_INFINITY else soft

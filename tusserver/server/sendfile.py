@@ -27,30 +27,27 @@ THREADS = 4
 _threads = Threads(THREADS, "tusserver-send")  # started when they are needed, and shared by the process
 
 
-async def send_file(transport: asyncio.Transport, fd: int, at: int, count: int) -> None:
+async def send_file(transport: asyncio.Transport, own: int, fd: int, at: int, count: int) -> None:
     """Send `count` bytes of `fd` from byte `at` on, past `transport`, which has sent everything it was given.
+
+    `own`: another number for its socket: if the transport closes, the first one may soon stand for another connection.
 
     Raises:
         ClientGone: the client went away.
         EOFError: the file is shorter than that.
         OSError: the disk failed.
     """
-    # A number of our own: if the transport closes, the old one may soon stand for another connection.
-    own = os.dup(transport.get_extra_info("socket").fileno())
-    try:
-        end = at + count
-        while at < end:
-            if transport.is_closing():
-                raise ClientGone
-            if end - at <= SMALL:
-                sent = _send(own, fd, at, end, wait=False)
-            else:
-                sent = await _threads.run(_send, own, fd, at, end)
-            at += sent
-            if at < end:
-                await _writable(own)
-    finally:
-        os.close(own)
+    end = at + count
+    while at < end:
+        if transport.is_closing():
+            raise ClientGone
+        if end - at <= SMALL:
+            sent = _send(own, fd, at, end, wait=False)
+        else:
+            sent = await _threads.run(_send, own, fd, at, end)
+        at += sent
+        if at < end:
+            await _writable(own)
 
 
 def _send(target: int, fd: int, at: int, end: int, wait: bool = True) -> int:

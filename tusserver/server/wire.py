@@ -28,7 +28,7 @@ from uvicorn.protocols.http import flow_control, httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tusserver.protocol.checksum import Digest
-from tusserver.protocol.errors import ClientGone, HeaderTooLarge, TooManyConnections, TusError
+from tusserver.protocol.errors import ClientGone, HeaderTooLarge, StoreUnavailable, TooManyConnections, TusError
 from tusserver.server.drain import Drain, pump, write_all
 from tusserver.server.gate import Gate
 from tusserver.server.sendfile import send_file
@@ -276,9 +276,7 @@ class UvicornWire:
             return
         head, self._head = self._head, None
         if message["type"] == "http.response.zerocopysend":
-            if head is not None:
-                await type(cycle).send(cycle, head)
-            await self._send_file(cycle, message)
+            await self._send_file(cycle, head, message)
         elif head is None:
             await type(cycle).send(cycle, message)
         else:
@@ -295,8 +293,22 @@ class UvicornWire:
             cycle.transport = transport
             pieces.flush()
 
-    async def _send_file(self, cycle: RequestResponseCycle, message: Mapping[str, Any]) -> None:
-        """Send a range of a file by the kernel (ASGI, "Zero Copy Send" extension)."""
+    async def _send_file(self, cycle: RequestResponseCycle, head: Any, message: Mapping[str, Any]) -> None:
+        """Send a range of a file by the kernel (ASGI, "Zero Copy Send" extension), behind the head of the answer.
+
+        Raises:
+            StoreUnavailable: too many files are open; nothing was sent.
+        """
+        own = _duplicate(cycle.transport, begun=head is None)
+        try:
+            if head is not None:
+                await type(cycle).send(cycle, head)
+            await self._send_range(cycle, own, message)
+        finally:
+            if own >= 0:
+                os.close(own)
+
+    async def _send_range(self, cycle: RequestResponseCycle, own: int, message: Mapping[str, Any]) -> None:
         fd, at = message["file"].fileno(), message.get("offset") or 0
         count = message.get("count")
         count = os.fstat(fd).st_size - at if count is None else count
@@ -307,8 +319,8 @@ class UvicornWire:
             transport.set_write_buffer_limits(high=0)
             if cycle.flow.write_paused:  # what was written before must go first
                 await cycle.flow.drain()
-            if not cycle.disconnected:
-                await send_file(transport, fd, at, count)
+            if not cycle.disconnected and own >= 0:
+                await send_file(transport, own, fd, at, count)
         except ClientGone:
             pass  # uvicorn notices on its own
         except (OSError, EOFError):
@@ -321,6 +333,20 @@ class UvicornWire:
         await type(cycle).send(
             cycle, {"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)}
         )
+
+
+def _duplicate(transport: asyncio.Transport, *, begun: bool) -> int:
+    """Return another number for a socket, -1 if it is closing. Before an answer begins its client can be told why."""
+    if transport.is_closing():
+        return -1
+    try:
+        return os.dup(transport.get_extra_info("socket").fileno())
+    except OSError as error:
+        if begun:
+            transport.abort()
+            raise
+        logger.error("a download cannot begin: %s", error)
+        raise StoreUnavailable from error
 
 
 class _Pieces:

@@ -19,14 +19,14 @@ from secrets import token_hex
 from urllib.parse import quote
 
 import anyio
-import anyio.to_thread
 from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tusserver.protocol.errors import UploadNotFound
+from tusserver.protocol.errors import StoreUnavailable, UploadNotFound
 from tusserver.protocol.messages import Content
 from tusserver.stores.naming import safe_name
+from tusserver.threads import Threads
 from tusserver.web.media import is_shown, type_of
 from tusserver.web.replies import InternalError
 
@@ -34,6 +34,8 @@ logger = logging.getLogger("tusserver.web")
 
 CHUNK = 256 * 1024
 """Bytes read at once where the server cannot send a file by itself."""
+THREADS = 8
+_threads = Threads(THREADS, "tusserver-read")  # started when they are needed, and shared by the process
 MAX_RANGES = 100
 """Ranges in one request; one that names more gets the whole."""
 
@@ -68,6 +70,7 @@ class FileDownload:
 
     Raises:
         UploadNotFound: the file went away in the last moment; nothing was sent.
+        StoreUnavailable: it cannot be opened now; nothing was sent.
         InternalError: it is shorter than the upload; nothing was sent.
         EOFError: it became so, and the answer cannot be completed.
     """
@@ -81,7 +84,7 @@ class FileDownload:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        with await anyio.to_thread.run_sync(_open, self._path) as file:
+        with await _threads.run(_open, self._path, discard=io.FileIO.close) as file:
             there = os.fstat(file.fileno()).st_size
             if there < self._size:
                 self._complain(there)
@@ -153,7 +156,7 @@ class FileDownload:
 
     async def _send_bytes(self, file: io.FileIO, start: int, stop: int, send: Send, *, more: bool) -> None:
         while start < stop:
-            read = await anyio.to_thread.run_sync(os.pread, file.fileno(), min(CHUNK, stop - start), start)
+            read = await _threads.run(os.pread, file.fileno(), min(CHUNK, stop - start), start)
             if not read:
                 self._complain(os.fstat(file.fileno()).st_size)
                 raise EOFError("the file is shorter than the upload")
@@ -195,13 +198,15 @@ def _open(path: Path) -> io.FileIO:
 
     Raises:
         UploadNotFound: there is none.
+        StoreUnavailable: it cannot be opened now, as when too many are.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
             raise UploadNotFound from None
-        raise
+        logger.error("a file cannot be opened for a download: %s", error)
+        raise StoreUnavailable from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise UploadNotFound

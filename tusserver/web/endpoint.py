@@ -8,7 +8,7 @@ import time
 from starlette.types import Receive, Scope, Send
 
 from tusserver.protocol.dialect import Dialect, Reply, RequestHead
-from tusserver.protocol.errors import ClientGone, HeaderTooLarge, TusError, UploadNotFound
+from tusserver.protocol.errors import ClientGone, HeaderTooLarge, StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.messages import Append, Content, Create
 from tusserver.service.uploads import UploadService
 from tusserver.web import download
@@ -84,7 +84,7 @@ class UploadEndpoint:
             headers = {**reply.headers, "X-Content-Type-Options": "nosniff"}
             try:
                 await download.respond(outcome, scope, headers)(scope, receive, send)
-            except (UploadNotFound, InternalError) as error:  # removed since we looked, or damaged: nothing was sent
+            except (UploadNotFound, StoreUnavailable, InternalError) as error:  # nothing was sent
                 await self._responder.respond(self._refuse(error, head), head, body, scope, send)
         else:
             await self._responder.respond(reply, head, body, scope, send)
