@@ -414,6 +414,9 @@ def test_a_header_that_no_head_has_room_for_is_refused() -> None:
         line == "limits.header_size = 17KiB (default) is more than limits.head_size (16KiB) lets in; raise that one too"
     )
     assert by_flags("--limits.header_size", "256KiB", "--limits.head_size", "256KiB").settings
+    line = refusal(by_flags, "--limits.buffers", "100KiB")
+    assert line.startswith("limits.buffers = ")
+    assert line.endswith("is less than one request head may take, limits.head_size (192KiB); raise it")
 
 
 def test_more_parts_than_a_head_can_name_are_refused() -> None:

@@ -25,6 +25,7 @@ from tusserver.protocol.messages import NEEDS, Extension
 from tusserver.protocol.rules import Expiry, Limits
 from tusserver.protocol.tus import VERSION, TusDialect
 from tusserver.protocol.upload import ID_DIGITS, Upload, UploadId, as_upload_id
+from tusserver.service.buffers import BUFFERS
 from tusserver.service.concat import Joiner
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.quota import Quota
@@ -75,6 +76,8 @@ class Tus:
         sweep_interval: seconds between looks for what has expired.
         idle_timeout: seconds a client may be silent within a body.
         min_speed: bytes a second that a body must bring, averaged over `idle_timeout`; 0 for any speed.
+        buffers: bytes of all bodies together that are gathered in memory before they are written; each body may have
+            its share of them, and 32 KiB however many there are. What the server in front holds is its own.
         lock_patience: seconds a request waits for another one that holds the same upload and does not leave it.
         header_size: bytes of one header value, other than Upload-Concat; more is answered with 431.
         head_size: bytes of all headers with the request target; more is answered with 431. The server in front may have
@@ -113,6 +116,7 @@ class Tus:
         sweep_interval: float = 60.0,
         idle_timeout: float = 30.0,
         min_speed: float = 100.0,
+        buffers: int = BUFFERS,
         lock_patience: float = 5.0,
         header_size: int = 17 * 1024,
         head_size: int = 192 * 1024,
@@ -163,6 +167,7 @@ class Tus:
             expiry=expiry,
             idle=idle_timeout,
             speed=min_speed,
+            buffers=buffers,
             patience=lock_patience,
             new_id=_checked(new_id or _RandomIds()),
             before_create=before_create,

@@ -97,6 +97,7 @@ def assemble(configured: Effective) -> Site:
         sweep_interval=expiry.sweep_interval.total_seconds(),
         idle_timeout=limits.idle_timeout.total_seconds(),
         min_speed=limits.min_speed or 0,
+        buffers=limits.buffers,
         lock_patience=limits.lock_patience.total_seconds(),
         header_size=limits.header_size,
         head_size=limits.head_size,

@@ -341,6 +341,8 @@ class Limits(Group):
     """A client that is silent, or takes nothing of an answer, for so long is cut off, its bytes kept."""
     min_speed: SizeOrOff = 100
     """Bytes a second that a body must bring, averaged over limits.idle_timeout; else it is cut off, its bytes kept."""
+    buffers: Size = 32 * 1024**2
+    """Memory of a process for bodies that wait to be written, in fair shares of 32 KiB or more; as much for heads."""
     lock_patience: Duration = timedelta(seconds=5)
     """How long a PATCH waits for another one that is alive before it gets 423."""
 
@@ -454,6 +456,8 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         reserved, most = getattr(settings.limits, name), settings.limits.max_size
         if reserved is not None and most is not None and most > reserved:
             yield "limits.max_size", f"is more than limits.{name} ({show_size(reserved)}) lets in; raise that one too"
+    if settings.limits.buffers < head_size:
+        yield "limits.buffers", f"is less than one request head may take, limits.head_size ({size}); raise it"
     joins = not {Extension.CREATION, Extension.CONCATENATION} & set(settings.tus.disable)
     origin = "" if settings.proxies.relative_location else "http://localhost"  # clients send back what Location said
     least = settings.limits.parts * len(f"{origin}{settings.server.path}/{ID_DIGITS * 'x'} ")

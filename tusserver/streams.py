@@ -22,6 +22,10 @@ class Wire(Protocol):
         """Whether the body can go from the socket to a file: plain TCP, a known length, nothing received yet."""
 
     @property
+    def pourable(self) -> bool:
+        """Whether the body can go to a file as it is parsed: in chunks, or behind TLS; nothing received yet."""
+
+    @property
     def whole(self) -> bool:
         """Whether all of the body has arrived."""
 
@@ -38,6 +42,22 @@ class Wire(Protocol):
         Raises:
             ClientGone: the client went away; all that had arrived was written and reported.
             OSError: the disk failed; what was reported is written.
+        """
+
+    async def pour(
+        self,
+        fd: int,
+        at: int,
+        digest: Digest | None,
+        moved: Callable[[int], None],
+        *,
+        admit: Callable[[int], None],
+        share: Callable[[], int],
+    ) -> None:
+        """Write the body to `fd` as the server parses it. See `drain`, and beyond that:
+
+        `admit(n)` is called, on the loop, before `n` bytes are written, and may raise: then they are not, and the body
+        ends with that error. `share` tells how many bytes may be held while they wait to be written.
         """
 
     def catch_up(self) -> None:
@@ -64,6 +84,18 @@ class Body(Protocol):
     async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
         """See `Wire.drain`; only where there is a wire."""
 
+    async def pour(
+        self,
+        fd: int,
+        at: int,
+        digest: Digest | None,
+        moved: Callable[[int], None],
+        *,
+        admit: Callable[[int], None],
+        share: Callable[[], int],
+    ) -> None:
+        """See `Wire.pour`; only where there is a wire."""
+
     async def gone(self) -> None:
         """Return once the client has gone away; for use when the body has ended."""
 
@@ -77,6 +109,10 @@ class Body(Protocol):
 
 Kept = Callable[[int], Awaitable[None] | None]
 """Told by the store how many bytes of this body are written so far; may commit them. None: nothing is to be awaited."""
+
+
+MakeRoom = Callable[[int, int], None]
+"""Of a store: makes room for `n` bytes at byte `at` of a file that is open. May raise: then they are not written."""
 
 
 class Source(Protocol):
@@ -97,8 +133,10 @@ class Source(Protocol):
     async def read(self, most: int) -> list[bytes]:
         """Return the next chunks, about `most` bytes in all or what came within a second; empty at the end."""
 
-    async def drain_to(self, fd: int, at: int, kept: Kept) -> int:
+    async def drain_to(self, fd: int, at: int, kept: Kept, make_room: MakeRoom | None = None) -> int:
         """Let the whole body flow to `fd` from byte `at` on, telling `kept` about once a second; return its bytes.
+
+        `make_room` is called before bytes are written where it was not announced how many come.
 
         Raises:
             OSError: the disk failed; what `kept` was told is written.

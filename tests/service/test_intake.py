@@ -14,11 +14,13 @@ from tusserver.protocol.errors import (
     BodySilent,
     ChecksumMismatch,
     ClientGone,
+    OutOfSpace,
     ShuttingDown,
     SizeExceeded,
     StoreUnavailable,
     UploadInterrupted,
 )
+from tusserver.service.buffers import Buffers
 from tusserver.service.intake import Intake
 
 LARGE = 1 << 20
@@ -222,6 +224,7 @@ class Pipe(Feed):
     def __init__(self, *chunks: bytes, ends: bool = False, whole: bool = False) -> None:
         super().__init__(*chunks, ends=ends)
         self.drainable = True
+        self.pourable = False
         self.whole = whole
         self.trailers: Mapping[str, str] | None = None
 
@@ -234,6 +237,21 @@ class Pipe(Feed):
             at += os.pwrite(fd, chunk, at)
             if digest is not None:
                 digest.update(chunk)
+            moved(len(chunk))
+
+    async def pour(
+        self,
+        fd: int,
+        at: int,
+        digest: Digest | None,
+        moved: Callable[[int], None],
+        *,
+        admit: Callable[[int], None],
+        share: Callable[[], int],
+    ) -> None:
+        while chunk := await self.receive():
+            admit(len(chunk))
+            at += os.pwrite(fd, chunk, at)
             moved(len(chunk))
 
     def catch_up(self) -> None:
@@ -332,3 +350,74 @@ async def test_a_body_that_was_stopped_before_its_drain_is_not_drained(file: int
     intake = make(Pipe(b"hello", ends=True), expected=LARGE, room=LARGE)
     intake.stop(ShuttingDown())
     assert await intake.drain_to(file, 0, Kept()) == 0
+
+
+async def test_a_body_of_unknown_length_is_poured_and_makes_room_for_itself(file: int) -> None:
+    pipe = Pipe(b"hello", b" you", ends=True)
+    pipe.drainable, pipe.pourable = False, True
+    intake = make(pipe, room=LARGE)
+    made: list[tuple[int, int]] = []
+    assert intake.drainable
+    assert await intake.drain_to(file, 3, Kept(), lambda at, count: made.append((at, count))) == 9
+    assert (os.pread(file, 100, 3), made, intake.cut) == (b"hello you", [(3, 5), (8, 4)], None)
+
+
+async def test_a_poured_body_that_runs_over_its_room_ends_before_the_bytes_that_are_too_many(file: int) -> None:
+    pipe = Pipe(b"hello", b"!", ends=True)
+    pipe.drainable, pipe.pourable = False, True
+    intake = make(pipe, room=5)
+    assert await intake.drain_to(file, 0, Kept()) == 5
+    assert os.pread(file, 100, 0) == b"hello"
+    with pytest.raises(SizeExceeded):
+        intake.verify()
+
+
+async def test_a_store_that_has_no_room_for_a_poured_body_says_so(file: int) -> None:
+    pipe = Pipe(b"hello", b"!", ends=True)
+    pipe.drainable, pipe.pourable = False, True
+
+    def full(at: int, count: int) -> None:
+        if at:
+            raise OutOfSpace
+
+    with pytest.raises(OutOfSpace):
+        await make(pipe).drain_to(file, 0, Kept(), full)
+    assert os.pread(file, 100, 0) == b"hello"
+
+
+# the memory that batches take ----------------------------------------------------------------------------------------
+
+
+async def test_a_batch_is_no_more_than_the_share_of_the_buffers() -> None:
+    chunk = b"x" * 10_000
+    bodies = range(2_000)
+    intake = Intake(
+        Feed(*[chunk] * 10, ends=True), room=None, expected=None, idle=IDLE, buffers=Buffers(1 << 20, bodies)
+    )
+    assert [len(batch) for batch in [await intake.read(1 << 19) for _ in range(3)]] == [4, 4, 2]
+
+
+def test_the_buffers_are_shared_fairly_and_32_kib_are_there_for_everybody() -> None:
+    bodies = ["one"]
+    buffers = Buffers(1 << 20, bodies)
+    assert buffers.share() == 1 << 20
+    bodies += ["another", "a third", "a fourth"]
+    assert buffers.share() == 1 << 18
+    bodies *= 1000
+    assert buffers.share() == 32 << 10
+
+
+async def test_a_checksum_that_follows_the_body_costs_no_digest_while_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which algorithm it will be nobody knows before the end; then the one is computed from what was written."""
+    begun: list[str] = []
+
+    def begin(self: Checksum) -> Digest:
+        begun.append(self.algorithm)
+        return hashlib.sha1()
+
+    monkeypatch.setattr(Checksum, "digest", begin)
+    feed = Feed(b"hello", ends=True, trailer=sha1(b"hello"))
+    intake = Intake(feed, room=None, expected=None, idle=IDLE, follows=True)
+    while await intake.read(100):
+        pass
+    assert (intake.verify(), intake.verifying, begun) == (sha1(b"hello"), True, [])

@@ -64,6 +64,19 @@ class Feed:
         """There is no wire."""
         raise NotImplementedError
 
+    async def pour(
+        self,
+        fd: int,
+        at: int,
+        digest: Digest | None,
+        moved: Callable[[int], None],
+        *,
+        admit: Callable[[int], None],
+        share: Callable[[], int],
+    ) -> None:
+        """There is no wire."""
+        raise NotImplementedError
+
     def send(self, *chunks: bytes) -> None:
         """Send bytes."""
         self._hungry.clear()

@@ -276,6 +276,7 @@ def _run(configured: Effective, site: Any, listeners: list[socket.socket], **how
             connections=limits.connections,
             per_address=limits.connections_per_address,
             head_timeout=None if limits.head_timeout is None else limits.head_timeout.total_seconds(),
+            heads=limits.buffers,
         ),
         trusted=Trusted(settings.proxies.trusted),
         **how,

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, auto
 from time import perf_counter
+from typing import Any
 
 import anyio
 
@@ -77,7 +78,7 @@ def write_all(fd: int, data: memoryview, at: int) -> None:
         written += os.pwrite(fd, data[written:], at + written)
 
 
-class _Turn(Enum):
+class Turn(Enum):
     """How a turn on the loop or in a thread ended."""
 
     WHOLE = auto()
@@ -164,6 +165,8 @@ class Pump:
         """Drains under way."""
         self.threads = threads
         """Threads that are free."""
+        self.slow_until = 0.0
+        """Until when writes are threads' work, as one has held the loop up: a moment of `perf_counter`."""
         self._pool: ThreadPoolExecutor | None = None
         self._since = 0.0
         self._bytes = 0
@@ -236,9 +239,28 @@ def pump() -> Pump:
     return _thread.pump
 
 
-def _is_heavy(digest: Digest | None) -> bool:
+def is_heavy(digest: Digest | None) -> bool:
     """Whether a digest costs as much as everything else together: those of hashlib do, crc32 and blake3 do not."""
     return getattr(digest, "name", None) in hashlib.algorithms_guaranteed
+
+
+async def outlive(worker: asyncio.Future[Any], stop: Callable[[], None] | None = None) -> asyncio.CancelledError | None:
+    """Wait for a worker even when cancelled: it must not be left alone with descriptors that others will close.
+
+    `stop` is called when that happens. Returns the cancellation, for the caller to raise.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    try:
+        await asyncio.wait([worker])
+    except asyncio.CancelledError as error:
+        cancelled = error
+        if stop is not None:
+            stop()
+    with anyio.CancelScope(shield=True):  # else anyio would cancel us again in every turn of the loop
+        while not worker.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([worker])
+    return cancelled
 
 
 class Drain(asyncio.BufferedProtocol):
@@ -291,10 +313,10 @@ class Drain(asyncio.BufferedProtocol):
         self._at = at
         self._left = length
         self._digest = digest
-        self._heavy = _is_heavy(digest)
+        self._heavy = is_heavy(digest)
         self._moved = moved
         self._loop = asyncio.get_running_loop()
-        self._turn: asyncio.Future[_Turn] | None = None
+        self._turn: asyncio.Future[Turn] | None = None
         self._attached = False
         self._stop = False
         self._streak = 0
@@ -320,7 +342,7 @@ class Drain(asyncio.BufferedProtocol):
         self._pump.bodies += 1
         try:
             while self._left:
-                if await self._on_the_loop() is _Turn.ESCALATE and not await self._in_threads():
+                if await self._on_the_loop() is Turn.ESCALATE and not await self._in_threads():
                     raise ClientGone
         finally:
             self._pump.bodies -= 1
@@ -328,7 +350,7 @@ class Drain(asyncio.BufferedProtocol):
 
     # on the loop -----------------------------------------------------------------------------------------------------
 
-    async def _on_the_loop(self) -> _Turn:
+    async def _on_the_loop(self) -> Turn:
         if self._transport.is_closing():
             raise ClientGone
         turn = self._turn = self._loop.create_future()
@@ -337,7 +359,7 @@ class Drain(asyncio.BufferedProtocol):
         self._transport.set_protocol(self)
         self._transport.resume_reading()
         try:
-            ended: _Turn = await turn
+            ended: Turn = await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 turn.exception()  # seen: asyncio complains of those that nobody saw
@@ -347,7 +369,7 @@ class Drain(asyncio.BufferedProtocol):
             raise
         finally:
             self._detach()
-        if ended is _Turn.GONE:
+        if ended is Turn.GONE:
             raise ClientGone
         return ended
 
@@ -369,7 +391,7 @@ class Drain(asyncio.BufferedProtocol):
         after = perf_counter()
         self._updated = after
         if not self._left:
-            self._end(_Turn.WHOLE)
+            self._end(Turn.WHOLE)
         elif nbytes >= BIG_READ:
             self._take_big(nbytes, after - before, after)
         else:
@@ -392,7 +414,7 @@ class Drain(asyncio.BufferedProtocol):
         self._waited = 0.0
         self._full_at = now if count == BUFFER else 0.0  # a full buffer: more stands ready
         if self._wants_a_thread(took, busy):
-            self._end(_Turn.ESCALATE)
+            self._end(Turn.ESCALATE)
             return
         self._small = 0
         self._wait_for(1)
@@ -411,12 +433,12 @@ class Drain(asyncio.BufferedProtocol):
         if self._attached and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _end(self, how: _Turn | BaseException) -> None:
+    def _end(self, how: Turn | BaseException) -> None:
         """End this turn, at once: the transport may ask for the buffer again before the task goes on."""
         self._detach()
         if self._turn is None or self._turn.done():
             return
-        if isinstance(how, _Turn):
+        if isinstance(how, Turn):
             self._turn.set_result(how)
         else:
             self._turn.set_exception(how)
@@ -439,7 +461,7 @@ class Drain(asyncio.BufferedProtocol):
         """Tell the owner, and end."""
         self._attached = False
         self._owner.connection_lost(exc)
-        self._end(_Turn.GONE)
+        self._end(Turn.GONE)
 
     def pause_writing(self) -> None:
         """Pass it on."""
@@ -521,7 +543,7 @@ class Drain(asyncio.BufferedProtocol):
         try:
             while True:
                 worker = self._loop.run_in_executor(self._pump.pool, self._burst, own)
-                cancelled = await self._outlive(worker)
+                cancelled = await outlive(worker, self._stop_burst)
                 count, how = worker.result()
                 self._at += count
                 self._left -= count
@@ -531,27 +553,16 @@ class Drain(asyncio.BufferedProtocol):
                     raise cancelled
                 if isinstance(how, OSError):
                     raise how
-                if how is not _Turn.SLICED or self._transport.is_closing():
-                    return how is not _Turn.GONE and not self._transport.is_closing()
+                if how is not Turn.SLICED or self._transport.is_closing():
+                    return how is not Turn.GONE and not self._transport.is_closing()
         finally:
             self._pump.threads += 1
             os.close(own)
 
-    async def _outlive(self, worker: asyncio.Future[tuple[int, _Turn | OSError]]) -> asyncio.CancelledError | None:
-        """Wait for a worker even when cancelled: it must not be left alone with descriptors that others will close."""
-        cancelled: asyncio.CancelledError | None = None
-        try:
-            await asyncio.shield(worker)
-        except asyncio.CancelledError as error:
-            cancelled = error
-            self._stop = True
-        with anyio.CancelScope(shield=True):  # else anyio would cancel us again in every turn of the loop
-            while not worker.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([worker])
-        return cancelled
+    def _stop_burst(self) -> None:
+        self._stop = True
 
-    def _burst(self, source: int) -> tuple[int, _Turn | OSError]:
+    def _burst(self, source: int) -> tuple[int, Turn | OSError]:
         """Run in a worker: read and write until it is time to tell the loop; return the bytes and why it ended.
 
         Nothing of this object is changed here, but for the digest.
@@ -565,16 +576,16 @@ class Drain(asyncio.BufferedProtocol):
                 count = way(source, self._fd, at + done, most, self._digest)
             except BlockingIOError:
                 if self._stop or not _readable(source):
-                    return done, _Turn.QUIET
+                    return done, Turn.QUIET
                 continue
             except OSError as error:
                 return done, error
             if not count:
-                return done, _Turn.GONE
+                return done, Turn.GONE
             done += count
             if self._stop or perf_counter() > until:
                 break
-        return done, _Turn.SLICED if done < left else _Turn.WHOLE
+        return done, Turn.SLICED if done < left else Turn.WHOLE
 
 
 def _readable(fd: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from tusserver.protocol.errors import TooManyConnections
 from tusserver.server.census import Row
+from tusserver.server.heads import Heads
 from tusserver.web.origin import Trusted, address_of, party_of
 
 logger = logging.getLogger("tusserver.gate")
@@ -40,6 +41,8 @@ class Limits:
     """Seconds until a request head is complete: from the connection's begin, or from the head's first byte."""
     spare: int = SPARE
     """Connections beyond the limits that are told why; who comes on top of them is cut off."""
+    heads: int | None = None
+    """Bytes that request heads of more than the usual size may cost together."""
 
 
 class Guest(Protocol):
@@ -73,6 +76,8 @@ class Gate:
         """Whether the server stops: whoever comes in now may ask once."""
         self.times_heads = self._limits.head_timeout is not None
         """Whether `expect` does anything."""
+        self.heads: Heads[Guest] | None = None if self._limits.heads is None else Heads(self._limits.heads)
+        """What large request heads cost."""
 
     @property
     def connections(self) -> int:
@@ -108,6 +113,8 @@ class Gate:
         """Forget a connection that ended."""
         self._outside.discard(guest)
         self._waiting.pop(guest, None)
+        if self.heads is not None:
+            self.heads.hold(guest, 0)
         if party := self._inside.pop(guest, ""):
             self._uncount(party)
         self._publish()
@@ -151,11 +158,11 @@ class Gate:
         self._outside.add(guest)
         guest.turn_away(TooManyConnections(why), politely=len(self._outside) <= self._limits.spare)
 
-    def _tell(self, limit: str, problem: str, remedy: str = "") -> None:
+    def _tell(self, limit: str, problem: str, remedy: str = "", what: str = "further ones are turned away") -> None:
         now = asyncio.get_running_loop().time()
         if now - self._told.get(limit, -SELDOM) >= SELDOM:
             self._told[limit] = now
-            logger.warning("%s, further ones are turned away: %s is reached%s", problem, limit, remedy)
+            logger.warning("%s, %s: %s is reached%s", problem, what, limit, remedy)
 
     # heads -----------------------------------------------------------------------------------------------------------
 
@@ -167,6 +174,15 @@ class Gate:
             self._waiting[guest] = loop.time()
             if self._timer is None:
                 self._timer = loop.call_later(timeout / LOOKS, self._look)
+
+    def weigh(self, guest: Guest, cost: int) -> None:
+        """Note what the heads of a connection cost in memory, in bytes; give up those that are too much for all."""
+        if self.heads is not None and (given_up := self.heads.hold(guest, cost)):
+            problem, what = f"request heads cost {self._limits.heads} bytes", "the oldest large ones are cut off"
+            self._tell("limits.buffers", problem, what=what)
+            for other in given_up:
+                self._waiting.pop(other, None)
+                other.give_up_on_head()
 
     def welcome(self, guest: Guest) -> None:
         """Stop timing: the head is complete."""

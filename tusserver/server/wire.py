@@ -20,6 +20,7 @@ import os
 import re
 import socket
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
@@ -31,6 +32,8 @@ from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientGone, HeaderTooLarge, StoreUnavailable, TooManyConnections, TusError
 from tusserver.server.drain import Drain, pump, write_all
 from tusserver.server.gate import Gate
+from tusserver.server.heads import FIELD, USUAL
+from tusserver.server.parsed import ParsedDrain
 from tusserver.server.sendfile import send_file
 from tusserver.streams import WIRE
 
@@ -71,7 +74,8 @@ OVERHEAD: Final = 64 << 10
 FIELD_SHOWN: Final = 128
 """Bytes of the start of a field's line that are kept until the line is whole, to name the field in a refusal."""
 FIELD_OVERHEAD: Final = 32
-"""Bytes that a header field counts beside its name and value, as in HTTP/2 (RFC 9113 §6.5.2): its tuple and strings."""
+"""Bytes that a header field counts in `head_size` beside its name and value, as in HTTP/2 (RFC 9113 §6.5.2). It costs
+more: see `heads.FIELD`."""
 PIPELINED: Final = 64
 """Requests that may wait for the answer to the one before; all that stand in one read are taken at once."""
 LAST_REQUEST: Final = 0.25
@@ -115,6 +119,7 @@ class UvicornWire:
         "_head",
         "_left",
         "_length",
+        "_pouring",
         "_protocol",
         "_spoilt",
         "_taken",
@@ -133,6 +138,8 @@ class UvicornWire:
         """Whether the app asked for bytes of the body."""
         self._drain: Drain | None = None
         """What is under way past the parser."""
+        self._pouring: ParsedDrain | None = None
+        """What is under way by way of the parser."""
         self._spoilt = False
         """Whether the parser has lost its place in the stream: then the connection is good for one answer only."""
         self._ended = False
@@ -150,6 +157,11 @@ class UvicornWire:
         return self._length is not None and not self._taken
 
     @property
+    def pourable(self) -> bool:
+        """See `Wire.pourable`."""
+        return self._length is None and not self._taken
+
+    @property
     def whole(self) -> bool:
         """See `Wire.whole`."""
         cycle = self._cycle()
@@ -163,9 +175,7 @@ class UvicornWire:
         self._taken = True
         if protocol is None or cycle is None:
             raise ClientGone
-        if cycle.waiting_for_100_continue and not cycle.transport.is_closing():
-            cycle.waiting_for_100_continue = False
-            cycle.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        _invite(cycle)
         body, cycle.body = cycle.body, bytearray()
         rest = Drain(
             pump(),
@@ -187,18 +197,67 @@ class UvicornWire:
                 if digest is not None:
                     digest.update(body)
                 moved(len(body))
+            del body  # a slow client would have it held for as long as it takes
             if cycle.disconnected and rest.left:
                 raise ClientGone
             await rest.run()
         except ClientGone:
-            cycle.disconnected = True
-            cycle.message_event.set()
-            cycle.transport.close()
+            _lose(cycle)
             raise
         finally:
             if self._drain is not None:
                 self._drain = None
                 self._resume(protocol, cycle, rest.left)
+
+    async def pour(
+        self,
+        fd: int,
+        at: int,
+        digest: Digest | None,
+        moved: Callable[[int], None],
+        *,
+        admit: Callable[[int], None],
+        share: Callable[[], int],
+    ) -> None:
+        """See `Wire.pour`."""
+        protocol, cycle = self._protocol(), self._cycle()
+        if not self.pourable or (cycle is not None and cycle.response_started):
+            raise RuntimeError("this body cannot be poured, or not any more")
+        self._taken = True
+        if protocol is None or cycle is None:
+            raise ClientGone
+        _invite(cycle)
+        protocol.flow.pause_reading()
+        self._pouring = ParsedDrain(
+            pump(),
+            cycle.transport,
+            protocol,
+            fd=fd,
+            at=at,
+            digest=digest,
+            moved=moved,
+            admit=admit,
+            share=share,
+            whole=lambda: not cycle.more_body,
+        )
+        if cycle.body:
+            self._pouring.take(bytes(cycle.body))
+            cycle.body = bytearray()
+        try:
+            await self._pouring.run()
+        except ClientGone:
+            _lose(cycle)
+            raise
+        finally:
+            self._pouring = None
+            protocol.flow.read_paused = True  # as it is now; uvicorn resumes for who asks, and after the answer
+
+    def takes(self, piece: bytes) -> bool:
+        """Take a piece of the body from the parser, if it is being poured; return whether it is."""
+        if self._pouring is None:
+            return False
+        self._pouring.take(piece)
+        return True
 
     def catch_up(self) -> None:
         """See `Wire.catch_up`."""
@@ -246,7 +305,7 @@ class UvicornWire:
         cycle = self._cycle()
         if cycle is None:  # the app has ended, and one of its tasks has not
             return {"type": "http.disconnect"}
-        if self._drain is not None:
+        if self._drain is not None or self._pouring is not None:
             raise RuntimeError("the body is being drained")
         self._taken = True
         event = await type(cycle).receive(cycle)
@@ -349,6 +408,20 @@ def _duplicate(transport: asyncio.Transport, *, begun: bool) -> int:
         raise StoreUnavailable from error
 
 
+def _invite(cycle: RequestResponseCycle) -> None:
+    """Let a client send its body that waits for us to want it."""
+    if cycle.waiting_for_100_continue and not cycle.transport.is_closing():
+        cycle.waiting_for_100_continue = False
+        cycle.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _lose(cycle: RequestResponseCycle) -> None:
+    """Take notice that the client is gone."""
+    cycle.disconnected = True
+    cycle.message_event.set()
+    cycle.transport.close()
+
+
 class _Pieces:
     """Stands for a transport while an answer begins, and sends what it was given in one piece."""
 
@@ -432,12 +505,23 @@ class WireProtocol(HttpToolsProtocol):
         """That of the newest request, which is the one the parser is at."""
         self._in_head = False
         self._head = 0
+        """What the newest head, or that which comes in, counts in `head_size`."""
+        self._cost = 0
+        """What it costs in memory."""
+        self._answering = 0
+        """What the head of the request costs that is being answered."""
+        self._queued: deque[int] = deque()
+        """The same, of each request in `pipeline`."""
         self._target = 0
         """Bytes of the request target."""
         self._field = b""
         """The start of the line of a head that is not whole yet, if that line began in an earlier read."""
         self._trailer_fields = 0
         self._trailer_bytes = 0
+        self._line = 0
+        """Bytes of a line that is not whole yet, which the parser may hold on to."""
+        self._of_body = 0
+        """Bytes of what was read last that are of bodies."""
         self._progress = False
         """Whether the parser told of a message or a body since it was last fed."""
         self._unheard = 0
@@ -474,28 +558,45 @@ class WireProtocol(HttpToolsProtocol):
             self.gate.leave(self)
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Parse; then leave the rest of a drainable body in the kernel until the app says where it goes."""
         if self._turned_away is not None:
-            self._answer_beginning(data)
+            self._answer_beginning(bytes(data))
             return
         if self._refused or (self._wire is not None and self._wire.swallow(len(data))):
             return
-        self._progress = False
-        super().data_received(data)
+        self._progress, self._of_body = False, 0
+        super().data_received(data)  # type: ignore[arg-type]  # the parser takes any buffer
         self._unheard = 0 if self._progress else self._unheard + len(data)
         if self.transport.is_closing():
             return
         if not self._timed and self.timeout_keep_alive_task is None:
             self._time_the_next_head()
         if self._in_head:
-            self._note_field(data)
+            self._note_field(bytes(data))
+        self._note_line(data)
+        self._weigh()
         if self._unheard > (self.head_size if self._in_head else OVERHEAD):
             self.send_400_response("Overhead without end received.")
             return
         wire = self._wire
-        if wire is not None and wire.drainable and self.cycle.more_body and not self.cycle.response_complete:
+        waits = wire is not None and (wire.drainable or wire.pourable)
+        if waits and self.cycle.more_body and not self.cycle.response_complete:
             self.flow.pause_reading()
+
+    def _weigh(self) -> None:
+        """Tell the gate what our heads cost, and what the parser holds of the next one or of trailers."""
+        if self.gate is not None:
+            coming = self._line + (self._cost if self._in_head else 0)
+            self.gate.weigh(self, self._answering + sum(self._queued) + coming)
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request; the head of this one is not kept any longer."""
+        self._answering = 0
+        super().on_response_complete()
+        while len(self._queued) > len(self.pipeline):
+            self._answering = self._queued.pop()
+        self._weigh()
 
     def _time_the_next_head(self) -> None:
         """Time it from the first byte after an answer, be it an empty line or the rest of a body that nobody reads.
@@ -551,13 +652,14 @@ class WireProtocol(HttpToolsProtocol):
             return
         super().on_message_begin()
         self._progress = self._in_head = True
-        self._head = self._target = 0
+        self._head = self._target = self._cost = 0
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request target."""
         if self._going_on:
             return
         self._target += len(url)
+        self._cost += len(url)
         self._count(len(url))
         super().on_url(url)
 
@@ -568,6 +670,7 @@ class WireProtocol(HttpToolsProtocol):
         if self._in_head:
             super().on_header(name, value)
             self._count(len(name) + len(value) + FIELD_OVERHEAD)
+            self._cost += len(name) + len(value) + FIELD
         else:
             self._take_trailer(name.lower(), value)
 
@@ -585,10 +688,13 @@ class WireProtocol(HttpToolsProtocol):
         length = self._frame()
         before = self.cycle
         super().on_headers_complete()
-        if len(self.pipeline) > PIPELINED:
-            raise ValueError(
-                "there are too many requests at once"
-            )  # the parser stops, and `send_400_response` is called
+        if len(self.pipeline) > len(self._queued):
+            self._queued.appendleft(self._cost)
+        else:
+            self._answering = self._cost
+        if len(self.pipeline) > PIPELINED or sum(self._queued) > max(self.head_size, HEAD_SIZE):
+            # The parser stops, and `send_400_response` is called.
+            raise ValueError("there are too many requests at once")
         if self.cycle is not before:  # else a WebSocket begins
             self._wire = UvicornWire(self, self.cycle, length)
             if self._last:
@@ -601,7 +707,9 @@ class WireProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         self._progress = True
-        super().on_body(body)
+        self._of_body += len(body)
+        if self._wire is None or not self._wire.takes(body):
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End a message."""
@@ -643,6 +751,16 @@ class WireProtocol(HttpToolsProtocol):
         self._head += count
         if self._head > self.head_size:
             raise ValueError("the request head is too large")  # likewise
+
+    def _note_line(self, data: bytes | memoryview) -> None:
+        """Note how much of a line has come, be it of a head or of trailers. At most, where it is long."""
+        framing = len(data) - self._of_body
+        if not framing:
+            self._line = 0
+            return
+        end = bytes(data[-USUAL:])
+        at = end.rfind(b"\n")
+        self._line = self._line + framing if at < 0 else min(framing, len(end) - at - 1)
 
     def _note_field(self, data: bytes) -> None:
         """Keep the start of the line that is under way."""

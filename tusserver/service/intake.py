@@ -22,7 +22,8 @@ from tusserver.protocol.errors import (
     SizeExceeded,
     TusError,
 )
-from tusserver.streams import Body, Kept
+from tusserver.service.buffers import Buffers
+from tusserver.streams import Body, Kept, MakeRoom
 
 SMALL = 32 * 1024
 """Bytes of a body that is not worth a drain if it is here already."""
@@ -41,7 +42,7 @@ class Intake:
 
     `room` bytes may come, else it meets `beyond`; `expected` have been announced (None: unknown); a client silent for
     `idle` seconds is cut off; bytes run through the digest of `checksum`, if there is one. One that `follows` the body
-    is looked at afterwards.
+    is looked at afterwards. Of `buffers` it takes no more than its share.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Intake:
         beyond: type[TusError] = SizeExceeded,
         checksum: Checksum | None = None,
         follows: bool = False,
+        buffers: Buffers | None = None,
     ) -> None:
         self.expected = expected
         self.received = 0
@@ -66,6 +68,7 @@ class Intake:
         self._idle = idle
         self._checksum = checksum
         self._follows = follows
+        self._buffers = buffers or Buffers()
         self._digest: Digest | None = None if checksum is None else checksum.digest()
         self._scope: anyio.CancelScope | None = None
         self._last = time.monotonic()
@@ -113,10 +116,10 @@ class Intake:
     def drainable(self) -> bool:
         """See `Source.drainable`."""
         wire = self._body.wire
-        if wire is None or not wire.drainable or self._ended:
+        if wire is None or not (wire.drainable or wire.pourable) or self._ended:
             return False
         # Also a small one that is still to come: its client may be one of thousands that are slow.
-        return self.expected is None or self.expected > SMALL or not wire.whole
+        return not wire.whole or (self.expected or 0) > SMALL
 
     async def read(self, most: int) -> list[bytes]:
         """See `Source.read`."""
@@ -130,7 +133,7 @@ class Intake:
             return batch
         with anyio.CancelScope(deadline=anyio.current_time() + self._idle) as scope:
             self._scope = scope
-            while size < most:
+            while size < min(most, self._buffers.share()):
                 chunk = await self._next()
                 if not chunk:
                     break
@@ -171,11 +174,19 @@ class Intake:
         self._last = time.monotonic()
         return self._last
 
-    async def drain_to(self, fd: int, at: int, kept: Kept) -> int:
-        """See `Source.drain_to`. The length is known here, so the body cannot run over its room."""
-        if self._ended or self._cut is not None:
+    async def drain_to(self, fd: int, at: int, kept: Kept, make_room: MakeRoom | None = None) -> int:
+        """See `Source.drain_to`. One whose length is announced cannot run over its room."""
+        wire = self._body.wire
+        if self._ended or self._cut is not None or wire is None:
             return 0
         watch = _Watch(self, kept)
+
+        def admit(count: int) -> None:
+            if self.room is not None and self.received + count > self.room:
+                self._cut = self._beyond()
+                raise self._cut
+            if make_room is not None:
+                make_room(at + self.received, count)
 
         def moved(count: int) -> None:
             now = self._take(count)
@@ -184,11 +195,17 @@ class Intake:
 
         try:
             with anyio.CancelScope() as self._scope:
-                await self._body.drain(fd, at, self._digest, moved)
+                if wire.drainable:
+                    await self._body.drain(fd, at, self._digest, moved)
+                else:
+                    await self._body.pour(fd, at, self._digest, moved, admit=admit, share=self._buffers.share)
                 self._ended = True
                 await self._body.receive()  # the end itself: now everybody knows that nothing is left to be read
         except ClientGone as gone:
             self._cut = gone
+        except TusError as error:
+            if error is not self._cut:  # it is the store's own, from `make_room`
+                raise
         finally:
             self._scope = None
             await watch.end()

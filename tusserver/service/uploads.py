@@ -47,6 +47,7 @@ from tusserver.protocol.messages import (
 )
 from tusserver.protocol.rules import AppendPlan, Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.service.buffers import BUFFERS, Buffers
 from tusserver.service.concat import Joiner
 from tusserver.service.intake import Cut, Intake
 from tusserver.service.lifecycle import Lifecycle
@@ -90,6 +91,7 @@ class UploadService:
         new_id: Callable[[], UploadId],
         before_create: BeforeCreate | None,
         now: Callable[[], datetime],
+        buffers: int = BUFFERS,
     ) -> None:
         self._store = store
         self._locker = locker
@@ -104,6 +106,7 @@ class UploadService:
         self._before_create = before_create
         self._now = now
         self._intakes: set[Intake] = set()
+        self._buffers = Buffers(buffers, self._intakes)
         self._finishing: dict[UploadId, asyncio.Task[None]] = {}
         self._pace = Pace(self._intakes, speed * idle, idle)
         self._closing = False
@@ -326,6 +329,7 @@ class UploadService:
             beyond=plan.beyond,
             checksum=append.checksum,
             follows=append.checksum_follows,
+            buffers=self._buffers,
         )
         progress = BodyProgress(self._store, upload, intake, self._expiry, self._now)
         lease.on_wanted(progress.leave)

@@ -30,6 +30,7 @@ from collections.abc import (
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -372,10 +373,9 @@ class FileStore:
         try:
             if source.drainable:
                 fd = await self._open_for(upload, source.expected or 0)
-                if source.expected is None and upload.length is None:
-                    kept = self._growing(fd, upload, source.room, kept)
+                make_room = partial(self._make_room, fd, upload, source.room) if source.expected is None else None
                 with self._translated("writing"):
-                    return await source.drain_to(fd, upload.offset, kept)
+                    return await source.drain_to(fd, upload.offset, kept, make_room)
             written = 0
             while batch := await source.read(BATCH):
                 size = sum(map(len, batch))
@@ -383,6 +383,7 @@ class FileStore:
                     fd = await self._open_for(upload, source.expected or size)
                 run = self._swift if size <= SMALL else self._run
                 written += await run(self._write, fd, upload, batch, written, source.room)
+                del batch  # while the next one is waited for
                 if (telling := kept(written)) is not None:
                     await telling
             return written
@@ -422,31 +423,21 @@ class FileStore:
             return fd
 
     def _write(self, fd: int, upload: Upload, batch: list[bytes], written: int, room: int | None) -> int:
-        with self._translated("writing"):
-            if upload.length is None:
-                self._grow(fd, upload, written, sum(map(len, batch)), room)
-            return disk.write_all(fd, batch, upload.offset + written)
-
-    def _grow(self, fd: int, upload: Upload, written: int, size: int, room: int | None) -> None:
-        """Make a file of unknown length larger, by more than is needed now; if there is no room for that, by less."""
         at = upload.offset + written
-        if os.fstat(fd).st_size >= at + size:
+        with self._translated("writing"):
+            self._make_room(fd, upload, room, at, sum(map(len, batch)))
+            return disk.write_all(fd, batch, at)
+
+    def _make_room(self, fd: int, upload: Upload, room: int | None, at: int, size: int) -> None:
+        """Make a file of unknown length larger, by more than is needed now; if there is no room for that, by less."""
+        if upload.length is not None or os.fstat(fd).st_size >= at + size:
             return
-        ahead = space.step(size, written, room, GROWTH)
+        ahead = space.step(size, at - upload.offset, room, GROWTH)
         try:
             self._note_growth(upload, ahead - size)
             self._reserver.reserve(fd, at, ahead)
         except (OutOfSpace, MaxSizeExceeded):
             self._reserver.reserve(fd, at, size)
-
-    def _growing(self, fd: int, upload: Upload, room: int | None, kept: Kept) -> Kept:
-        """Have a file grow ahead of a body that drains into it, and of which nobody knows how much is still to come."""
-
-        def grow(written: int) -> Awaitable[None] | None:
-            self._grow(fd, upload, written, 1, room)
-            return kept(written)
-
-        return grow
 
     def _note_growth(self, upload: Upload, ahead: int) -> None:
         """Have the next sweep look at an upload that takes space for what has not come: we may die before `trim`."""

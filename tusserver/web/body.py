@@ -57,6 +57,22 @@ class RequestBody:
         await self.wire.drain(fd, at, digest, moved)
         self.ended = True
 
+    async def pour(
+        self,
+        fd: int,
+        at: int,
+        digest: Digest | None,
+        moved: Callable[[int], None],
+        *,
+        admit: Callable[[int], None],
+        share: Callable[[], int],
+    ) -> None:
+        """See `Body.pour`."""
+        assert self.wire is not None
+        self.started = True
+        await self.wire.pour(fd, at, digest, moved, admit=admit, share=share)
+        self.ended = True
+
     async def gone(self) -> None:
         """See `Body.gone`."""
         self.started = True

@@ -1,0 +1,241 @@
+"""A body on its way from the socket to a file by way of the HTTP parser: one in chunks, or one behind TLS.
+
+The parser stays where it is, so that what frames a body is judged by nobody else, and trailers and further requests
+are its as ever. But what it lets through is written before the next read: nothing is kept for a slow client but this
+object. The transport reads into the buffer that all drains share.
+
+A write that would hold the loop up, or a digest, is done by a worker thread. Meanwhile nothing is read, and what the
+thread holds is no more than the body's share of the buffers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+from typing import Protocol
+
+from tusserver.protocol.checksum import Digest
+from tusserver.protocol.errors import ClientGone
+from tusserver.server.drain import BIG_READ, SLOW_WRITE, STREAK, Pump, Turn, is_heavy, outlive
+from tusserver.stores.disk import write_all
+
+READ = 256 << 10
+"""Bytes of one read."""
+SHORT_READ = 32 << 10
+"""The same, after one with many pieces: each costs a call of the parser, and others wait meanwhile."""
+MANY = 1_000
+"""Pieces of one read."""
+SLOW_FOR = 1.0
+"""Seconds for which threads write after one write took long."""
+
+
+class Owner(Protocol):
+    """The transport's protocol before and after: parses, and calls `take` of the drain with each piece of the body."""
+
+    def data_received(self, data: memoryview, /) -> None: ...
+    def connection_lost(self, exc: Exception | None, /) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
+class ParsedDrain(asyncio.BufferedProtocol):
+    """What `owner` finds of a body, to `fd`, from byte `at` on, until `whole` says that it has ended.
+
+    See `streams.Wire.drain` for `digest`, `moved`, `admit` and `share`.
+    """
+
+    __slots__ = (
+        *("_admit", "_at", "_attached", "_digest", "_fd", "_heavy", "_loop", "_many", "_moved", "_owner", "_pieces"),
+        *("_pump", "_share", "_size", "_streak", "_transport", "_turn", "_whole"),
+    )
+
+    def __init__(
+        self,
+        pump: Pump,
+        transport: asyncio.Transport,
+        owner: Owner,
+        *,
+        fd: int,
+        at: int,
+        digest: Digest | None,
+        moved: Callable[[int], None],
+        admit: Callable[[int], None],
+        share: Callable[[], int],
+        whole: Callable[[], bool],
+    ) -> None:
+        self._pump = pump
+        self._transport = transport
+        self._owner = owner
+        self._fd = fd
+        self._at = at
+        self._digest = digest
+        self._heavy = is_heavy(digest)
+        self._moved = moved
+        self._admit = admit
+        self._share = share
+        self._whole = whole
+        self._loop = asyncio.get_running_loop()
+        self._turn: asyncio.Future[Turn] | None = None
+        self._attached = False
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._many = False
+        self._streak = 0
+
+    def take(self, piece: bytes) -> None:
+        """Take the next bytes of the body; they are written when the read that they came with is parsed."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+
+    async def run(self) -> None:
+        """Drain until the body ends, beginning with what was taken before. The transport is paused, then and now.
+
+        Raises:
+            ClientGone, OSError: see `streams.Wire.drain`; and what `admit` raises.
+        """
+        self._pump.bodies += 1
+        try:
+            while True:
+                if self._pieces and self._wants_a_thread():
+                    await self._write_in_a_thread()
+                elif self._pieces:
+                    self._write()
+                if self._whole():
+                    return
+                if self._transport.is_closing() or await self._read() is Turn.GONE:
+                    raise ClientGone
+        finally:
+            self._pump.bodies -= 1
+            del self._moved, self._digest, self._admit, self._whole  # the transport may keep this object
+
+    # reading ---------------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> Turn:
+        """Read and write until something has to be done by the task."""
+        turn = self._turn = self._loop.create_future()
+        self._attached = True
+        self._transport.set_protocol(self)
+        self._transport.resume_reading()
+        try:
+            ended: Turn = await turn
+            return ended
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                turn.exception()  # seen: asyncio complains of those that nobody saw
+            if self._pieces:  # a thread was to write them
+                await self._write_in_a_thread()
+            raise
+        finally:
+            self._detach()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Offer of the shared buffer what this body may have."""
+        return self._pump.buffer[: min(SHORT_READ if self._many else READ, self._share())]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Parse what was read, and write what is of the body. An exception must not leave this method."""
+        try:
+            self._owner.data_received(self._pump.buffer[:nbytes])
+            self._many = len(self._pieces) > MANY
+            if self._pieces and self._wants_a_thread():
+                self._end(Turn.ESCALATE)
+                return
+            if self._pieces:
+                self._write()
+        except BaseException as error:
+            self._end(error)
+            return
+        if self._whole():
+            self._end(Turn.WHOLE)
+            return
+        self._streak = self._streak + 1 if nbytes >= BIG_READ else 0
+        if self._streak == STREAK:  # others have their turn
+            self._streak = 0
+            self._transport.pause_reading()
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._attached and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _end(self, how: Turn | BaseException) -> None:
+        self._detach()
+        if self._turn is None or self._turn.done():
+            return
+        if isinstance(how, Turn):
+            self._turn.set_result(how)
+        else:
+            self._turn.set_exception(how)
+
+    def _detach(self) -> None:
+        if not self._attached:
+            return
+        self._attached = False
+        if not self._transport.is_closing():
+            self._transport.pause_reading()  # first: uvloop chooses the way of reading when reading begins
+            self._transport.set_protocol(self._owner)  # type: ignore[arg-type]  # the WireProtocol it was before
+
+    def eof_received(self) -> None:
+        """Let the transport close; `connection_lost` follows."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the owner, and end."""
+        self._attached = False
+        self._owner.connection_lost(exc)
+        self._end(Turn.GONE)
+
+    def pause_writing(self) -> None:
+        """Pass it on."""
+        self._owner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on."""
+        self._owner.resume_writing()
+
+    # writing ---------------------------------------------------------------------------------------------------------
+
+    def _wants_a_thread(self) -> bool:
+        return perf_counter() < self._pump.slow_until or (self._heavy and self._size >= BIG_READ)
+
+    def _take_over(self) -> tuple[list[bytes], int]:
+        """Return what is to be written now.
+
+        Raises:
+            TusError: it may not be.
+        """
+        pieces, size = self._pieces, self._size
+        self._pieces, self._size = [], 0
+        self._admit(size)
+        return pieces, size
+
+    def _write(self) -> None:
+        pieces, size = self._take_over()
+        before = perf_counter()
+        self._put(pieces)
+        after = perf_counter()
+        if after - before > SLOW_WRITE:
+            self._pump.slow_until = after + SLOW_FOR
+        self._at += size
+        self._moved(size)
+
+    def _put(self, pieces: list[bytes]) -> None:
+        write_all(self._fd, pieces, self._at)
+        if self._digest is not None:
+            for piece in pieces:
+                self._digest.update(piece)
+
+    async def _write_in_a_thread(self) -> None:
+        pieces, size = self._take_over()
+        before = perf_counter()
+        worker = self._loop.run_in_executor(self._pump.pool, self._put, pieces)
+        del pieces
+        cancelled = await outlive(worker)
+        worker.result()
+        after = perf_counter()
+        if after - before > SLOW_WRITE and not self._heavy:
+            self._pump.slow_until = after + SLOW_FOR
+        self._at += size
+        self._moved(size)
+        if cancelled is not None:
+            raise cancelled
