@@ -44,6 +44,8 @@ class Draining:
     async def drain_to(self, fd: int, at: int, kept: Kept, make_room: MakeRoom | None = None) -> int:
         for start in range(0, len(self._data), self._step):
             piece = self._data[start : start + self._step]
+            if make_room is not None:
+                make_room(at + start, len(piece))
             os.pwrite(fd, piece, at + start)
             if (telling := kept(start + len(piece))) is not None:
                 await telling
