@@ -61,8 +61,8 @@ class Case:
     """What stands in the heads, if those are what does not end."""
     fields: tuple[tuple[str, str], ...] = ()
     """Further ones of each PATCH."""
-    refused: bool = False
-    """Whether its checksum is wrong."""
+    answered: int = 204
+    """What each PATCH is to be answered in the end."""
 
 
 # ── The server ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -199,7 +199,7 @@ async def crowd(case: Case, port: int, measure: Callable[[str], int], rest: int)
     await asyncio.sleep(SETTLED)
     peak, held = measure("VmHWM"), measure("VmRSS")
     answers = await asyncio.gather(*(client.end() for client in clients), return_exceptions=True)
-    right = b" 460 " if case.refused else b" 204 " if case.framing != "head" else b""
+    right = b"" if case.framing == "head" else b" %d " % case.answered
     wrong = [answer for answer in answers if not (isinstance(answer, bytes) and right in answer[:20])]
     example = str(wrong[0])[-120:] if wrong else ""
     return Result(case=case, rest=rest, peak=peak, held=held, seconds=took, wrong=len(wrong), example=example)
@@ -235,8 +235,8 @@ def cases(clients: int, chunk: int) -> list[Case]:
         paused,
         trickle,
         length,
-        replace(paused, name="trailer", fields=(("Trailer", "Upload-Checksum"),)),
-        replace(paused, name="checksum", fields=(checksum,), refused=True),
+        replace(paused, name="trailer", fields=(("Trailer", "Upload-Checksum"),), answered=400),
+        replace(paused, name="checksum", fields=(checksum,), answered=460),
         replace(paused, name="uvicorn", server="uvicorn"),
         replace(trickle, name="uvicorn-trickle", server="uvicorn"),
         replace(length, name="uvicorn-length", server="uvicorn"),
