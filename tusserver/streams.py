@@ -14,6 +14,17 @@ WIRE = "tusserver.wire"
 """Key of the Wire in `scope["extensions"]`."""
 
 
+class Disk(Protocol):
+    """The disk that a body is written to; see `lanes.Lanes`."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether the loop must not wait for it."""
+
+    def attempt(self, call: Callable[..., None], *args: object) -> Awaitable[None] | None:
+        """Make a short call for its effect alone; None if it is done, else what must be awaited."""
+
+
 class Wire(Protocol):
     """What our own server adds to one request. Without it everything works, a little slower."""
 
@@ -33,8 +44,10 @@ class Wire(Protocol):
     def trailers(self) -> Mapping[str, str] | None:
         """Trailers by lower-case name, complete once the body has ended; None if this server cannot deliver any."""
 
-    async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
-        """Write the body to `fd` from byte `at` on, until it ends.
+    async def drain(
+        self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None], disk: Disk | None = None
+    ) -> None:
+        """Write the body to `fd` from byte `at` on, until it ends. `disk`: where the file is, if that is known.
 
         `moved(n)` is called, on the loop, after every `n` bytes that are written (and given to `digest`). Cancelling
         is safe: what was read from the socket is written and reported before the cancellation goes on.
@@ -50,14 +63,17 @@ class Wire(Protocol):
         at: int,
         digest: Digest | None,
         moved: Callable[[int], None],
+        disk: Disk | None = None,
         *,
         admit: Callable[[int], None],
         share: Callable[[], int],
+        make_room: MakeRoom | None = None,
     ) -> None:
         """Write the body to `fd` as the server parses it. See `drain`, and beyond that:
 
         `admit(n)` is called, on the loop, before `n` bytes are written, and may raise: then they are not, and the body
-        ends with that error. `share` tells how many bytes may be held while they wait to be written.
+        ends with that error. `share` tells how many bytes may be held while they wait to be written. `make_room`: see
+        `Source.drain_to`.
         """
 
     def catch_up(self) -> None:
@@ -81,7 +97,9 @@ class Body(Protocol):
             ClientGone: the client went away before its body was whole.
         """
 
-    async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
+    async def drain(
+        self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None], disk: Disk | None = None
+    ) -> None:
         """See `Wire.drain`; only where there is a wire."""
 
     async def pour(
@@ -90,9 +108,11 @@ class Body(Protocol):
         at: int,
         digest: Digest | None,
         moved: Callable[[int], None],
+        disk: Disk | None = None,
         *,
         admit: Callable[[int], None],
         share: Callable[[], int],
+        make_room: MakeRoom | None = None,
     ) -> None:
         """See `Wire.pour`; only where there is a wire."""
 
@@ -133,10 +153,13 @@ class Source(Protocol):
     async def read(self, most: int) -> list[bytes]:
         """Return the next chunks, about `most` bytes in all or what came within a second; empty at the end."""
 
-    async def drain_to(self, fd: int, at: int, kept: Kept, make_room: MakeRoom | None = None) -> int:
+    async def drain_to(
+        self, fd: int, at: int, kept: Kept, disk: Disk | None = None, make_room: MakeRoom | None = None
+    ) -> int:
         """Let the whole body flow to `fd` from byte `at` on, telling `kept` about once a second; return its bytes.
 
-        `make_room` is called before bytes are written where it was not announced how many come.
+        `disk`: where the file is. `make_room` is called, in any thread, before bytes are written where it was not
+        announced how many come.
 
         Raises:
             OSError: the disk failed; what `kept` was told is written.

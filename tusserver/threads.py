@@ -23,21 +23,29 @@ class Threads:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
 
     async def run(self, call: Callable[..., T], *args: object, discard: Callable[[T], object] | None = None) -> T:
-        """Run a call; when cancelled, wait until it has ended.
+        """Run a call; when cancelled, wait until it has ended. `discard`: see `outlast`."""
+        return await outlast(self.start(call, *args), discard)
 
-        `discard`: does away with what the call returned if nobody is left to take it, as a descriptor must be closed.
-        """
-        future = asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True):
-                while not future.done():
-                    try:
-                        await asyncio.wait([future])
-                    except asyncio.CancelledError:
-                        continue
-            # An exception is seen in any case, though nobody is left to hear of it.
-            if not future.cancelled() and future.exception() is None and discard is not None:
-                discard(future.result())
-            raise
+    def start(self, call: Callable[..., T], *args: object) -> asyncio.Future[T]:
+        """Run a call; whoever is not to leave it behind awaits `outlast` of what this returns."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
+
+
+async def outlast(future: asyncio.Future[T], discard: Callable[[T], object] | None = None) -> T:
+    """Return what a call in a thread returns; when cancelled, wait until it has ended.
+
+    `discard`: does away with what the call returned if nobody is left to take it, as a descriptor must be closed.
+    """
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):
+            while not future.done():
+                try:
+                    await asyncio.wait([future])
+                except asyncio.CancelledError:
+                    continue
+        # An exception is seen in any case, though nobody is left to hear of it.
+        if not future.cancelled() and future.exception() is None and discard is not None:
+            discard(future.result())
+        raise

@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 from tusserver.protocol.messages import Content
-from tusserver.streams import Kept, MakeRoom
+from tusserver.streams import Disk, Kept, MakeRoom
 
 
 class Chunks:
@@ -22,7 +22,9 @@ class Chunks:
     async def read(self, most: int) -> list[bytes]:
         return self._batches.pop(0) if self._batches else []
 
-    async def drain_to(self, fd: int, at: int, kept: Kept, make_room: MakeRoom | None = None) -> int:
+    async def drain_to(
+        self, fd: int, at: int, kept: Kept, disk: Disk | None = None, make_room: MakeRoom | None = None
+    ) -> int:
         raise AssertionError("this source cannot be drained")
 
 
@@ -41,7 +43,9 @@ class Draining:
     async def read(self, most: int) -> list[bytes]:
         raise AssertionError("this source is to be drained")
 
-    async def drain_to(self, fd: int, at: int, kept: Kept, make_room: MakeRoom | None = None) -> int:
+    async def drain_to(
+        self, fd: int, at: int, kept: Kept, disk: Disk | None = None, make_room: MakeRoom | None = None
+    ) -> int:
         for start in range(0, len(self._data), self._step):
             piece = self._data[start : start + self._step]
             if make_room is not None:

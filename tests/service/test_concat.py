@@ -763,7 +763,7 @@ class Given:
         chunks, self._chunks = self._chunks, []
         return chunks
 
-    async def drain_to(self, fd: int, at: int, kept: object, room: object = None) -> int:
+    async def drain_to(self, fd: int, at: int, kept: object, disk: object = None, make_room: object = None) -> int:
         raise NotImplementedError
 
 

@@ -22,6 +22,7 @@ from tusserver.protocol.errors import (
 )
 from tusserver.service.buffers import Buffers
 from tusserver.service.intake import Intake
+from tusserver.streams import Disk, MakeRoom
 
 LARGE = 1 << 20
 
@@ -232,7 +233,9 @@ class Pipe(Feed):
     def wire(self) -> Pipe:  # type: ignore[override]  # what has no wire elsewhere has one here
         return self
 
-    async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
+    async def drain(
+        self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None], disk: object = None
+    ) -> None:
         while chunk := await self.receive():
             at += os.pwrite(fd, chunk, at)
             if digest is not None:
@@ -245,12 +248,16 @@ class Pipe(Feed):
         at: int,
         digest: Digest | None,
         moved: Callable[[int], None],
+        disk: Disk | None = None,
         *,
         admit: Callable[[int], None],
         share: Callable[[], int],
+        make_room: MakeRoom | None = None,
     ) -> None:
         while chunk := await self.receive():
             admit(len(chunk))
+            if make_room is not None:
+                make_room(at, len(chunk))
             at += os.pwrite(fd, chunk, at)
             moved(len(chunk))
 
@@ -358,7 +365,7 @@ async def test_a_body_of_unknown_length_is_poured_and_makes_room_for_itself(file
     intake = make(pipe, room=LARGE)
     made: list[tuple[int, int]] = []
     assert intake.drainable
-    assert await intake.drain_to(file, 3, Kept(), lambda at, count: made.append((at, count))) == 9
+    assert await intake.drain_to(file, 3, Kept(), make_room=lambda at, count: made.append((at, count))) == 9
     assert (os.pread(file, 100, 3), made, intake.cut) == (b"hello you", [(3, 5), (8, 4)], None)
 
 
@@ -381,7 +388,7 @@ async def test_a_store_that_has_no_room_for_a_poured_body_says_so(file: int) -> 
             raise OutOfSpace
 
     with pytest.raises(OutOfSpace):
-        await make(pipe).drain_to(file, 0, Kept(), full)
+        await make(pipe).drain_to(file, 0, Kept(), make_room=full)
     assert os.pread(file, 100, 0) == b"hello"
 
 

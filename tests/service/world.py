@@ -24,6 +24,7 @@ from tusserver.service.sweeper import Sweeper
 from tusserver.service.uploads import UploadService
 from tusserver.stores.base import Ledger, Store
 from tusserver.stores.ledger import MemoryLedger
+from tusserver.streams import Disk, MakeRoom
 
 IDLE = 30.0
 PATIENCE = 5.0
@@ -60,7 +61,9 @@ class Feed:
         if ends:
             self.end()
 
-    async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
+    async def drain(
+        self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None], disk: object = None
+    ) -> None:
         """There is no wire."""
         raise NotImplementedError
 
@@ -70,9 +73,11 @@ class Feed:
         at: int,
         digest: Digest | None,
         moved: Callable[[int], None],
+        disk: Disk | None = None,
         *,
         admit: Callable[[int], None],
         share: Callable[[], int],
+        make_room: MakeRoom | None = None,
     ) -> None:
         """There is no wire."""
         raise NotImplementedError

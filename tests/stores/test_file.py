@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -39,7 +38,7 @@ from tusserver.protocol.errors import (
     UploadNotFound,
 )
 from tusserver.protocol.upload import Role, UploadId
-from tusserver.stores import disk, file, record
+from tusserver.stores import cached, disk, file, record
 from tusserver.stores.base import Store
 from tusserver.stores.calendar import Calendar
 from tusserver.stores.file import Durability, FileStore
@@ -266,7 +265,7 @@ async def test_checkpoints_on_a_disk_that_becomes_slow_and_quick_again_are_all_r
     seen = []
 
     async def kept(count: int) -> None:
-        store._slow_until = math.inf if count in (2, 4) else 0.0
+        store.lanes.latency.hanging = 1 if count in (2, 4) else 0
         if (recording := store.checkpoint(replace(upload, offset=count))) is not None:
             await recording
         seen.append((await store.load(ID)).offset)
@@ -461,6 +460,7 @@ async def test_a_disk_that_fails_is_told_as_trouble_that_passes(
     store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await complete(store, b"hello")
+    monkeypatch.setattr(cached, "_open", lambda path: -1)  # it is not in memory
     monkeypatch.setattr(os, "open", failing(errno.EIO))
     with pytest.raises(StoreUnavailable):
         await store.load(ID)

@@ -209,10 +209,11 @@ def test_commits_go_to_the_slots_in_turn(tmp_path: Path) -> None:
 def test_progress_goes_on_from_the_slot_that_counts(tmp_path: Path) -> None:
     path = tmp_path / "record"
     path.write_bytes(record.pack(UPLOAD, replace(a_slot(6, 1), synced=1)))
-    progress = record.Progress(str(path), "that boot")
+    progress = record.Progress("that boot")
     for offset in (2, 3):
-        progress.move(replace(progress.last, number=progress.last.number + 1, offset=offset, told=0))
-    progress.close()
+        with progress.open(lambda: str(path)) as last:
+            progress.move(replace(last, number=last.number + 1, offset=offset, told=0))
+    progress.end()
     expected = replace(a_slot(8, 3), synced=1, told=0)
     assert record.unpack(path.read_bytes(), BOOT) == (replace(UPLOAD, offset=3, expires_at=NOW), expected)
 
@@ -220,8 +221,8 @@ def test_progress_goes_on_from_the_slot_that_counts(tmp_path: Path) -> None:
 def test_progress_of_a_record_without_a_valid_slot_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "record"
     path.write_bytes(bytes(JSON_AT))
-    with pytest.raises(ValueError, match="neither slot is valid"):
-        record.Progress(str(path), "that boot")
+    with pytest.raises(ValueError, match="neither slot is valid"), record.Progress("that boot").open(lambda: str(path)):
+        pass
     assert path.read_bytes() == bytes(JSON_AT)
 
 

@@ -1,13 +1,15 @@
-"""Faults at the seam of the system calls: a library, preloaded into a server, that lets calls fail (see faults.c)."""
+"""Faults at the seam of the system calls: a library, preloaded into a server, that lets calls fail or hang."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.support.preload import build
 
+HANG = -1
 SOURCE = Path(__file__).with_name("faults.c")
 
 
@@ -30,6 +32,17 @@ class Faults:
 
     def begin(self, *calls: str, code: int) -> None:
         """Let calls fail with an error number, each said as "CALL TEXT": where the path contains the text."""
+        self._set(code, calls)
+
+    def hang(self, text: str) -> None:
+        """Let every call hang where the path contains the text, until the next `begin` or `end`."""
+        self._set(HANG, (f"* {text}",))
+
+    def delay(self, text: str, milliseconds: int) -> None:
+        """Let every call take at least so long where the path contains the text; more than one millisecond."""
+        self._set(-milliseconds, (f"* {text}",))
+
+    def _set(self, code: int, calls: Sequence[str]) -> None:
         self._hits.unlink(missing_ok=True)
         lines = [f"{call} {code} {text}\n" for call, _, text in (said.partition(" ") for said in calls)]
         self._new.write_text("".join(lines))
@@ -42,5 +55,5 @@ class Faults:
 
     @property
     def hits(self) -> list[str]:
-        """Calls that failed since `begin`."""
+        """Calls that failed or hung since they were told to: "main" or "thread" for where, the call and the path."""
         return self._hits.read_text().splitlines() if self._hits.exists() else []

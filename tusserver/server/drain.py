@@ -1,9 +1,10 @@
 """Bytes of one body on their way from the socket to a file, past the HTTP parser.
 
 Two engines take turns. On the loop, the transport reads straight into one buffer that all connections share, and each
-read is written at once: no copy in between, no thread, nothing kept for a slow client but this object. A body that
-proves fast while the loop has other things to do, or whose writes or digest hold the loop up, goes to a worker thread
-until its socket falls quiet.
+read is written at once: no copy in between, nothing kept for a slow client but this object. The write itself is made
+beside the loop (see `lanes`); one that does not come back at once keeps the buffer, and its body waits alone. A body
+that proves fast while the loop has other things to do, or whose writes or digest hold the loop up, goes to a worker
+thread until its socket falls quiet.
 
 The transport is paused when a drain begins and when it ends, however it ends. Not one byte behind the body is read.
 """
@@ -20,7 +21,7 @@ import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, auto
 from time import perf_counter
@@ -28,8 +29,10 @@ from typing import Any
 
 import anyio
 
+from tusserver.lanes import Lanes
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientGone
+from tusserver.streams import Disk
 
 BUFFER = 512 << 10
 """Bytes of one read. ext4 takes writes of this size best: at 1 MiB the same bytes cost up to three times as much."""
@@ -54,6 +57,8 @@ WORTH_RELIEF = 1 << 20
 """The same, where the loop suffers."""
 SLOW_WRITE = 0.005
 """Seconds that a write may hold the loop up: dirty pages are being throttled, or the disk is slow."""
+WAITING_READ = 16 << 10
+"""Bytes of one read for a disk that is slow: each is held until it is written, of thousands of bodies maybe."""
 WINDOW = 0.02
 """Seconds over which the loop's work is summed up."""
 BUSY = 4 << 20
@@ -85,6 +90,7 @@ class Turn(Enum):
     GONE = auto()
     QUIET = auto()
     ESCALATE = auto()
+    WRITING = auto()
     SLICED = auto()
 
 
@@ -160,13 +166,13 @@ class Pump:
     """What the drains of one event loop share: the buffer, the threads, a measure of how busy the loop is."""
 
     def __init__(self, *, threads: int = THREADS) -> None:
-        self.buffer = memoryview(mmap.mmap(-1, BUFFER))
+        self.buffer = _make_buffer()
+        self.disk = Lanes()
+        """For files of which nobody says where they are."""
         self.bodies = 0
         """Drains under way."""
         self.threads = threads
         """Threads that are free."""
-        self.slow_until = 0.0
-        """Until when writes are threads' work, as one has held the loop up: a moment of `perf_counter`."""
         self._pool: ThreadPoolExecutor | None = None
         self._since = 0.0
         self._bytes = 0
@@ -209,6 +215,10 @@ class Pump:
                 self._timer = None
                 return
         self._timer = asyncio.get_running_loop().call_later(GATHERING / ROUNDS, self._look)
+
+
+def _make_buffer() -> memoryview:
+    return memoryview(mmap.mmap(-1, BUFFER))  # in memory only as far as it is used
 
 
 class _Thread(threading.local):
@@ -267,14 +277,16 @@ class Drain(asyncio.BufferedProtocol):
     """`length` bytes from the socket of `transport` to `fd`, from byte `at` on.
 
     `owner` is the transport's protocol before and after; a lost connection and the flow of the answer are passed on to
-    it. See `streams.Wire.drain` for `digest` and `moved`.
+    it. `first`: bytes of the body that are here already. See `streams.Wire.drain` for `digest` and `moved`.
     """
 
     __slots__ = (
         "_at",
         "_attached",
         "_digest",
+        "_disk",
         "_fd",
+        "_first",
         "_full_at",
         "_heavy",
         "_left",
@@ -292,6 +304,7 @@ class Drain(asyncio.BufferedProtocol):
         "_turn",
         "_updated",
         "_waited",
+        "_writing",
     )
 
     def __init__(
@@ -305,13 +318,18 @@ class Drain(asyncio.BufferedProtocol):
         length: int,
         digest: Digest | None,
         moved: Callable[[int], None],
+        disk: Disk | None = None,
+        first: bytes | bytearray = b"",
     ) -> None:
         self._pump = pump
+        self._disk = pump.disk if disk is None else disk
+        self._first = memoryview(first)
+        self._writing: tuple[Awaitable[None], memoryview] | None = None
         self._transport = transport
         self._owner = owner
         self._fd = fd
         self._at = at
-        self._left = length
+        self._left = length - len(first)
         self._digest = digest
         self._heavy = is_heavy(digest)
         self._moved = moved
@@ -333,16 +351,26 @@ class Drain(asyncio.BufferedProtocol):
         """Bytes that have not come yet."""
         return self._left
 
-    async def run(self) -> None:
-        """Drain until the body ends.
+    async def run(self, *, gone: bool = False) -> None:
+        """Drain until the body ends. `gone`: whether the client is known to have gone: nothing more comes.
 
         Raises:
             ClientGone, OSError: see `streams.Wire.drain`.
         """
         self._pump.bodies += 1
         try:
+            first, self._first = self._first, memoryview(b"")
+            if first:
+                await self._write_through(first)
+            del first  # a slow client would have it held for as long as it takes
+            if gone and self._left:
+                raise ClientGone
             while self._left:
-                if await self._on_the_loop() is Turn.ESCALATE and not await self._in_threads():
+                turn = await self._on_the_loop()
+                if self._writing is not None:
+                    await self._written()
+                relieved = turn is Turn.ESCALATE or (turn is Turn.WRITING and self._wants_a_thread(0.0, busy=False))
+                if relieved and not await self._in_threads():
                     raise ClientGone
         finally:
             self._pump.bodies -= 1
@@ -366,6 +394,8 @@ class Drain(asyncio.BufferedProtocol):
             if self._attached and not self._transport.is_closing():
                 with contextlib.suppress(Exception):  # the cancellation goes on; what could be kept was reported
                     self._sweep()
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                await self._written()
             raise
         finally:
             self._detach()
@@ -378,15 +408,26 @@ class Drain(asyncio.BufferedProtocol):
         if self._full_at:
             self._waited = perf_counter() - self._full_at
         buffer, room = self._pump.buffer, BUFFER - self._at % PAGE
+        if self._disk.slow:
+            room = WAITING_READ
         return buffer if room == BUFFER <= self._left else buffer[: min(room, self._left)]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Write what was read. An exception must not leave this method: it would end the connection."""
         before = perf_counter()
+        data = self._pump.buffer[:nbytes]
+        self._left -= nbytes
         try:
-            self._write(self._pump.buffer[:nbytes])
+            writing = self._disk.attempt(write_all, self._fd, data, self._at)
+            if writing is None:
+                self._note(data)
         except BaseException as error:
             self._end(error)
+            return
+        if writing is not None:
+            self._pump.buffer = _make_buffer()  # the old one is being written from
+            self._writing = writing, data
+            self._end(Turn.WRITING)
             return
         after = perf_counter()
         self._updated = after
@@ -401,19 +442,39 @@ class Drain(asyncio.BufferedProtocol):
         if self._small == SMALL_READS and self._attached:
             self._gather()
 
-    def _write(self, data: memoryview) -> None:
-        write_all(self._fd, data, self._at)
+    async def _write_through(self, data: memoryview) -> None:
+        """Write what was there before the drain, as if it had been read on the loop."""
+        writing = self._disk.attempt(write_all, self._fd, data, self._at)
+        if writing is None:
+            self._note(data)
+        else:
+            self._writing = writing, data
+            await self._written()
+
+    async def _written(self) -> None:
+        """Wait for a write that did not come back at once, also when cancelled: it holds a descriptor of others."""
+        if self._writing is None:
+            return
+        (writing, data), self._writing = self._writing, None
+        worker = asyncio.ensure_future(writing)
+        cancelled = await outlive(worker)
+        worker.result()
+        self._note(data)
+        if cancelled is not None:
+            raise cancelled
+
+    def _note(self, data: memoryview) -> None:
+        """Take bytes for written."""
         if self._digest is not None:
             self._digest.update(data)
         self._at += len(data)
-        self._left -= len(data)
         self._moved(len(data))
 
     def _take_big(self, count: int, took: float, now: float) -> None:
         busy = self._pump.busy(count, self._waited, now)
         self._waited = 0.0
         self._full_at = now if count == BUFFER else 0.0  # a full buffer: more stands ready
-        if self._wants_a_thread(took, busy):
+        if self._wants_a_thread(took, busy=busy):
             self._end(Turn.ESCALATE)
             return
         self._small = 0
@@ -424,10 +485,10 @@ class Drain(asyncio.BufferedProtocol):
             self._transport.pause_reading()
             self._loop.call_soon(self._go_on)
 
-    def _wants_a_thread(self, took: float, busy: bool) -> bool:
+    def _wants_a_thread(self, took: float, *, busy: bool) -> bool:
         if self._pump.threads == 0 or self._left < WORTH_RELIEF:
             return False
-        return self._heavy or took > SLOW_WRITE or (busy and self._left >= WORTH_A_THREAD)
+        return self._heavy or took > SLOW_WRITE or self._disk.slow or (busy and self._left >= WORTH_A_THREAD)
 
     def _go_on(self) -> None:
         if self._attached and not self._transport.is_closing():

@@ -4,21 +4,21 @@ The parser stays where it is, so that what frames a body is judged by nobody els
 are its as ever. But what it lets through is written before the next read: nothing is kept for a slow client but this
 object. The transport reads into the buffer that all drains share.
 
-A write that would hold the loop up, or a digest, is done by a worker thread. Meanwhile nothing is read, and what the
-thread holds is no more than the body's share of the buffers.
+Writes are made beside the loop (see `lanes`), and a digest of much by a worker thread. While one is under way nothing
+more of its body is read, and what it holds is no more than the body's share of the buffers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from time import perf_counter
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientGone
-from tusserver.server.drain import BIG_READ, SLOW_WRITE, STREAK, Pump, Turn, is_heavy, outlive
+from tusserver.server.drain import BIG_READ, STREAK, Pump, Turn, is_heavy, outlive
 from tusserver.stores.disk import write_all
+from tusserver.streams import Disk, MakeRoom
 
 READ = 256 << 10
 """Bytes of one read."""
@@ -26,8 +26,6 @@ SHORT_READ = 32 << 10
 """The same, after one with many pieces: each costs a call of the parser, and others wait meanwhile."""
 MANY = 1_000
 """Pieces of one read."""
-SLOW_FOR = 1.0
-"""Seconds for which threads write after one write took long."""
 
 
 class Owner(Protocol):
@@ -42,12 +40,13 @@ class Owner(Protocol):
 class ParsedDrain(asyncio.BufferedProtocol):
     """What `owner` finds of a body, to `fd`, from byte `at` on, until `whole` says that it has ended.
 
-    See `streams.Wire.drain` for `digest`, `moved`, `admit` and `share`.
+    See `streams.Wire.drain` for `digest`, `moved` and `disk`, and `Wire.pour` for
+    `admit`, `share` and `make_room`.
     """
 
     __slots__ = (
-        *("_admit", "_at", "_attached", "_digest", "_fd", "_heavy", "_loop", "_many", "_moved", "_owner", "_pieces"),
-        *("_pump", "_share", "_size", "_streak", "_transport", "_turn", "_whole"),
+        *("_admit", "_at", "_attached", "_digest", "_disk", "_fd", "_heavy", "_loop", "_make_room", "_many", "_moved"),
+        *("_owner", "_pieces", "_pump", "_share", "_size", "_streak", "_transport", "_turn", "_whole", "_writing"),
     )
 
     def __init__(
@@ -63,8 +62,13 @@ class ParsedDrain(asyncio.BufferedProtocol):
         admit: Callable[[int], None],
         share: Callable[[], int],
         whole: Callable[[], bool],
+        disk: Disk | None = None,
+        make_room: MakeRoom | None = None,
     ) -> None:
         self._pump = pump
+        self._disk = pump.disk if disk is None else disk
+        self._make_room = make_room
+        self._writing: tuple[Awaitable[None], int] | None = None
         self._transport = transport
         self._owner = owner
         self._fd = fd
@@ -101,6 +105,7 @@ class ParsedDrain(asyncio.BufferedProtocol):
                     await self._write_in_a_thread()
                 elif self._pieces:
                     self._write()
+                await self._written()
                 if self._whole():
                     return
                 if self._transport.is_closing() or await self._read() is Turn.GONE:
@@ -123,6 +128,7 @@ class ParsedDrain(asyncio.BufferedProtocol):
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 turn.exception()  # seen: asyncio complains of those that nobody saw
+            await self._written()
             if self._pieces:  # a thread was to write them
                 await self._write_in_a_thread()
             raise
@@ -145,6 +151,9 @@ class ParsedDrain(asyncio.BufferedProtocol):
                 self._write()
         except BaseException as error:
             self._end(error)
+            return
+        if self._writing is not None:
+            self._end(Turn.WRITING)
             return
         if self._whole():
             self._end(Turn.WHOLE)
@@ -196,7 +205,7 @@ class ParsedDrain(asyncio.BufferedProtocol):
     # writing ---------------------------------------------------------------------------------------------------------
 
     def _wants_a_thread(self) -> bool:
-        return perf_counter() < self._pump.slow_until or (self._heavy and self._size >= BIG_READ)
+        return self._heavy and self._size >= BIG_READ
 
     def _take_over(self) -> tuple[list[bytes], int]:
         """Return what is to be written now.
@@ -210,32 +219,42 @@ class ParsedDrain(asyncio.BufferedProtocol):
         return pieces, size
 
     def _write(self) -> None:
+        """Write what was taken; if that does not come back at once, `_written` waits for it."""
         pieces, size = self._take_over()
-        before = perf_counter()
-        self._put(pieces)
-        after = perf_counter()
-        if after - before > SLOW_WRITE:
-            self._pump.slow_until = after + SLOW_FOR
-        self._at += size
-        self._moved(size)
+        writing = self._disk.attempt(self._put, pieces, size)
+        if writing is None:
+            self._note(size)
+        else:
+            self._writing = writing, size
 
-    def _put(self, pieces: list[bytes]) -> None:
+    async def _written(self) -> None:
+        if self._writing is not None:
+            (writing, size), self._writing = self._writing, None
+            await self._wait(asyncio.ensure_future(writing), size)
+
+    async def _write_in_a_thread(self) -> None:
+        pieces, size = self._take_over()
+        worker = self._loop.run_in_executor(self._pump.pool, self._put, pieces, size)
+        del pieces
+        await self._wait(worker, size)
+
+    async def _wait(self, worker: asyncio.Future[None], size: int) -> None:
+        """Wait for a write, also when cancelled: it holds a descriptor of others."""
+        cancelled = await outlive(worker)
+        worker.result()
+        self._note(size)
+        if cancelled is not None:
+            raise cancelled
+
+    def _put(self, pieces: list[bytes], size: int) -> None:
+        """Write, in any thread."""
+        if self._make_room is not None:
+            self._make_room(self._at, size)
         write_all(self._fd, pieces, self._at)
         if self._digest is not None:
             for piece in pieces:
                 self._digest.update(piece)
 
-    async def _write_in_a_thread(self) -> None:
-        pieces, size = self._take_over()
-        before = perf_counter()
-        worker = self._loop.run_in_executor(self._pump.pool, self._put, pieces)
-        del pieces
-        cancelled = await outlive(worker)
-        worker.result()
-        after = perf_counter()
-        if after - before > SLOW_WRITE and not self._heavy:
-            self._pump.slow_until = after + SLOW_FOR
+    def _note(self, size: int) -> None:
         self._at += size
         self._moved(size)
-        if cancelled is not None:
-            raise cancelled

@@ -30,12 +30,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientGone, HeaderTooLarge, StoreUnavailable, TooManyConnections, TusError
-from tusserver.server.drain import Drain, pump, write_all
+from tusserver.server.drain import Drain, pump
 from tusserver.server.gate import Gate
 from tusserver.server.heads import FIELD, USUAL
 from tusserver.server.parsed import ParsedDrain
 from tusserver.server.sendfile import send_file
-from tusserver.streams import WIRE
+from tusserver.streams import WIRE, Disk, MakeRoom
 
 if TYPE_CHECKING:  # names that an import of this module must not fail for
     from uvicorn._types import ASGIReceiveEvent
@@ -167,7 +167,9 @@ class UvicornWire:
         cycle = self._cycle()
         return cycle is None or not cycle.more_body
 
-    async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
+    async def drain(
+        self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None], disk: Disk | None = None
+    ) -> None:
         """See `Wire.drain`."""
         protocol, cycle = self._protocol(), self._cycle()
         if self._length is None or self._taken or (cycle is not None and cycle.response_started):
@@ -182,25 +184,20 @@ class UvicornWire:
             cycle.transport,
             protocol,
             fd=fd,
-            at=at + len(body),
-            length=self._length - len(body),
+            at=at,
+            length=self._length,
             digest=digest,
             moved=moved,
+            disk=disk,
+            first=body,
         )
         if rest.left:  # else the parser has seen the end of the body, and may be far behind it
             self._drain = rest
             self._spoilt = True
             protocol.flow.pause_reading()
         try:
-            if body:
-                write_all(fd, memoryview(body), at)
-                if digest is not None:
-                    digest.update(body)
-                moved(len(body))
             del body  # a slow client would have it held for as long as it takes
-            if cycle.disconnected and rest.left:
-                raise ClientGone
-            await rest.run()
+            await rest.run(gone=cycle.disconnected)
         except ClientGone:
             _lose(cycle)
             raise
@@ -215,9 +212,11 @@ class UvicornWire:
         at: int,
         digest: Digest | None,
         moved: Callable[[int], None],
+        disk: Disk | None = None,
         *,
         admit: Callable[[int], None],
         share: Callable[[], int],
+        make_room: MakeRoom | None = None,
     ) -> None:
         """See `Wire.pour`."""
         protocol, cycle = self._protocol(), self._cycle()
@@ -236,8 +235,10 @@ class UvicornWire:
             at=at,
             digest=digest,
             moved=moved,
+            disk=disk,
             admit=admit,
             share=share,
+            make_room=make_room,
             whole=lambda: not cycle.more_body,
         )
         if cycle.body:

@@ -23,7 +23,7 @@ from tusserver.protocol.errors import (
     TusError,
 )
 from tusserver.service.buffers import Buffers
-from tusserver.streams import Body, Kept, MakeRoom
+from tusserver.streams import Body, Disk, Kept, MakeRoom
 
 SMALL = 32 * 1024
 """Bytes of a body that is not worth a drain if it is here already."""
@@ -174,7 +174,9 @@ class Intake:
         self._last = time.monotonic()
         return self._last
 
-    async def drain_to(self, fd: int, at: int, kept: Kept, make_room: MakeRoom | None = None) -> int:
+    async def drain_to(
+        self, fd: int, at: int, kept: Kept, disk: Disk | None = None, make_room: MakeRoom | None = None
+    ) -> int:
         """See `Source.drain_to`. One whose length is announced cannot run over its room."""
         wire = self._body.wire
         if self._ended or self._cut is not None or wire is None:
@@ -185,8 +187,6 @@ class Intake:
             if self.room is not None and self.received + count > self.room:
                 self._cut = self._beyond()
                 raise self._cut
-            if make_room is not None:
-                make_room(at + self.received, count)
 
         def moved(count: int) -> None:
             now = self._take(count)
@@ -196,9 +196,18 @@ class Intake:
         try:
             with anyio.CancelScope() as self._scope:
                 if wire.drainable:
-                    await self._body.drain(fd, at, self._digest, moved)
+                    await self._body.drain(fd, at, self._digest, moved, disk)
                 else:
-                    await self._body.pour(fd, at, self._digest, moved, admit=admit, share=self._buffers.share)
+                    await self._body.pour(
+                        fd,
+                        at,
+                        self._digest,
+                        moved,
+                        disk,
+                        admit=admit,
+                        share=self._buffers.share,
+                        make_room=make_room,
+                    )
                 self._ended = True
                 await self._body.receive()  # the end itself: now everybody knows that nothing is left to be read
         except ClientGone as gone:

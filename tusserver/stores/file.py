@@ -16,7 +16,6 @@ import contextlib
 import logging
 import math
 import os
-import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -37,18 +36,20 @@ from typing import TypeVar
 
 from tusserver import clock
 from tusserver.clock import WallClock, boot_id
+from tusserver.lanes import Lane, Lanes
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import IdTaken, MaxSizeExceeded, OutOfSpace, StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
-from tusserver.stores import awaited, disk, folder, record, space
+from tusserver.stores import awaited, disk, folder, record, space, writeback
 from tusserver.stores.base import Copied, Reaped
+from tusserver.stores.cached import Cached
 from tusserver.stores.calendar import Calendar
 from tusserver.stores.naming import Template
 from tusserver.stores.space import FILES
 from tusserver.stores.untouched import Untouched
+from tusserver.stores.writeback import Ahead
 from tusserver.streams import Kept, Source
-from tusserver.threads import Threads
 
 logger = logging.getLogger("tusserver.store")
 
@@ -60,13 +61,8 @@ FIRST_LOOK = 3600.0
 """Seconds after which a new id gets its first look, for what a crash may have left half-made."""
 SMALL = 64 * 1024
 """Bytes that are written without a thread."""
-_LONG = 0.02
-"""Seconds after which a disk counts as slow."""
-_SLOW_FOR = 1.0
-"""Seconds for which it then does."""
-_THREADS = 16
-COPYING = 2
-"""Threads for copies: they may take long, and nobody's small call shall wait behind them."""
+LITTLE = 8 << 20
+"""Bytes that are synced in one call."""
 COPY_STEP = 16 << 20
 """Bytes that are copied at once, in much less than a second."""
 TOGETHER = 64
@@ -165,11 +161,11 @@ class FileStore:
         # Another process may have died before it had synced what it wrote, in whatever mode.
         self._unsettled = True
         self._inherits = True
-        self._slow_until = 0.0
         self._plain: set[str] = set()
         self._progress: dict[UploadId, record.Progress] = {}
-        self._run = Threads(_THREADS, "tusserver-store").run
-        self._run_copy = Threads(COPYING, "tusserver-copy").run
+        self._lanes = Lanes()
+        self._swift = self._lanes.swift
+        self._cached = Cached()
 
     @property
     def waits_for_disk(self) -> bool:
@@ -188,27 +184,18 @@ class FileStore:
         except OSError as error:
             raise ValueError(f"the data folder {self.root} cannot be used: {error.strerror}") from error
 
-    async def _swift(self, call: Callable[..., T], *args: object, discard: Callable[[T], object] | None = None) -> T:
-        """Run a call that takes microseconds when the page cache answers: a thread would cost ten times as much.
+    @property
+    def lanes(self) -> Lanes:
+        """All calls to its disk."""
+        return self._lanes
 
-        The loop must not wait for a disk, so after one that took long all go to threads for a while. `discard`: see
-        `Threads.run`.
-        """
-        began = time.monotonic()
-        if began < self._slow_until:
-            return await self._run(call, *args, discard=discard)
-        try:
-            return call(*args)
-        finally:
-            self._note_pace(began)
-
-    def _note_pace(self, began: float) -> None:
-        if time.monotonic() - began > _LONG:
-            self._slow_until = time.monotonic() + _SLOW_FOR
+    async def _run(self, call: Callable[..., T], *args: object, discard: Callable[[T], object] | None = None) -> T:
+        """Run a call that is neither swift nor long."""
+        return await self._lanes.run(Lane.BRIEF, call, *args, discard=discard)
 
     async def check(self) -> None:
         """See `Store.check`."""
-        await self._run(self._check)
+        await self._lanes.run(Lane.CHECKS, self._check)
 
     def _check(self) -> None:
         try:
@@ -241,8 +228,12 @@ class FileStore:
 
     async def create(self, upload: Upload) -> None:
         """See `Store.create`."""
-        swift = not self._sync and (upload.length or 0) <= GROWTH
-        await (self._swift if swift else self._run)(self._create, upload)
+        if (upload.length or 0) > GROWTH and not upload.pending:
+            await self._lanes.run(Lane.SPACE, self._create, upload)
+        elif self._sync:
+            await self._lanes.run(Lane.SYNCS, self._create, upload)
+        else:
+            await self._swift(self._create, upload)
 
     def _create(self, upload: Upload) -> None:
         path = self._path(upload.id)
@@ -308,13 +299,21 @@ class FileStore:
 
     async def load(self, upload_id: UploadId) -> Upload:
         """See `Store.load`."""
+        if upload_id[:2] in self._plain and (content := self._cached.read(self._record_path(upload_id))) is not None:
+            with contextlib.suppress(ValueError):  # the usual way tells what is wrong with it
+                upload, slot = record.unpack(content, self._boot)
+                if slot.boot == self._boot:
+                    return self._dated(upload, slot)
         return await self._swift(self._load, upload_id)
+
+    def _record_path(self, upload_id: UploadId) -> str:
+        return self._path(upload_id) + _RECORD
 
     def _load(self, upload_id: UploadId) -> Upload:
         try:
             with self._translated("reading a record"):
                 try:
-                    content = disk.read_file(self._path(upload_id) + _RECORD)
+                    content = disk.read_file(self._record_path(upload_id))
                 except FileNotFoundError:
                     raise UploadNotFound from None
             upload, slot = record.unpack(content, self._boot)
@@ -327,6 +326,9 @@ class FileStore:
             raise StoreUnavailable from error
         if slot.boot != self._boot:
             return self._after_restart(upload, slot)
+        return self._dated(upload, slot)
+
+    def _dated(self, upload: Upload, slot: record.Slot) -> Upload:
         if slot.clock is not None and abs(self.clock.believed + slot.clock - slot.written_at) > 1:
             # The wall clock was wrong then, or is now; the steady one knows how long ago that is.
             upload = replace(upload, updated_at=self.clock.at(slot.clock))
@@ -370,32 +372,45 @@ class FileStore:
     async def write(self, upload: Upload, source: Source, kept: Kept) -> int:
         """See `Store.write`."""
         fd = -1
+        ahead = Ahead(self._lanes, upload.offset) if self.durability is Durability.FINISH else None
+
+        def on_disk(added: int) -> Awaitable[None] | None:
+            if ahead is not None:
+                ahead.note(fd, upload.offset + added)
+            return kept(added)
+
         try:
             if source.drainable:
                 fd = await self._open_for(upload, source.expected or 0)
                 make_room = partial(self._make_room, fd, upload, source.room) if source.expected is None else None
                 with self._translated("writing"):
-                    return await source.drain_to(fd, upload.offset, kept, make_room)
+                    return await source.drain_to(fd, upload.offset, on_disk, self._lanes, make_room)
             written = 0
             while batch := await source.read(BATCH):
                 size = sum(map(len, batch))
                 if fd < 0:
                     fd = await self._open_for(upload, source.expected or size)
-                run = self._swift if size <= SMALL else self._run
-                written += await run(self._write, fd, upload, batch, written, source.room)
+                if size <= SMALL:
+                    written += await self._swift(self._write, fd, upload, batch, written, source.room)
+                else:
+                    written += await self._lanes.run(Lane.BODIES, self._write, fd, upload, batch, written, source.room)
                 del batch  # while the next one is waited for
-                if (telling := kept(written)) is not None:
+                if (telling := on_disk(written)) is not None:
                     await telling
             return written
         finally:
-            if fd >= 0:
-                os.close(fd)
-            self._end_progress(upload.id)
+            try:
+                if ahead is not None:
+                    await ahead.end()
+            finally:
+                if fd >= 0:
+                    os.close(fd)
+                self._end_progress(upload.id)
 
     async def _open_for(self, upload: Upload, more: int) -> int:
         """See `_open_bytes`. There may be much to reserve if the length is unknown, or no byte has come yet."""
         if (upload.length or more) > GROWTH and (upload.length is None or upload.untouched):
-            return await self._run(self._open_bytes, upload, more, discard=os.close)
+            return await self._lanes.run(Lane.SPACE, self._open_bytes, upload, more, discard=os.close)
         return await self._swift(self._open_bytes, upload, more, discard=os.close)
 
     def _open_bytes(self, upload: Upload, more: int) -> int:
@@ -446,7 +461,7 @@ class FileStore:
 
     async def reserve(self, upload: Upload) -> None:
         """See `Store.reserve`."""
-        await self._run(self._reserve, upload)
+        await self._lanes.run(Lane.SPACE, self._reserve, upload)
 
     def _reserve(self, upload: Upload) -> None:
         assert upload.length is not None
@@ -478,31 +493,58 @@ class FileStore:
 
     async def commit(self, upload: Upload) -> None:
         """See `Store.commit`."""
-        await (self._run if self._syncs(upload) else self._swift)(self._commit, upload)
+        if not self._syncs(upload):
+            await self._swift(self._commit, upload)
+        elif upload.offset > LITTLE and await self._sync_most(upload):
+            await self._lanes.run(Lane.LONG_SYNCS, self._commit, upload)
+        else:
+            await self._lanes.run(Lane.SYNCS, self._commit, upload)
+
+    async def _sync_most(self, upload: Upload) -> bool:
+        """Write what may be much to the disk, in steps between which others have their turn; return whether it was."""
+        at = await self._lanes.run(Lane.BRIEF, self._first_unsynced, upload)
+        if upload.offset - at <= LITTLE:
+            return False
+        path = self._bytes_path(upload)
+        with self._translated("syncing"):
+            while at < upload.offset:
+                length = min(writeback.STEP, upload.offset - at)
+                await self._lanes.run(Lane.LONG_SYNCS, writeback.step, path, at, length)
+                at += length
+        return True
+
+    def _first_unsynced(self, upload: Upload) -> int:
+        with self._translated("committing"):
+            fd = self._open_record(upload.id)
+            try:
+                last = record.read_slot(fd, self._boot)
+            finally:
+                os.close(fd)
+        return 0 if last is None else self._synced(last)
 
     def checkpoint(self, upload: Upload) -> Awaitable[None] | None:
         """See `Store.checkpoint`. A task for each, with thousands of slow clients, would cost more than their bytes."""
-        began = time.monotonic()
-        if self._sync or began < self._slow_until:
-            self._end_progress(upload.id)  # a commit numbers its slot by what it reads
+        if self._sync:
             return self.commit(upload)
         self._unsettled = True
+        progress = self._progress.get(upload.id)
+        if progress is None:
+            progress = self._progress[upload.id] = record.Progress(self._boot)
         try:
-            progress = self._progress.get(upload.id)
-            if progress is None:
-                progress = record.Progress(self._path(upload.id) + _RECORD, self._boot)
-                self._progress[upload.id] = progress
-            progress.move(self._slot(upload, progress.last.number + 1, min(self._synced(progress.last), upload.offset)))
+            return self._lanes.attempt(self._checkpoint, progress, upload)
+        except TusError as error:
+            return _raise(error)
+
+    def _checkpoint(self, progress: record.Progress, upload: Upload) -> None:
+        try:
+            with progress.open(lambda: self._record_path(upload.id)) as last:
+                progress.move(self._slot(upload, last.number + 1, min(self._synced(last), upload.offset)))
         except (OSError, ValueError):
-            self._end_progress(upload.id)
-            return self.commit(upload)  # it finds the same, and says so
-        finally:
-            self._note_pace(began)
-        return None
+            self._commit(upload)  # it finds the same, and says so
 
     def _end_progress(self, upload_id: UploadId) -> None:
         if (progress := self._progress.pop(upload_id, None)) is not None:
-            progress.close()
+            progress.end()
 
     def _syncs(self, upload: Upload) -> bool:
         return self._sync or (self.durability is Durability.FINISH and upload.complete)
@@ -558,12 +600,15 @@ class FileStore:
 
     async def take_back(self, upload: Upload) -> None:
         """See `Store.take_back`."""
-        await self._run(self._commit, upload)
+        await self._lanes.run(Lane.SYNCS, self._commit, upload)
 
     async def tell(self, upload: Upload) -> None:
         """See `Store.tell`."""
         claims = upload.role is Role.FINAL and not upload.unclaimed
-        await (self._run if self._sync and claims else self._swift)(self._tell, upload, self._sync and claims)
+        if self._sync and claims:
+            await self._lanes.run(Lane.SYNCS, self._tell, upload, True)
+        else:
+            await self._swift(self._tell, upload, False)
 
     def _tell(self, upload: Upload, syncs: bool) -> None:
         with self._translated("recording what was told"):
@@ -577,7 +622,7 @@ class FileStore:
 
     async def digest(self, upload: Upload, start: int, stop: int, digest: Digest) -> None:
         """See `Store.digest`."""
-        await self._run_copy(self._digest, upload, start, stop, digest)
+        await self._lanes.run(Lane.DIGESTS, self._digest, upload, start, stop, digest)
 
     def _digest(self, upload: Upload, start: int, stop: int, digest: Digest) -> None:
         with self._translated("reading an upload"):
@@ -598,7 +643,7 @@ class FileStore:
 
     async def amend(self, upload: Upload) -> None:
         """See `Store.amend`."""
-        await self._run(self._amend, upload)
+        await self._lanes.run(Lane.SYNCS, self._amend, upload)
 
     def _amend(self, upload: Upload) -> None:
         with self._translated("writing a record"):
@@ -632,14 +677,15 @@ class FileStore:
         assert final.length is not None
         fd = -1
         try:
-            fd = await self._run(self._open_bytes, final, final.length - final.offset, discard=os.close)
+            room = final.length - final.offset
+            fd = await self._lanes.run(Lane.SPACE, self._open_bytes, final, room, discard=os.close)
             begins = 0
             for part in parts:
                 ends = begins + part.offset
                 done = min(max(final.offset, begins), ends)
                 while done < ends:
                     step = min(COPY_STEP, ends - done)
-                    await self._run_copy(self._copy, part, done - begins, fd, done, step)
+                    await self._lanes.run(Lane.COPIES, self._copy, part, done - begins, fd, done, step)
                     done += step
                     await kept(done)
                 begins = ends
@@ -684,7 +730,7 @@ class FileStore:
         """See `Store.finish`."""
         if self._template is None or upload.role is Role.PARTIAL:
             return upload
-        return await self._run(self._finish, self._template, upload)
+        return await self._lanes.run(Lane.SYNCS, self._finish, self._template, upload)
 
     def _finish(self, template: Template, upload: Upload) -> Upload:
         with self._translated("renaming a finished upload"):
@@ -715,7 +761,7 @@ class FileStore:
 
     async def remove(self, upload_id: UploadId, *, notes: bool = True) -> bool:
         """See `Store.remove`."""
-        return await self._run(self._remove, upload_id, notes)
+        return await self._lanes.run(Lane.REMOVALS, self._remove, upload_id, notes)
 
     def _remove(self, upload_id: UploadId, notes: bool) -> bool:
         try:
@@ -734,7 +780,7 @@ class FileStore:
 
     async def reap(self, ids: Sequence[UploadId], is_over: Callable[[Upload], bool]) -> Reaped:
         """See `Store.reap`."""
-        return await self._run(self._reap, ids, is_over)
+        return await self._lanes.run(Lane.REMOVALS, self._reap, ids, is_over)
 
     def _reap(self, ids: Sequence[UploadId], is_over: Callable[[Upload], bool]) -> Reaped:
         removed: dict[UploadId, Upload] = {}
@@ -794,11 +840,11 @@ class FileStore:
 
     async def uploads(self) -> AsyncIterator[Upload]:
         """See `Store.uploads`."""
-        for shard in await self._run(self._shards):
+        for shard in await self._lanes.run(Lane.SWEEPS, self._shards):
             with contextlib.closing(_ids(shard, _RECORD)) as found:
                 more = True
                 while more:
-                    some, more = await self._run(self._load_some, found)
+                    some, more = await self._lanes.run(Lane.SWEEPS, self._load_some, found)
                     for upload in some:
                         yield upload
 
@@ -834,14 +880,14 @@ class FileStore:
     ) -> AsyncGenerator[Sequence[UploadId], None]:
         """See `Store.due_batches`."""
         try:
-            if not owed and not await self._run(self._covers):
+            if not owed and not await self._lanes.run(Lane.SWEEPS, self._covers):
                 await self._remake_calendar()
         except (OutOfSpace, StoreUnavailable):
             pass  # the next sweep tries again; to remove what is listed makes room
         calendar = self._owed if owed else self._calendar
         batches = calendar.batches(now.timestamp(), math.inf if latest is None else latest.timestamp())
         try:
-            while (ids := await self._run(self._next_batch, batches)) is not None:
+            while (ids := await self._lanes.run(Lane.SWEEPS, self._next_batch, batches)) is not None:
                 if ids:
                     yield ids
         finally:
@@ -876,15 +922,15 @@ class FileStore:
         """List everything that is there: records at their deadlines, and bytes without one for a first look."""
         logger.info("making the calendar of deadlines anew")
         failures = self._calendar.failures
-        for shard in await self._run(self._shards):
+        for shard in await self._lanes.run(Lane.SWEEPS, self._shards):
             listing = self._list_shard(shard)
             try:
-                while await self._run(self._go_on, listing):
+                while await self._lanes.run(Lane.SWEEPS, self._go_on, listing):
                     pass
             finally:
                 listing.close()
         if failures == self._calendar.failures:
-            await self._run(self._set_covers)
+            await self._lanes.run(Lane.SWEEPS, self._set_covers)
 
     def _set_covers(self) -> None:
         with self._translated("making the calendar anew"):
@@ -944,7 +990,7 @@ class FileStore:
 
     async def remind(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
         """See `Store.remind`."""
-        await self._run(self._remind, self._owed if owed else self._calendar, upload_id, at.timestamp())
+        await self._swift(self._remind, self._owed if owed else self._calendar, upload_id, at.timestamp())
 
     def _remind(self, calendar: Calendar, upload_id: UploadId, at: float) -> None:
         # What it is about has happened. So it stands, and the calendar is made anew when that can be done.
@@ -975,7 +1021,7 @@ class FileStore:
         if self._unsettled and (self._inherits or self.durability is not Durability.ACK):
             self._unsettled = False
             try:
-                await self._run(self._settle)
+                await self._lanes.run(Lane.SWEEPS, self._settle)
             except BaseException:
                 self._unsettled = True
                 raise
@@ -1002,6 +1048,10 @@ class FileStore:
             return {}
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.root}/settled cannot be read ({error}); remove it") from error
+
+
+async def _raise(error: TusError) -> None:
+    raise error
 
 
 def _ids(shard: Path, suffix: str) -> Generator[UploadId, None, None]:

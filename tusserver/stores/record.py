@@ -15,10 +15,13 @@ the second group belongs to another commit, which its number shows, and counts f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
+import threading
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -189,30 +192,63 @@ def _moment(milliseconds: int | None) -> datetime | None:
 class Progress:
     """A record that stays open while bytes come in, so that a checkpoint is one write.
 
-    For whoever holds the upload's lock: the number of the last slot is remembered and not read again.
-
-    Raises:
-        FileNotFoundError, OSError
-        ValueError: the record has no valid slot.
+    For whoever holds the upload's lock: the number of the last slot is remembered and not read again. It is used in one
+    thread after the other, and `end` waits for none of them.
     """
 
-    __slots__ = ("_fd", "last")
+    __slots__ = ("_boot", "_ended", "_fd", "_last", "_using")
 
-    def __init__(self, path: str, boot: str) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        last = read_slot(self._fd, boot)
-        if last is None:
-            self.close()
-            raise ValueError("neither slot is valid")
-        self.last = last
+    def __init__(self, boot: str) -> None:
+        self._boot = boot
+        self._fd = -1
+        self._last: Slot | None = None
+        self._using = threading.Lock()
+        self._ended = False
+
+    @contextlib.contextmanager
+    def open(self, path: Callable[[], str]) -> Iterator[Slot]:
+        """Have it open, and return the last slot.
+
+        Raises:
+            FileNotFoundError, OSError
+            ValueError: the record has no valid slot.
+        """
+        with self._using:
+            if self._fd < 0:
+                self._fd = os.open(path(), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                self._last = None
+            try:
+                last = self._last = self._last or read_slot(self._fd, self._boot)
+                if last is None:
+                    raise ValueError("neither slot is valid")
+                yield last
+            except BaseException:
+                self._close()  # a commit follows, which numbers its slot by what it reads
+                raise
+        if self._ended:
+            self._close_unused()
 
     def move(self, slot: Slot) -> None:
-        """Record how far an unfinished upload is, without any sync."""
+        """Record how far an unfinished upload is, without any sync, while it is open."""
         write_slot(self._fd, slot)
-        self.last = slot
+        self._last = slot
 
-    def close(self) -> None:
-        os.close(self._fd)
+    def end(self) -> None:
+        """Close it, now or when it is not used any more."""
+        self._ended = True
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._using.acquire(blocking=False):
+            try:
+                self._close()
+            finally:
+                self._using.release()
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def read_slot(fd: int, boot: str) -> Slot | None:

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope
 from tusserver.protocol.checksum import Checksum, Digest
 from tusserver.protocol.dialect import Dialect
 from tusserver.protocol.errors import ClientGone
-from tusserver.streams import WIRE, Wire
+from tusserver.streams import WIRE, Disk, MakeRoom, Wire
 
 
 def wire_of(scope: Scope) -> Wire | None:
@@ -50,11 +50,13 @@ class RequestBody:
                 return chunk
         return b""
 
-    async def drain(self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None]) -> None:
+    async def drain(
+        self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None], disk: Disk | None = None
+    ) -> None:
         """See `Body.drain`."""
         assert self.wire is not None
         self.started = True
-        await self.wire.drain(fd, at, digest, moved)
+        await self.wire.drain(fd, at, digest, moved, disk)
         self.ended = True
 
     async def pour(
@@ -63,14 +65,16 @@ class RequestBody:
         at: int,
         digest: Digest | None,
         moved: Callable[[int], None],
+        disk: Disk | None = None,
         *,
         admit: Callable[[int], None],
         share: Callable[[], int],
+        make_room: MakeRoom | None = None,
     ) -> None:
         """See `Body.pour`."""
         assert self.wire is not None
         self.started = True
-        await self.wire.pour(fd, at, digest, moved, admit=admit, share=share)
+        await self.wire.pour(fd, at, digest, moved, disk, admit=admit, share=share, make_room=make_room)
         self.ended = True
 
     async def gone(self) -> None:

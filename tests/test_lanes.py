@@ -1,0 +1,165 @@
+"""Calls to a disk: the loop waits for none that does not come back at once, and a short one for no long one."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from tusserver.lanes import LIMIT, TRY_AGAIN, Lane, Lanes, Latency
+
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def lanes() -> Lanes:
+    return Lanes()
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """Holds up those who wait for it, until the end of the test at the latest."""
+    gate = threading.Event()
+    yield gate
+    gate.set()
+
+
+def where() -> str:
+    return threading.current_thread().name
+
+
+class Hanging:
+    """A call that hangs until its gate opens, and says that it was begun."""
+
+    def __init__(self, gate: threading.Event) -> None:
+        self._gate = gate
+        self.begun = threading.Event()
+
+    def __call__(self) -> str:
+        self.begun.set()
+        assert self._gate.wait(PATIENCE)
+        return "done"
+
+
+async def test_a_swift_call_runs_in_one_helper_thread_and_not_on_the_loop(lanes: Lanes) -> None:
+    assert {await lanes.swift(where) for _ in range(100)} <= {"tusserver-helper", "tusserver-brief_0"}
+
+
+async def test_what_a_call_raises_is_raised(lanes: Lanes) -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            await lanes.swift(lambda: 1 // 0)
+
+
+async def test_an_attempt_that_comes_back_is_not_awaited(lanes: Lanes) -> None:
+    done: list[int] = []
+    for number in range(10):
+        if (pending := lanes.attempt(done.append, number)) is not None:
+            await pending  # this machine is busy
+    assert done == list(range(10))
+
+
+async def test_the_loop_goes_on_while_a_call_hangs_and_waits_for_no_other(lanes: Lanes, gate: threading.Event) -> None:
+    hanging = asyncio.create_task(lanes.swift(Hanging(gate)))
+    await asyncio.sleep(0)
+    assert lanes.slow
+    assert (await lanes.swift(where)).startswith("tusserver-brief")
+    assert not hanging.done()
+    gate.set()
+    assert await hanging == "done"
+    assert lanes.latency.hanging == 0
+
+
+async def test_an_attempt_that_hangs_counts_before_it_is_awaited(lanes: Lanes, gate: threading.Event) -> None:
+    def call() -> None:
+        gate.wait(PATIENCE)
+
+    pending = lanes.attempt(call)
+    assert pending is not None
+    assert lanes.slow
+    gate.set()
+    await pending
+
+
+async def test_a_call_that_is_cancelled_has_ended_when_that_is_told(lanes: Lanes, gate: threading.Event) -> None:
+    hanging = Hanging(gate)
+    call = asyncio.create_task(lanes.swift(hanging))
+    await asyncio.sleep(0)
+    assert lanes.slow
+    call.cancel()
+    await asyncio.sleep(0)
+    assert not call.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert lanes.latency.hanging == 0
+    assert await lanes.swift(lambda: "again") == "again"
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_no_lane_waits_for_another_that_is_full(lanes: Lanes, lane: Lane, gate: threading.Event) -> None:
+    full = [asyncio.create_task(lanes.run(lane, gate.wait, PATIENCE)) for _ in range(lane.threads + 1)]
+    others = [asyncio.create_task(lanes.run(other, where)) for other in Lane if other is not lane]
+    done, _ = await asyncio.wait(others, timeout=PATIENCE)
+    assert len(done) == len(others)
+    assert not any(call.done() for call in full)
+    gate.set()
+    await asyncio.wait(full)
+
+
+async def test_lanes_that_nobody_uses_any_more_leave_no_thread_and_no_object() -> None:
+    class Store:
+        def __init__(self) -> None:
+            self.lanes = Lanes()
+
+        def call(self) -> threading.Thread:
+            return threading.current_thread()
+
+    store = Store()
+    thread = await store.lanes.swift(store.call)
+    seen = weakref.ref(store)
+    del store
+    gc.collect()
+    assert seen() is None
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+# the judgement -------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_is_slow_from_the_limit_on_the_average() -> None:
+    latency = Latency()
+    for _ in range(1000):
+        latency.note(0.8 * LIMIT)
+    assert not latency.slow
+    for _ in range(1000):
+        latency.note(1.2 * LIMIT)
+    assert latency.slow
+
+
+def test_one_call_that_hung_is_enough_and_some_quick_ones_outweigh_it() -> None:
+    latency = Latency()
+    latency.note(10.0)
+    assert latency.slow
+    for _ in range(10):
+        latency.note(0.0)
+    assert not latency.slow
+
+
+def test_now_and_then_a_call_is_waited_for_to_see_whether_a_disk_is_still_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("tusserver.lanes.time.monotonic", lambda: now)
+    latency = Latency()
+    assert all(latency.worth_a_try() for _ in range(10))
+    latency.note(10.0)
+    assert [latency.worth_a_try() for _ in range(10)].count(True) == 1
+    now += TRY_AGAIN
+    assert [latency.worth_a_try() for _ in range(10)].count(True) == 1
+    now += TRY_AGAIN
+    latency.hanging = 1
+    assert not any(latency.worth_a_try() for _ in range(10))
