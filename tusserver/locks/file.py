@@ -19,7 +19,7 @@ import logging
 import os
 import secrets
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ from tusserver.locks.base import LEAVING, Lease, Takeover
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import StoreUnavailable, UploadLocked
 from tusserver.protocol.upload import UploadId
+from tusserver.threads import Threads
 
 AVAILABLE = hasattr(fcntl, "F_OFD_SETLK")
 """Whether this system has such locks; Linux does."""
@@ -72,6 +73,7 @@ class FileLocker:
         self._leading = False
         self._process = os.getpid()
         self._deaf = False
+        self._run = Threads(2, "tusserver-locks").run  # a disk that hangs hangs with names too, of sockets as of files
         self._open: list[int] = []
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -180,40 +182,56 @@ class FileLocker:
     async def ask(self, upload_id: UploadId, takeover: Takeover) -> bool:
         """Ask whichever process holds an upload; return whether the holder leaves."""
         at = "-" if takeover.at is None else takeover.at
-        return self.listen() and await self.post().ask(upload_id, f"leave {at}") == "leaving"
+        return await self.listen() and await self._ask(upload_id, f"leave {at}") == "leaving"
 
     async def report(self, upload_id: UploadId) -> int | None:
         """See `Locker.report`."""
         if self._within.holds(upload_id):
             return await self._within.report(upload_id)
-        if not self.listen():
+        if not await self.listen():
             return None
-        answer = await self.post().ask(upload_id, "report -")
+        answer = await self._ask(upload_id, "report -")
         return int(answer) if answer is not None and answer.isdigit() else None
 
-    def listen(self) -> bool:
+    async def _ask(self, upload_id: UploadId, question: str) -> str | None:
+        post = self._post
+        return None if post is None else await post.ask(upload_id, question, await self._run(post.others))
+
+    @property
+    def listens(self) -> bool:
+        """Whether other processes can ask the running loop."""
+        self._after_fork()
+        return self._post is not None and self._post.loop is asyncio.get_running_loop()
+
+    async def listen(self) -> bool:
         """Let other processes ask us from now on, if that can be: on a full disk there is no room for a socket's name.
 
         Without it locks hold as ever, and who wants ours has to wait.
         """
-        try:
-            self.post()
-        except OSError as error:
-            if not self._deaf:
-                logger.warning("other processes cannot ask for locks now: %s", error.strerror)
-            self._deaf = True
-            return False
+        if not self.listens:
+            try:
+                await self._open_post()
+            except OSError as error:
+                if not self._deaf:
+                    logger.warning("other processes cannot ask for locks now: %s", error.strerror)
+                self._deaf = True
+                return False
         self._deaf = False
         return True
 
-    def post(self) -> _Post:
-        """Return the post office of the running loop."""
-        self._after_fork()
-        loop = asyncio.get_running_loop()
-        if self._post is None or self._post.loop is not loop:
-            self._close_post()
-            self._post = _Post(self._folder, loop, self._within)
-        return self._post
+    async def _open_post(self) -> None:
+        post = _Post(self._folder, asyncio.get_running_loop(), self._within)
+        try:
+            await self._run(post.bind)
+        except BaseException:
+            post.close()
+            raise
+        if self.listens:  # another request was faster
+            post.close()
+            return
+        self._close_post()
+        self._post = post
+        post.begin()
 
 
 class _Hold:
@@ -236,7 +254,8 @@ class _Hold:
         self._within = locker._within.hold(upload_id, takeover, patience, before_asking)
 
     async def __aenter__(self) -> Lease:
-        self._locker.listen()
+        if not self._locker.listens:
+            await self._locker.listen()
         lease = await self._within.__aenter__()
         try:
             if not self._locker.try_byte(self._byte):
@@ -285,12 +304,19 @@ class _Post:
         self._reporting: set[asyncio.Task[None]] = set()
         self._answers: dict[str, _Answer] = {}
         self._socket = names.datagrams()
-        try:
-            self._name = names.bind(self._socket, folder)
-        except BaseException:
-            self._socket.close()
-            raise
-        loop.add_reader(self._socket.fileno(), self._read)
+        self._name = ""
+
+    def bind(self) -> None:
+        """Take a name; to be called in a thread.
+
+        Raises:
+            OSError
+        """
+        self._name = names.bind(self._socket, self._folder)
+
+    def begin(self) -> None:
+        """Listen from now on."""
+        self.loop.add_reader(self._socket.fileno(), self._read)
 
     def forget(self) -> None:
         """Leave the name to the process that we were forked from."""
@@ -298,21 +324,29 @@ class _Post:
 
     def close(self) -> None:
         """Listen no more."""
-        if not self.loop.is_closed():
+        if self._socket.fileno() >= 0 and not self.loop.is_closed():
             self.loop.remove_reader(self._socket.fileno())
         self._socket.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._name, dir_fd=self._folder)
+        if self._name:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._name, dir_fd=self._folder)
 
-    async def ask(self, upload_id: UploadId, question: str) -> str | None:
-        """Ask all other processes; return what the holder says, None if nobody has anything to say."""
+    def others(self) -> list[str]:
+        """Name the sockets of the other processes; to be called in a thread."""
+        try:
+            return [name for name in names.listed(self._folder) if name != self._name]
+        except OSError as error:  # too many open files: as if nobody had anything to say
+            logger.warning("other processes cannot be asked for locks now: %s", error.strerror)
+            return []
+
+    async def ask(self, upload_id: UploadId, question: str, others: Sequence[str]) -> str | None:
+        """Ask other processes; return what the holder says, None if nobody has anything to say."""
         token = secrets.token_hex(8)
         answer = self._answers[token] = _Answer(self.loop)
         try:
             answer.missing = 1  # until all are asked
-            for number, name in enumerate(names.listed(self._folder), 1):
-                if name != self._name:
-                    answer.missing += self._send(name, f"ask {self._name} {token} {question} {upload_id}")
+            for number, name in enumerate(others, 1):
+                answer.missing += self._send(name, f"ask {self._name} {token} {question} {upload_id}")
                 if number % _TURN == 0:
                     await asyncio.sleep(0)
             answer.missing -= 1
@@ -321,13 +355,6 @@ class _Post:
             return answer.said.result() if answer.said.done() else None
         finally:
             del self._answers[token]
-
-    def _names(self) -> list[str]:
-        try:
-            return os.listdir(self._folder)
-        except OSError as error:  # too many open files: as if nobody had anything to say
-            logger.warning("other processes cannot be asked for locks now: %s", error.strerror)
-            return []
 
     def _send(self, name: str, text: str, until: float | None = None) -> bool:
         """Send a datagram, now or soon; return whether it may arrive."""

@@ -1,7 +1,7 @@
 """A file on its way to the socket, by the kernel alone.
 
-Small pieces go on the loop. What is larger goes in a thread as long as the client takes it; while it does not, the loop
-waits for the socket and no thread is held.
+Small pieces go on the loop if they are in memory. All else goes in a thread as long as the client takes it; while it
+does not, the loop waits for the socket and no thread is held.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tusserver.protocol.errors import ClientGone
 from tusserver.threads import Threads
 
 SMALL = 64 << 10
-"""Bytes that are sent on the loop."""
+"""Bytes that may be sent on the loop."""
 PIECE = 1 << 20
 """Bytes of one call."""
 SLICE = 0.5
@@ -24,6 +24,7 @@ QUIET = 0.025
 """Seconds that a thread waits for a client before it gives the socket back to the loop."""
 THREADS = 4
 
+_CAN_READ_CACHED = hasattr(os, "RWF_NOWAIT")
 _threads = Threads(THREADS, "tusserver-send")  # started when they are needed, and shared by the process
 
 
@@ -41,16 +42,33 @@ async def send_file(transport: asyncio.Transport, own: int, fd: int, at: int, co
     while at < end:
         if transport.is_closing():
             raise ClientGone
-        if end - at <= SMALL:
-            sent = _send(own, fd, at, end, wait=False)
-        else:
+        sent = _send_cached(own, fd, at, end) if end - at <= SMALL else None
+        if sent is None:
             sent = await _threads.run(_send, own, fd, at, end)
         at += sent
         if at < end:
             await _writable(own)
 
 
-def _send(target: int, fd: int, at: int, end: int, wait: bool = True) -> int:
+def _send_cached(target: int, fd: int, at: int, end: int) -> int | None:
+    """Send what is in memory, without waiting for anything; return the bytes sent, None if a thread must try."""
+    if not _CAN_READ_CACHED:
+        return None
+    data = bytearray(end - at)
+    try:
+        if os.preadv(fd, (data,), at, os.RWF_NOWAIT) < len(data):
+            return None
+    except OSError:
+        return None
+    try:
+        return os.write(target, data)
+    except BlockingIOError:
+        return 0
+    except ConnectionError:
+        raise ClientGone from None
+
+
+def _send(target: int, fd: int, at: int, end: int) -> int:
     """Send until the client takes no more; return the bytes sent."""
     start = at
     until = perf_counter() + SLICE
@@ -58,7 +76,7 @@ def _send(target: int, fd: int, at: int, end: int, wait: bool = True) -> int:
         try:
             sent = os.sendfile(target, fd, at, min(PIECE, end - at))
         except BlockingIOError:
-            if not wait or not _takes_more(target):
+            if not _takes_more(target):
                 break
             continue
         except ConnectionError:

@@ -69,7 +69,9 @@ class FileLedger:
         self._translated = disk.Troubles().translated
         self._file_mode = file_mode
         self._folder_mode = folder_mode
-        self._run = Threads(2, "tusserver-ledger").run
+        self._run = Threads(4, "tusserver-ledger").run
+        self._run_long = Threads(2, "tusserver-lists").run
+        """For whole lists: to be counted waits for none of another client."""
 
     async def add(self, name: str, upload: Listed) -> Sums:
         """See `Ledger.add`."""
@@ -84,7 +86,7 @@ class FileLedger:
 
     async def read(self, name: str) -> Sequence[Listed]:
         """See `Ledger.read`."""
-        return await self._run(self._read, name)
+        return await self._run_long(self._read, name)
 
     def _read(self, name: str) -> Sequence[Listed]:
         with self._translated("counting uploads"):
@@ -96,7 +98,7 @@ class FileLedger:
 
     async def keep(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
         """See `Ledger.keep`."""
-        return await self._run(self._keep, name, known, kept)
+        return await self._run_long(self._keep, name, known, kept)
 
     def _keep(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
         with self._translated("counting uploads"):
@@ -118,7 +120,7 @@ class FileLedger:
 
     async def names(self, idle: float) -> Sequence[str]:
         """See `Ledger.names`."""
-        return await self._run(self._names, idle)
+        return await self._run_long(self._names, idle)
 
     def _names(self, idle: float) -> Sequence[str]:
         before = time.time() - idle

@@ -35,11 +35,14 @@ logger = logging.getLogger("tusserver.web")
 CHUNK = 256 * 1024
 """Bytes read at once where the server cannot send a file by itself."""
 THREADS = 8
-_threads = Threads(THREADS, "tusserver-read")  # started when they are needed, and shared by the process
+"""Calls for downloads at the same time; the rest of an app has threads of its own, whatever the disk does."""
 MAX_RANGES = 100
 """Ranges in one request; one that names more gets the whole."""
 
 _RANGE = re.compile(r"([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19})", re.ASCII)
+
+
+_threads = Threads(THREADS, "tusserver-read")  # started when they are needed, and shared by the process
 
 
 def respond(content: Content, scope: Scope, headers: dict[str, str]) -> ASGIApp:
