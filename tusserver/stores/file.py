@@ -389,7 +389,7 @@ class FileStore:
             while batch := await source.read(BATCH):
                 size = sum(map(len, batch))
                 if fd < 0:
-                    fd = await self._open_for(upload, source.expected or size)
+                    fd = await self._open_for(upload, source.expected or size, size)
                 if size <= SMALL:
                     written += await self._swift(self._write, fd, upload, batch, written, source.room)
                 else:
@@ -407,14 +407,17 @@ class FileStore:
                     os.close(fd)
                 self._end_progress(upload.id)
 
-    async def _open_for(self, upload: Upload, more: int) -> int:
+    async def _open_for(self, upload: Upload, more: int, here: int = 0) -> int:
         """See `_open_bytes`. There may be much to reserve if the length is unknown, or no byte has come yet."""
         if (upload.length or more) > GROWTH and (upload.length is None or upload.untouched):
-            return await self._lanes.run(Lane.SPACE, self._open_bytes, upload, more, discard=os.close)
-        return await self._swift(self._open_bytes, upload, more, discard=os.close)
+            return await self._lanes.run(Lane.SPACE, self._open_bytes, upload, more, here, discard=os.close)
+        return await self._swift(self._open_bytes, upload, more, here, discard=os.close)
 
-    def _open_bytes(self, upload: Upload, more: int) -> int:
-        """Open the file with room for `more` bytes behind the offset, or for all that is to come if that is known."""
+    def _open_bytes(self, upload: Upload, more: int, here: int = 0) -> int:
+        """Open the file with room for `more` bytes behind the offset, of which so many are `here`.
+
+        Where the length is known there is room for all that is to come.
+        """
         if upload.length is not None:
             more = upload.length - upload.offset
         with self._translated("opening an upload"):
@@ -430,7 +433,7 @@ class FileStore:
                 # Of a length that was known from the start, all space is there, but for some that never got a byte.
                 if size < upload.offset + more:
                     if upload.length is None:
-                        self._note_growth(upload, more)
+                        self._note_growth(upload, more - here)
                     self._reserver.reserve(fd, upload.offset, more)
             except BaseException:
                 os.close(fd)
@@ -467,7 +470,14 @@ class FileStore:
         assert upload.length is not None
         with self._translated("reserving space"):
             self._note_growth(upload, upload.length - upload.offset)
-            os.close(self._open_bytes(upload, upload.length - upload.offset))
+            if not upload.untouched:
+                os.close(self._open_bytes(upload, upload.length - upload.offset))
+                return
+            fd = self._open_bytes(replace(upload, length=None), 0)
+            try:
+                self._reserve_untouched(fd, upload.id, upload.length)
+            finally:
+                os.close(fd)
 
     async def trim(self, upload_id: UploadId) -> None:
         """See `Store.trim`."""
