@@ -32,7 +32,8 @@ class SmallDisk:
 
     def __call__(self, where: object) -> object:
         free = 10 * MIB - held_below(self.folder)
-        return SimpleNamespace(f_blocks=100 * MIB // BLOCK, f_frsize=BLOCK, f_bavail=free // BLOCK)
+        # It does not count inodes.
+        return SimpleNamespace(f_blocks=100 * MIB // BLOCK, f_frsize=BLOCK, f_bavail=free // BLOCK, f_files=0)
 
 
 def held_below(folder: Path) -> int:
@@ -174,6 +175,16 @@ async def test_the_share_is_the_operators(root: Path, share: int, most: int) -> 
     for number in range(10):
         await store.create(numbered(number))
     assert (most - 1) * MIB <= held_below(root / "uploads") <= most * MIB
+
+
+async def test_a_length_that_is_declared_without_a_byte_is_in_the_share_too(root: Path) -> None:
+    store = FileStore(root, untouched=20)
+    for number in range(10):
+        upload = numbered(number)
+        await store.create(replace(upload, length=None))
+        await store.reserve(upload)
+        await store.amend(upload)
+    assert MIB <= held_below(root / "uploads") <= 2 * MIB
 
 
 async def test_on_a_real_disk_a_creation_without_a_byte_does_not_keep_it_from_others(mount: Mount) -> None:
