@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tusserver.protocol.tus import REQUEST_HEADERS, RESPONSE_HEADERS
 
@@ -51,7 +51,19 @@ class CorsMiddleware(CORSMiddleware):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on at once what comes from no web page."""
-        if self._same_for_all and all(name != b"origin" for name, _ in scope["headers"]):
+
+        async def varied(message: Message) -> None:
+            """Say so too where older versions of Starlette do not: without an origin, and to one that is refused."""
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                told = ",".join(headers.getlist("vary")).lower()
+                if "origin" not in {name.strip() for name in told.split(",")}:
+                    headers.add_vary_header("Origin")
+            await send(message)
+
+        if not self._same_for_all:
+            await super().__call__(scope, receive, varied)
+        elif all(name != b"origin" for name, _ in scope["headers"]):
             await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
