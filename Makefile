@@ -12,7 +12,8 @@ ARGS ?=
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test fuzz torture check format docs bench bench-memory bench-beside bench-sweep lock clean
+.PHONY: help install serve test test-lowest test-newest fuzz torture check format docs \
+	bench bench-memory bench-beside bench-sweep bench-hang bench-crowd soak lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -25,6 +26,17 @@ serve: $(STAMP)  ## run the server: http://127.0.0.1:8080/files, stores in stora
 
 test: $(STAMP)  ## run the tests (ARGS='-k checksum')
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+# What stands on other packages. The rest of the tests asks other programs (browsers, proxies, foreign clients, kernels), and
+# those do not change with a version of ours.
+STANDING := tests/server tests/web tests/conformance tests/cli tests/service tests/test_app.py tests/test_assembly.py \
+	tests/test_settings.py
+
+test-lowest: .venv-lowest/.installed  ## run what stands on other packages at the lowest versions that pyproject.toml allows
+	@.venv-lowest/bin/python -m pytest -n $(WORKERS) -m 'not slow' -p no:cacheprovider $(STANDING) tests/asgi $(ARGS)
+
+test-newest: .venv-newest/.installed  ## run the same on the newest Python of this machine
+	@.venv-newest/bin/python -m pytest -n $(WORKERS) -m 'not slow' -p no:cacheprovider $(STANDING) $(ARGS)
 
 # SEED=… says the same things again; EXAMPLES are for each property.
 fuzz: $(STAMP)  ## look for requests that break the server or are read in two ways (EXAMPLES=20000 SEED=1)
@@ -61,15 +73,28 @@ bench-beside: $(STAMP)  ## measure what fast clients keep of their speed beside 
 bench-sweep: $(STAMP)  ## measure sweeps of a million overdue ids and of 50,000 uploads (minutes)
 	@$(BIN)/python -m bench.sweep $(ARGS)
 
+bench-crowd: $(STAMP)  ## measure the memory of thousands of clients that stop in the middle (minutes)
+	@$(BIN)/python -m bench.crowd $(ARGS)
+
+bench-hang: $(STAMP)  ## measure how the server answers while its disk hangs (a minute)
+	@$(BIN)/python -m bench.hang $(ARGS)
+
+soak: $(STAMP)  ## an hour of everything at once, to see that nothing grows (ARGS='--minutes 5')
+	@$(BIN)/python -m bench.soak $(ARGS)
+
 # One resolution for every Python and platform we support. Pins stay unless pyproject.toml forces a change; ARGS=--upgrade moves them to the newest versions.
-lock: | $(BIN)/python  ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade)
+# The lowest are what pyproject.toml says; what it does not name is the newest that goes with it.
+lock: | $(BIN)/python  ## write both lock files anew from pyproject.toml (ARGS=--upgrade)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --group dev --all-extras \
 		--universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \
 		--quiet --output-file requirements.lock $(ARGS)
+	$(BIN)/uv pip compile pyproject.toml --group test --all-extras --resolution lowest-direct \
+		--universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \
+		--quiet --output-file requirements-lowest.lock $(ARGS)
 
 clean:  ## remove what was installed and cached; uploads in storage/ stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-lowest .venv-newest .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is younger than both files when .venv holds what they ask for. --no-build-isolation: the build
@@ -78,6 +103,16 @@ $(STAMP): pyproject.toml requirements.lock | $(BIN)/python
 	@echo 'Installing into $(VENV) (once) ...'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-lowest/.installed: requirements-lowest.lock
+.venv-newest/.installed: requirements.lock
+.venv-%/.installed: pyproject.toml .ci/pythons.py | $(BIN)/python
+	@python=$$($(BIN)/python .ci/pythons.py $*) && echo "Making .venv-$* with $$("$$python" --version)" && \
+		"$$python" -m venv --clear .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r $(filter %.lock,$^)
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 # The first of these that is new enough and complete. Debian and Ubuntu ship Python without the part that

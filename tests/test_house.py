@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import tusserver
 
@@ -44,13 +46,32 @@ def test_the_version_stands_in_one_place() -> None:
     assert [path.name for path in sources if f'"{tusserver.__version__}"' in path.read_text("utf-8")] == ["__init__.py"]
 
 
+def required(project: dict[str, Any]) -> list[str]:
+    """What the package, its extras and its tests ask for."""
+    extras = project["project"]["optional-dependencies"].values()
+    return [*project["project"]["dependencies"], *project["dependency-groups"]["test"], *chain(*extras)]
+
+
+def test_the_lowest_lock_pins_each_package_at_its_lower_bound() -> None:
+    """So `make test-lowest` runs what pyproject.toml allows, and nothing newer."""
+    lock = (ROOT / "requirements-lowest.lock").read_text("utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    pinned = dict(re.findall(r"^([a-z0-9-]+)==([0-9.]+)", lock, re.MULTILINE))
+    bounds = [re.match(r"([A-Za-z0-9-]+)(?:\[.*?\])?>=([0-9.]+)", requirement) for requirement in required(project)]
+    wanted = {bound[1]: bound[2] for bound in bounds if bound}
+
+    assert len(wanted) == len({re.split(r"[^A-Za-z0-9-]", name)[0] for name in required(project)} - {"tusserver"})
+    assert {name: pinned[name].removesuffix(".0").removesuffix(".0") for name in wanted} == {
+        name: version.removesuffix(".0") for name, version in wanted.items()
+    }
+
+
 def test_the_lock_names_every_dependency_and_no_package_host() -> None:
     lock = (ROOT / "requirements.lock").read_text("utf-8")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     wanted = [*project["build-system"]["requires"]]
-    wanted += [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
-    for extra in project["project"]["optional-dependencies"].values():
-        wanted += extra
+    wanted += required(project)
+    wanted += [name for name in project["dependency-groups"]["dev"] if isinstance(name, str)]
     names = {re.split(r"[^A-Za-z0-9-]", requirement)[0] for requirement in wanted} - {"tusserver"}
 
     assert [name for name in sorted(names) if not re.search(rf"^{name}==", lock, re.MULTILINE)] == []

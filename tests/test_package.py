@@ -45,7 +45,15 @@ def test_the_sdist_holds_what_its_tests_read(dist: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    read = {"Makefile", "pyproject.toml", "requirements.lock", ".ci/run", "docs/architecture.md", "tests/test_house.py"}
+    read = {
+        "Makefile",
+        "pyproject.toml",
+        "requirements.lock",
+        "requirements-lowest.lock",
+        ".ci/run",
+        "docs/architecture.md",
+        "tests/test_house.py",
+    }
     assert read <= names
     assert package() <= names
 
