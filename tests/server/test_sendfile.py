@@ -92,6 +92,21 @@ def test_a_client_that_goes_away_is_no_error(stage: Stage, source: Path) -> None
         assert app.errors.get(timeout=PATIENCE) is None
 
 
+def test_a_client_that_has_gone_away_before_the_answer_is_no_error(stage: Stage, source: Path) -> None:
+    give = Give(source, 0, SIZES[-1])
+
+    async def late(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await give(scope, receive, send)
+
+    stage.play(late)
+    with stage.connect() as client:
+        client.send(render("GET", "/", [HOST]))
+        client.cut()
+    assert give.errors.get(timeout=PATIENCE) is None
+
+
 def test_a_file_that_became_shorter_ends_the_connection(stage: Stage, client: Connection, source: Path) -> None:
     app = Give(source, SIZES[-1] - 10, 100_000)
     stage.play(app)

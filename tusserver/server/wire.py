@@ -369,6 +369,8 @@ class UvicornWire:
                 os.close(own)
 
     async def _send_range(self, cycle: RequestResponseCycle, own: int, message: Mapping[str, Any]) -> None:
+        if cycle.disconnected:  # then uvicorn has not looked at the head of the answer
+            return
         fd, at = message["file"].fileno(), message.get("offset") or 0
         count = message.get("count")
         count = os.fstat(fd).st_size - at if count is None else count
