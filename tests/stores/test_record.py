@@ -291,3 +291,15 @@ def test_a_record_that_was_damaged_later_is_not_taken_for_one_never_made(damaged
     with pytest.raises(ValueError, match=r"valid|JSON|Expecting|Unterminated|delimiter|version") as refusal:
         record.unpack(damaged, BOOT)
     assert not isinstance(refusal.value, NeverMade)
+
+
+# memory --------------------------------------------------------------------------------------------------------------
+
+
+def test_long_records_are_not_kept_in_memory() -> None:
+    for number in range(300):
+        parts = tuple(UploadId(f"{number:03}-{part:028}") for part in range(1000))
+        upload = replace(UPLOAD, id=UploadId(f"{number}"), role=Role.FINAL, concat=None, parts=parts)
+        packed = record.pack(upload, a_slot())
+        assert record.unpack(packed, BOOT)[0].parts == parts
+    assert sum(map(len, record._known)) < 1 << 22

@@ -47,7 +47,9 @@ _NUMBER = 8
 _MOST = 255
 """What one byte counts to."""
 _KNOWN = 512
-"""Texts of records that were read or written last."""
+"""Texts of records that were read or written last, none longer than `_SHORT`."""
+_SHORT = 4096
+"""Bytes. That of a final upload of a thousand parts may be fifty times as long."""
 _END = b"\n"
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps would make one for each record
 
@@ -393,9 +395,10 @@ def _parse(text: bytes) -> Upload:
 
 
 def _remember(text: bytes, upload: Upload) -> Upload:
-    if len(_known) >= _KNOWN:
-        _known.clear()
-    _known[text] = upload
+    if len(text) <= _SHORT:
+        if len(_known) >= _KNOWN:
+            _known.clear()
+        _known[text] = upload
     return upload
 
 
