@@ -22,8 +22,9 @@ from tusserver.stores.base import Reaped, Store
 
 GROUP = 32
 """Uploads that are held and removed together: their locks are held for some milliseconds."""
-LANES = 4
-"""Groups that are on their way at once. What waits for the disk together is synced together."""
+LANES = 2
+"""Groups that are on their way at once: one waits for the disk while the other is judged. With more, their threads
+would take the interpreter from the loop."""
 
 Look = Callable[[UploadId], Awaitable[bool]]
 """Looks at one upload; returns whether it was removed. It raises nothing of what may go wrong."""

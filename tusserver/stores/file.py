@@ -75,6 +75,9 @@ _AWAITED = ".awaited"
 _NEW = ".new"
 _SUFFIXES = (_RECORD + _NEW, _RECORD, _AWAITED + _NEW, _AWAITED, "")
 """What the files of an upload have behind its id. That of the bytes comes last, as every name ends with it."""
+_LOOKED_AT_ONCE = 256
+"""Ids whose files are looked for by one call. A thread that makes short calls in turn would not let the loop have the
+interpreter for as long as it goes on."""
 _LISTED_AT_ONCE = 500
 """Uploads that one call puts into a calendar that is made anew."""
 
@@ -897,9 +900,12 @@ class FileStore:
         calendar = self._owed if owed else self._calendar
         batches = calendar.batches(now.timestamp(), math.inf if latest is None else latest.timestamp())
         try:
-            while (ids := await self._lanes.run(Lane.SWEEPS, self._next_batch, batches)) is not None:
+            while (names := await self._lanes.run(Lane.SWEEPS, self._next_names, batches)) is not None:
+                ids: list[UploadId] = []
+                for start in range(0, len(names), _LOOKED_AT_ONCE):
+                    ids += await self._lanes.run(Lane.SWEEPS, self._those_there, names[start : start + _LOOKED_AT_ONCE])
                 if ids:
-                    yield ids
+                    yield sorted(ids)  # those that share a folder are removed together, and synced once
         finally:
             batches.close()
 
@@ -907,18 +913,18 @@ class FileStore:
         with self._translated("reading the calendar"):
             return self._calendar.covers(self._boot)
 
-    def _next_batch(self, batches: Iterator[list[str]]) -> list[UploadId] | None:
+    def _next_names(self, batches: Iterator[list[str]]) -> list[str] | None:
         with self._translated("reading the calendar"):
-            names = next(batches, None)
-        if names is None:
-            return None
+            return next(batches, None)
+
+    def _those_there(self, names: Sequence[str]) -> list[UploadId]:
         ids = []
         for name in names:
             with contextlib.suppress(UploadNotFound):  # a line torn by a power cut
                 upload_id = as_upload_id(name)
                 if self._has_files(upload_id):
                     ids.append(upload_id)
-        return sorted(ids)  # those that share a folder are removed together, and synced once
+        return ids
 
     def _has_files(self, upload_id: UploadId) -> bool:
         """Whether there may be anything of an upload: most that were removed in time are listed still."""
