@@ -17,11 +17,18 @@ from tusserver.events import Expired
 from tusserver.protocol.errors import StoreUnavailable, UploadLocked
 from tusserver.protocol.rules import Expiry
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.service import sweeper
-from tusserver.service.reaper import GROUP, LANES
+from tusserver.service import reaper, sweeper
+from tusserver.service.reaper import LANES
 from tusserver.stores.base import Reaped
 from tusserver.stores.file import FileStore
 from tusserver.stores.memory import MemoryStore
+
+GROUP = 8
+
+
+@pytest.fixture(autouse=True)
+def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaper, "GROUP", GROUP)
 
 
 class Watched(MemoryStore):
@@ -139,7 +146,7 @@ async def test_a_store_that_fails_as_a_whole_is_asked_again_for_each(watched: Wo
 
 async def test_a_sweep_that_is_ended_among_many_forgets_none_of_them(tmp_path: Path) -> None:
     """Their list stays until all of them are done with, whatever lane they are in."""
-    world = World(lambda: FileStore(tmp_path))
+    world = World(lambda: FileStore(tmp_path, durability="none"))
     for _ in range(5 * GROUP):
         await world.upload(11)
     world.clock.advance(DAY + LATE)

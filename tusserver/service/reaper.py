@@ -20,8 +20,9 @@ from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle, ends_us
 from tusserver.stores.base import Reaped, Store
 
-GROUP = 32
-"""Uploads that are held and removed together: their locks are held for some milliseconds."""
+GROUP = 128
+"""Uploads that are held and removed together: their locks are held for some hundredths of a second. With fewer, the
+clients of a busy loop create more than a sweep removes beside them."""
 LANES = 2
 """Groups that are on their way at once: one waits for the disk while the other is judged. With more, their threads
 would take the interpreter from the loop."""
