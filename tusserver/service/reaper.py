@@ -20,9 +20,10 @@ from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle, ends_us
 from tusserver.stores.base import Reaped, Store
 
-GROUP = 128
-"""Uploads that are held and removed together: their locks are held for some hundredths of a second. With fewer, the
-clients of a busy loop create more than a sweep removes beside them."""
+GROUP = 64
+"""Uploads that are held and removed together: their locks are held for some hundredths of a second."""
+_TURN = 16
+"""Uploads after which others have their turn, where the disk has no part."""
 LANES = 2
 """Groups that are on their way at once: one waits for the disk while the other is judged. With more, their threads
 would take the interpreter from the loop."""
@@ -79,7 +80,8 @@ class Reaper:
 
     async def _look_at_group(self, ids: Sequence[UploadId]) -> int:
         reaped, held = await self._reap(ids)
-        for upload in reaped.removed:
+        for number, upload in enumerate(reaped.removed, 1):
+            await _let_others(number)
             try:
                 await self._lifecycle.tell_removed(upload, Expired)
             except Exception as error:
@@ -103,7 +105,8 @@ class Reaper:
         held: list[UploadId] = []
         try:
             async with contextlib.AsyncExitStack() as locks:
-                for upload_id in ids:
+                for number, upload_id in enumerate(ids, 1):
+                    await _let_others(number)
                     try:
                         await locks.enter_async_context(self._locker.hold(upload_id))
                     except UploadLocked:
@@ -114,6 +117,11 @@ class Reaper:
                 return await self._store.reap(held, is_over), held
         except Exception as error:  # neither locks nor the store: nobody can be looked at
             return Reaped((), dict.fromkeys(ids, error)), held
+
+
+async def _let_others(number: int) -> None:
+    if number % _TURN == 0:
+        await anyio.lowlevel.checkpoint()
 
 
 def _in_groups(ids: Sequence[UploadId]) -> Iterator[Sequence[UploadId]]:
