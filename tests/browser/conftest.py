@@ -1,14 +1,22 @@
-"""Chromium for the tests that need it."""
+"""Chromium for the tests that need it, and lines to a server that can be held."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.browser.browser import JS, Browser
 from tests.conftest import InstallPackages
+from tests.interop.goods import MIB
+from tests.support.proxy import Fault, Proxy
+from tests.support.server import TusServer
+from tests.support.tus import Tus, eventually
+from tests.support.wire import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +32,40 @@ def browser(browser_packages: Path, tmp_path: Path) -> Browser:
     if chromium is None:
         pytest.skip("needs Chromium")
     return Browser(browser_packages, chromium, tmp_path)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A way to a server on which bodies stand still in the middle: no scenario has to be faster than they are."""
+
+    url: str
+    """Where uploads are created."""
+    ask: Mapping[str, Callable[[], object]]
+    """`held` waits until the first one stands still; `release` lets everything pass from then on."""
+
+
+PASSES = 8 * MIB
+
+Hold = Callable[..., Held]
+"""`hold(server, times=2)`: after 8 MiB a connection stands still, and after as many again another one."""
+
+
+@pytest.fixture
+def hold() -> Iterator[Hold]:
+    with ExitStack() as stack:
+
+        def held(server: TusServer, times: int = 1) -> Held:
+            before = set(server.uploads())
+            proxy = stack.enter_context(Proxy(server.host))
+            proxy.fail(Fault.STALL, after=PASSES, times=times)
+
+            def stands_still() -> None:
+                """It does, and the server has stored what passed."""
+                assert proxy.failed.wait(PATIENCE)
+                new = set(server.uploads()) - before
+                tus = Tus(server.url)
+                assert eventually(lambda: sum(map(tus.offset, new)) > PASSES - MIB)
+
+            return Held(proxy.through(server.url), {"held": stands_still, "release": proxy.release})
+
+        yield held

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 
 from tests.browser.browser import Browser
+from tests.browser.conftest import Hold
 from tests.interop.goods import KIB, MIB, assert_arrived, assert_gone, head, make_bytes
 from tests.support.server import TusServer
 from tests.support.tus import Tus
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
-SPEED = 1 * MIB
-"""Bytes a second of a slow line."""
-SIZE = 3 * MIB + 11
+SIZE = 24 * MIB + 11
+"""See test_page.py."""
+CHUNK = SIZE // 3
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def methods(seen: dict[str, Any]) -> list[str]:
     ("options", "wanted"),
     [
         ({}, ["POST", "PATCH"]),
-        ({"chunkSize": MIB}, ["POST"] + ["PATCH"] * 4),
+        ({"chunkSize": CHUNK}, ["POST"] + ["PATCH"] * 4),
         ({"uploadDataDuringCreation": True}, ["POST"]),
         ({"overridePatchMethod": True}, ["POST", "POST"]),
         ({"addRequestId": True}, ["POST", "PATCH"]),
@@ -75,7 +76,7 @@ def test_tus_js_client_uploads_in_parallel(browser: Browser, server: TusServer, 
 
 
 def test_tus_js_client_uploads_a_stream_of_unknown_length(browser: Browser, server: TusServer, goods: Path) -> None:
-    told = {"endpoint": server.url, "uploadLengthDeferred": True, "chunkSize": MIB}
+    told = {"endpoint": server.url, "uploadLengthDeferred": True, "chunkSize": CHUNK}
     seen = browser.run("foreign.tusUpload", file=str(goods), options=told, stream=True)
 
     assert seen["error"] is None
@@ -86,10 +87,11 @@ def test_tus_js_client_uploads_a_stream_of_unknown_length(browser: Browser, serv
 @pytest.mark.parametrize("parallel", [1, 2], ids=["one", "parallel"])
 @pytest.mark.parametrize("how", ["abort", "reload"])
 def test_tus_js_client_goes_on_where_it_was(
-    browser: Browser, server: TusServer, goods: Path, how: str, parallel: int
+    browser: Browser, server: TusServer, goods: Path, how: str, parallel: int, hold: Hold
 ) -> None:
-    told = {"endpoint": server.url, "parallelUploads": parallel}
-    seen = browser.run("foreign.tusCut", file=str(goods), options=told, how=how, speed=SPEED, least=MIB)
+    line = hold(server, times=parallel)
+    told = {"endpoint": line.url, "parallelUploads": parallel}
+    seen = browser.run("foreign.tusCut", line.ask, file=str(goods), options=told, how=how)
 
     assert seen["error"] is None
     assert_arrived(seen["url"], goods.read_bytes())
@@ -98,9 +100,10 @@ def test_tus_js_client_goes_on_where_it_was(
     assert methods(seen).count("POST") == (0 if parallel == 1 else 1)  # the one that joins
 
 
-def test_tus_js_client_terminates(browser: Browser, server: TusServer, goods: Path) -> None:
-    told = {"endpoint": server.url}
-    seen = browser.run("foreign.tusCut", file=str(goods), options=told, how="terminate", speed=SPEED, least=MIB)
+def test_tus_js_client_terminates(browser: Browser, server: TusServer, goods: Path, hold: Hold) -> None:
+    line = hold(server)
+    told = {"endpoint": line.url}
+    seen = browser.run("foreign.tusCut", line.ask, file=str(goods), options=told, how="terminate")
 
     assert seen["status"] == 204
     assert_gone(seen["url"])
@@ -125,7 +128,7 @@ def test_a_file_that_was_downloaded_can_be_sent_again(browser: Browser, server: 
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"parallelUploads": 2}, {"chunkSize": MIB}], ids=["plain", "parallel", "chunks"]
+    "options", [{}, {"parallelUploads": 2}, {"chunkSize": CHUNK}], ids=["plain", "parallel", "chunks"]
 )
 def test_uppy_uploads(
     browser: Browser, server: TusServer, goods: Path, tmp_path: Path, options: dict[str, Any]
@@ -142,8 +145,9 @@ def test_uppy_uploads(
 
 
 @pytest.mark.parametrize("how", ["pause", "reload"])
-def test_uppy_goes_on_where_it_was(browser: Browser, server: TusServer, goods: Path, how: str) -> None:
-    seen = browser.run("foreign.uppyCut", files=[str(goods)], options={"endpoint": server.url}, how=how, speed=SPEED)
+def test_uppy_goes_on_where_it_was(browser: Browser, server: TusServer, goods: Path, how: str, hold: Hold) -> None:
+    line = hold(server)
+    seen = browser.run("foreign.uppyCut", line.ask, files=[str(goods)], options={"endpoint": line.url}, how=how)
 
     assert seen["failed"] == []
     assert_arrived(seen["urls"][0], goods.read_bytes())
@@ -151,9 +155,8 @@ def test_uppy_goes_on_where_it_was(browser: Browser, server: TusServer, goods: P
     assert max(int(request["offset"]) for request in seen["requests"] if request["method"] == "PATCH") > 256 * KIB
 
 
-def test_uppy_cancels(browser: Browser, server: TusServer, goods: Path) -> None:
-    seen = browser.run(
-        "foreign.uppyCut", files=[str(goods)], options={"endpoint": server.url}, how="cancel", speed=SPEED
-    )
+def test_uppy_cancels(browser: Browser, server: TusServer, goods: Path, hold: Hold) -> None:
+    line = hold(server)
+    seen = browser.run("foreign.uppyCut", line.ask, files=[str(goods)], options={"endpoint": line.url}, how="cancel")
 
     assert seen["status"] == 204

@@ -12,30 +12,25 @@ import httpx
 import pytest
 
 from tests.browser.browser import Browser
+from tests.browser.conftest import Held, Hold
 from tests.conftest import StartServer
 from tests.interop.goods import KIB, MIB, assert_arrived, make_bytes
 from tests.support.server import TusServer
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
-SPEED = 1 * MIB
-"""Bytes a second that a slow line takes, so that something can happen in the middle."""
-SIZE = 3 * MIB
+SIZE = 24 * MIB
+"""Three times what passes a line before it is held, and more than the buffers on its way hold besides."""
 
 
-def home(server: TusServer) -> str:
+def home(server: TusServer | Held) -> str:
     """Where the page is."""
     return server.url.removesuffix("files")
 
 
-def uploads(server: TusServer) -> list[str]:
-    """URLs of all that it stores."""
-    return [f"{server.url}/{record.stem}" for record in (server.storage / "uploads").rglob("*.record")]
-
-
 @pytest.fixture
 def goods(tmp_path: Path) -> Path:
-    """A file that takes three seconds on a slow line."""
+    """A file in the middle of which something can happen."""
     path = tmp_path / "goods.bin"
     path.write_bytes(make_bytes(SIZE))
     return path
@@ -119,8 +114,9 @@ def test_a_big_file_goes_in_parts_that_are_removed_once_they_are_joined(
         assert httpx.head(home(server) + part[1:], headers={"Tus-Resumable": "1.0.0"}).status_code == 404
 
 
-def test_a_paused_upload_goes_on_where_it_was(browser: Browser, server: TusServer, goods: Path) -> None:
-    seen = browser.run("page.pause", home=home(server), files=[str(goods)], speed=SPEED)
+def test_a_paused_upload_goes_on_where_it_was(browser: Browser, server: TusServer, goods: Path, hold: Hold) -> None:
+    line = hold(server)
+    seen = browser.run("page.pause", line.ask, home=home(line), files=[str(goods)])
 
     assert_alone(seen, goods)
     assert seen["paused"].startswith("Paused, ")
@@ -130,21 +126,25 @@ def test_a_paused_upload_goes_on_where_it_was(browser: Browser, server: TusServe
 
 
 def test_an_upload_outlives_a_reload_and_the_browser_and_takes_no_other_file(
-    browser: Browser, server: TusServer, goods: Path, tmp_path: Path
+    browser: Browser, server: TusServer, goods: Path, tmp_path: Path, hold: Hold
 ) -> None:
     other = tmp_path / "other" / goods.name
     other.parent.mkdir()
     other.write_bytes(b"x")
-    seen = browser.run("page.again", home=home(server), files=[str(goods)], other=[str(other)], speed=SPEED)
+    line = hold(server, times=2)
+    seen = browser.run("page.again", line.ask, home=home(line), files=[str(goods)], other=[str(other)])
 
     assert_alone(seen, goods)
-    assert seen["refused"].startswith("It has changed since: goods.bin had 3.15 MB")
+    assert seen["refused"].startswith("It has changed since: goods.bin had 25.2 MB")
     assert "POST" not in [request["method"] for request in seen["requests"]]
     assert [int(request["offset"]) > SIZE / 4 for request in seen["requests"] if request["method"] == "PATCH"] == [True]
 
 
-def test_a_browser_that_can_open_the_file_again_goes_on_by_itself(browser: Browser, server: TusServer) -> None:
-    seen = browser.run("page.reopened", home=home(server), size=SIZE, speed=SPEED)
+def test_a_browser_that_can_open_the_file_again_goes_on_by_itself(
+    browser: Browser, server: TusServer, hold: Hold
+) -> None:
+    line = hold(server, times=2)
+    seen = browser.run("page.reopened", line.ask, home=home(line), size=SIZE)
     piece = bytes(n % 251 for n in range(MIB))
 
     assert seen["errors"] == []
@@ -153,27 +153,32 @@ def test_a_browser_that_can_open_the_file_again_goes_on_by_itself(browser: Brows
 
 
 def test_a_cancelled_upload_is_gone_from_the_server_and_from_the_page(
-    browser: Browser, start_server: StartServer, goods: Path
+    browser: Browser, start_server: StartServer, goods: Path, hold: Hold
 ) -> None:
     server = start_server()
-    seen = browser.run("page.cancel", home=home(server), files=[str(goods)], speed=SPEED)
+    line = hold(server)
+    seen = browser.run("page.cancel", line.ask, home=home(line), files=[str(goods)])
 
     assert seen == {"kept": 1, "status": 204, "left": 0, "focus": "choose", "after": 0, "errors": []}
-    assert uploads(server) == []
+    assert server.uploads() == []
 
 
-def test_a_restart_of_the_server_is_only_a_wait(browser: Browser, start_server: StartServer, goods: Path) -> None:
+def test_a_restart_of_the_server_is_only_a_wait(
+    browser: Browser, start_server: StartServer, goods: Path, hold: Hold
+) -> None:
     server = start_server()
+    line = hold(server)
     seen = browser.run(
-        "page.restart", {"stop": server.stop, "start": server.start}, home=home(server), files=[str(goods)], speed=SPEED
+        "page.restart", {**line.ask, "stop": server.stop, "start": server.start}, home=home(line), files=[str(goods)]
     )
 
     assert_alone(seen, goods)
     assert seen["waiting"].startswith("Waiting for the server; it goes on by itself.")
 
 
-def test_a_second_tab_keeps_off(browser: Browser, server: TusServer, goods: Path) -> None:
-    seen = browser.run("page.tabs", home=home(server), files=[str(goods)], speed=SPEED)
+def test_a_second_tab_keeps_off(browser: Browser, server: TusServer, goods: Path, hold: Hold) -> None:
+    line = hold(server)
+    seen = browser.run("page.tabs", line.ask, home=home(line), files=[str(goods)])
 
     assert_alone(seen, goods)
     assert seen["said"] == "Is being uploaded in another tab"
@@ -221,14 +226,17 @@ def test_what_the_server_refuses_is_said_and_can_be_tried_again(
     assert_alone(seen, goods)
 
 
-def test_an_upload_whose_time_was_over_begins_anew(browser: Browser, start_server: StartServer, goods: Path) -> None:
+def test_an_upload_whose_time_was_over_begins_anew(
+    browser: Browser, start_server: StartServer, goods: Path, hold: Hold
+) -> None:
     server = start_server()
 
     def expire() -> None:
-        (upload,) = uploads(server)
+        (upload,) = server.uploads()
         assert httpx.delete(upload, headers={"Tus-Resumable": "1.0.0"}).status_code == 204
 
-    seen = browser.run("page.expired", {"expire": expire}, home=home(server), files=[str(goods)], speed=SPEED)
+    line = hold(server)
+    seen = browser.run("page.expired", {**line.ask, "expire": expire}, home=home(line), files=[str(goods)])
 
     assert seen["said"].startswith("The server no longer has what was sent")
     assert_alone(seen, goods)
@@ -244,8 +252,11 @@ def test_a_limit_for_one_request_is_found_out(browser: Browser, start_server: St
 # for everybody -------------------------------------------------------------------------------------------------------
 
 
-def test_the_keyboard_does_it_all_and_is_never_lost(browser: Browser, server: TusServer, goods: Path) -> None:
-    seen = browser.run("page.keyboard", home=home(server), files=[str(goods)], speed=SPEED)
+def test_the_keyboard_does_it_all_and_is_never_lost(
+    browser: Browser, server: TusServer, goods: Path, hold: Hold
+) -> None:
+    line = hold(server)
+    seen = browser.run("page.keyboard", line.ask, home=home(line), files=[str(goods)])
 
     assert seen["errors"] == []
     assert seen["first"] == "choose"
@@ -262,7 +273,7 @@ def test_the_keyboard_does_it_all_and_is_never_lost(browser: Browser, server: Tu
     ],
 )
 def test_no_state_shuts_anybody_out(
-    browser: Browser, server: TusServer, tmp_path: Path, goods: Path, label: str, media: dict[str, Any]
+    browser: Browser, server: TusServer, tmp_path: Path, goods: Path, label: str, media: dict[str, Any], hold: Hold
 ) -> None:
     """axe-core finds nothing. PICTURES names a folder for pictures of what it looked at."""
     names = [
@@ -275,13 +286,14 @@ def test_no_state_shuts_anybody_out(
         (tmp_path / name).write_bytes(make_bytes(5000))
     failing = tmp_path / "too much.iso"
     failing.write_bytes(b"x")
+    line = hold(server)
     seen = browser.run(
         "page.looks",
-        home=home(server),
+        line.ask,
+        home=home(line),
         big=[str(goods)],
         files=[str(tmp_path / name) for name in names],
         failing=[str(failing)],
-        speed=SPEED,
         media=media,
         label=label,
         pictures=os.environ.get("PICTURES"),
@@ -315,7 +327,7 @@ def test_a_file_arrives_through_two_restarts_and_a_reload(
         server.stop()
         server.start()
 
-    seen = browser.run("page.hardships", {"restart": restart}, home=home(server), files=[str(source)], speed=size // 8)
+    seen = browser.run("page.hardships", {"restart": restart}, home=home(server), files=[str(source)], speed=size // 12)
     record_property("seconds", seen["seconds"])
     url = seen["links"][0]["url"]
     arrived = hashlib.sha256()

@@ -130,6 +130,10 @@ class TusServer:
         uploads = self.storage / "uploads"
         return sorted(path for path in uploads.rglob("*") if path.is_file()) if uploads.exists() else []
 
+    def uploads(self) -> list[str]:
+        """The URL of every upload that it stores."""
+        return [f"{self.url}/{path.stem}" for path in self.files() if path.suffix == ".record"]
+
     def wait_for_output(self, text: str, within: float = 10) -> None:
         """Wait until a line with `text` was printed."""
         until = time.monotonic() + within

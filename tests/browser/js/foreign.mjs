@@ -59,10 +59,9 @@ export async function tusUpload(job) {
 /** `abort`, `reload` or `terminate` when a part has gone; then on with it, but for the last. */
 export async function tusCut(job) {
   const { tab, seen } = await visit(job, tusJs(job));
-  await job.throttle(tab, job.speed);
   await tab.setInputFiles("#file", job.file);
   await prepare(tab, job);
-  await tab.waitForFunction((least) => window.told.sent > least, job.least);
+  await job.ask("held");
   if (job.how === "terminate") {
     const deleted = tab.waitForResponse((answer) => answer.request().method() === "DELETE");
     const url = await tab.evaluate(async () => (await window.upload.abort(true), window.upload.url));
@@ -71,11 +70,11 @@ export async function tusCut(job) {
   const before = seen.requests.length;
   if (job.how === "abort") {
     await tab.evaluate(() => window.upload.abort());
-    await job.throttle(tab, 0);
+    await job.ask("release");
     await tab.evaluate(() => window.upload.start());
   } else {
     await tab.reload();
-    await job.throttle(tab, 0);
+    await job.ask("release");
     await tab.setInputFiles("#file", job.file);
     await prepare(tab, job);
   }
@@ -138,10 +137,10 @@ export async function uppyUpload(job) {
 export async function uppyCut(job) {
   const { tab, seen } = await visit(job, uppy(job));
   await tab.evaluate((options) => window.begin(options), job.options);
-  await job.throttle(tab, job.speed);
   await choose(tab, job);
   await start(tab);
   await past(tab, 0.2);
+  await job.ask("held");
   if (job.how === "cancel") {
     const deleted = tab.waitForResponse((answer) => answer.request().method() === "DELETE");
     await tab.locator('#uploads [data-uppy-super-focusable][aria-label="Cancel"]').click();
@@ -151,11 +150,11 @@ export async function uppyCut(job) {
   if (job.how === "pause") {
     await tab.locator('#uploads .uppy-StatusBar [aria-label="Pause"]').click();
     await tab.waitForSelector('#uploads .uppy-StatusBar [aria-label="Resume"]');
-    await job.throttle(tab, 0);
+    await job.ask("release");
     await tab.locator('#uploads .uppy-StatusBar [aria-label="Resume"]').click();
   } else {
     await tab.reload();
-    await job.throttle(tab, 0);
+    await job.ask("release");
     await tab.evaluate((options) => window.begin(options), job.options);
     await choose(tab, job);
     await start(tab);

@@ -1,4 +1,6 @@
-// The upload page, as its users meet it.
+// The upload page, as its users meet it. What has to happen in the middle of an upload happens while its line is held (see
+// conftest.py): `job.ask("held")` waits until it stands still, and it does until `job.ask("release")`, or until the page
+// leaves the connection.
 
 /** Open the page in a browser without a file picker of its own, as Firefox and Safari are: it cannot reopen files. */
 async function visit(context, { home, watch }, { picker = false } = {}) {
@@ -72,14 +74,14 @@ export async function drop(job) {
 
 export async function pause(job) {
   const { tab, seen } = await visit(await job.open(job.profile), job);
-  await job.throttle(tab, job.speed);
   await tab.setInputFiles("#files", job.files);
   await past(tab, 0.2);
+  await job.ask("held");
   await press(tab, "Pause");
   await become(tab, "paused");
   const paused = await state(tab);
   const before = seen.requests.length;
-  await job.throttle(tab, 0);
+  await job.ask("release");
   await press(tab, "Resume");
   await become(tab, "finished");
   return { paused, links: await links(tab), errors: seen.errors, after: seen.requests.slice(before) };
@@ -89,9 +91,9 @@ export async function pause(job) {
 export async function again(job) {
   let context = await job.open(job.profile);
   let { tab, seen } = await visit(context, job);
-  await job.throttle(tab, job.speed);
   await tab.setInputFiles("#files", job.files);
   await past(tab, 0.2);
+  await job.ask("held");
   await reload(tab);
   await tab.waitForFunction(() => /[1-9]\d? % is on the server/.test(document.querySelector(".upload .state")?.textContent));
   await tab.setInputFiles("#again", []); // nobody asked for it yet: nothing happens
@@ -104,7 +106,7 @@ export async function again(job) {
   await press(tab, "Choose it again");
   await (await chooser).setFiles(job.files);
   await past(tab, 0.5);
-  await press(tab, "Pause"); // the end of the browser would lift the throttle, and all that is left would pass
+  await press(tab, "Pause");
   await become(tab, "paused");
   await context.close();
 
@@ -128,21 +130,21 @@ export async function reopened(job) {
     await stream.close();
     window.showOpenFilePicker = async () => [handle];
   }, job.size);
-  await job.throttle(tab, job.speed);
   await tab.click("#choose");
   await past(tab, 0.2);
+  await job.ask("held");
   await tab.reload();
   await become(tab, "running");
-  await job.throttle(tab, 0);
+  await job.ask("release");
   await become(tab, "finished");
   return { links: await links(tab), errors: seen.errors, requests: seen.requests };
 }
 
 export async function cancel(job) {
   const { tab, seen } = await visit(await job.open(job.profile), job);
-  await job.throttle(tab, job.speed);
   await tab.setInputFiles("#files", job.files);
   await past(tab, 0.2);
+  await job.ask("held");
   await press(tab, "Cancel");
   await tab.click("#keep");
   const kept = await tab.locator(".upload").count();
@@ -159,14 +161,14 @@ export async function cancel(job) {
 /** The server goes away and comes back: nobody presses anything. */
 export async function restart(job) {
   const { tab, seen } = await visit(await job.open(job.profile), job);
-  await job.throttle(tab, job.speed);
   await tab.setInputFiles("#files", job.files);
   await past(tab, 0.2);
+  await job.ask("held");
   await job.ask("stop");
   await become(tab, "waiting");
   const waiting = await state(tab);
   await job.ask("start");
-  await job.throttle(tab, 0);
+  await job.ask("release");
   await become(tab, "finished");
   return { waiting, links: await links(tab), errors: seen.errors };
 }
@@ -194,9 +196,9 @@ export async function refused(job) {
 /** Its time was over while the page was closed. */
 export async function expired(job) {
   const { tab, seen } = await visit(await job.open(job.profile), job);
-  await job.throttle(tab, job.speed);
   await tab.setInputFiles("#files", job.files);
   await past(tab, 0.2);
+  await job.ask("held");
   await tab.goto("about:blank");
   await job.ask("expire");
   await tab.goto(job.home);
@@ -214,14 +216,14 @@ export async function expired(job) {
 export async function tabs(job) {
   const context = await job.open(job.profile);
   const { tab, seen } = await visit(context, job);
-  await job.throttle(tab, job.speed);
   await tab.setInputFiles("#files", job.files);
   await past(tab, 0.1);
+  await job.ask("held");
   const second = await context.newPage();
   await second.goto(job.home);
   await become(second, "elsewhere");
   const said = await state(second);
-  await job.throttle(tab, 0);
+  await job.ask("release");
   await become(tab, "finished");
   await become(second, "elsewhere", 0);
   return { said, links: await links(tab), errors: seen.errors, requests: seen.requests };
@@ -229,7 +231,6 @@ export async function tabs(job) {
 
 export async function keyboard(job) {
   const { tab, seen } = await visit(await job.open(job.profile), job);
-  await job.throttle(tab, job.speed);
   await tab.keyboard.press("Tab");
   await tab.waitForFunction(() => document.activeElement !== document.body);
   const first = await tab.evaluate(() => document.activeElement.id);
@@ -237,6 +238,7 @@ export async function keyboard(job) {
   await tab.keyboard.press("Enter");
   await (await chooser).setFiles(job.files);
   await past(tab, 0.1);
+  await job.ask("held");
   await tab.keyboard.press("Tab");
   await tab.keyboard.press("Tab"); // past the folder button
   const held = () => tab.evaluate(() => document.activeElement.classList.item(document.activeElement.classList.length - 1));
@@ -250,7 +252,7 @@ export async function keyboard(job) {
   await tab.waitForSelector("#sure[open]");
   await tab.keyboard.press("Escape");
   path.push(await held());
-  await job.throttle(tab, 0);
+  await job.ask("release");
   await tab.keyboard.press("Shift+Tab");
   await tab.keyboard.press("Enter");
   await become(tab, "finished");
@@ -272,9 +274,9 @@ export async function looks(job) {
     if (job.pictures) await tab.screenshot({ path: `${job.pictures}/${job.label}-${name}.png`, fullPage: true });
   };
   await look("empty");
-  await job.throttle(tab, job.speed);
   await tab.setInputFiles("#files", job.big);
   await past(tab, 0.2);
+  await job.ask("held");
   await look("running");
   await press(tab, "Pause");
   await become(tab, "paused");
@@ -306,14 +308,17 @@ export async function hardships(job) {
   await job.throttle(tab, job.speed);
   const began = Date.now();
   await tab.setInputFiles("#files", job.files);
-  for (const [share, what] of [[0.15, "restart"], [0.35, "reload"], [0.6, "restart"]]) {
+  for (const [share, what] of [[0.1, "restart"], [0.25, "reload"], [0.4, "restart"]]) {
     await past(tab, share);
+    await job.throttle(tab, 1024); // the rest waits until this is done, however long it takes
     if (what === "restart") {
       await job.ask("restart");
+      await job.throttle(tab, job.speed);
       continue;
     }
     await tab.reload();
     await become(tab, "absent");
+    await job.throttle(tab, job.speed);
     await tab.setInputFiles("#files", job.files);
   }
   await become(tab, "finished");

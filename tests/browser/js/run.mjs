@@ -21,20 +21,22 @@ async function ask(name, facts = {}) {
   await lines.next();
 }
 
+/** Milliseconds after which something counts as hung, on a machine that may be busy. */
+const PATIENCE = 240_000;
 const options = { executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-dev-shm-usage"] };
 const closing = [];
 const contexts = [];
 
 /** A browser whose profile lasts, in a folder: what a user has. `media` is `colorScheme` and the like. */
 async function open(profile, media = {}) {
-  const context = await chromium.launchPersistentContext(profile, { ...options, ...media });
-  context.setDefaultTimeout(45_000);
+  const context = await chromium.launchPersistentContext(profile, { ...options, timeout: PATIENCE, ...media });
+  context.setDefaultTimeout(PATIENCE);
   contexts.push(context);
   closing.push(() => context.close());
   return context;
 }
 
-/** Bytes a second that uploads of a tab may take; 0 for all there are. */
+/** Bytes a second that uploads of a tab may take. */
 async function throttle(tab, speed) {
   const devtools = await tab.context().newCDPSession(tab);
   await devtools.send("Network.enable");
@@ -42,7 +44,7 @@ async function throttle(tab, speed) {
     offline: false,
     latency: 0,
     downloadThroughput: -1,
-    uploadThroughput: speed || -1,
+    uploadThroughput: speed,
   });
 }
 
