@@ -3,16 +3,27 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+import tests.contracts.stores as contract
 import tests.support.properties  # noqa: F401 - loads the settings of property tests
 from tests.support.wire import PATIENCE
 from tusserver.stores import disk
 
 Mount = Callable[[str, int], Path]
 """`mount(kind, size)`: a new file system of so many bytes, ext4 or tmpfs."""
+
+
+@pytest.fixture(autouse=True)
+def _now_is_now(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores ask the machine for the time, and what the contract takes for it was read when the tests were loaded."""
+    loaded, now = contract.NOW, datetime.now(UTC).replace(microsecond=0)
+    for module in (contract, request.module):
+        if getattr(module, "NOW", None) is loaded:
+            monkeypatch.setattr(module, "NOW", now)
 
 
 @pytest.fixture

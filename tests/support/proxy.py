@@ -114,7 +114,9 @@ class Proxy:
         self._pauses: Iterator[float] = repeat(0.0)
         self._losing: Counter[str] = Counter()
         self._exchanges = exchanges
-        self._connections = count(1)
+        self._talks = count(1)
+        self.connections = 0
+        """How many came."""
         self._released = threading.Event()
         self.failed = threading.Event()
         """Set when a fault strikes; cleared by `fail`."""
@@ -156,7 +158,7 @@ class Proxy:
         self._released.clear()
         (self._answers if answers else self._requests).arm(_Armed(fault, after, after, times))
 
-    def slow(self, *, piece: int, pause: float) -> None:
+    def slow(self, piece: int, pause: float) -> None:
         """From now on pass at most `piece` bytes at once, and wait `pause` seconds before each (0: at full speed)."""
         self._piece, self._pause = piece, pause
 
@@ -203,6 +205,7 @@ class Proxy:
 
     async def _connect(self, client: socket.socket) -> None:
         """One connection, from its first byte to its last."""
+        self.connections += 1
         with client, socket.socket() as server:
             server.setblocking(False)
             try:
@@ -210,7 +213,7 @@ class Proxy:
             except OSError:  # the server is down: the client shall see a dead connection, not an empty answer
                 _reset_on_close(client)
                 return
-            talk = None if self._exchanges is None else Conversation(next(self._connections), self._exchanges)
+            talk = None if self._exchanges is None else Conversation(next(self._talks), self._exchanges)
             try:
                 async with asyncio.TaskGroup() as ways:
                     ways.create_task(self._carry(client, server, self._requests, talk))

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,8 +29,13 @@ from tests.support.wire import PATIENCE
 
 SIZE = 3 * MIB + 11
 SOURCE = make_bytes(SIZE)
-WITHIN = 45.0
-"""Seconds that a client may take, with all its pauses."""
+WITHIN = 240.0
+"""Seconds after which a client counts as hung, with all its pauses."""
+FLOW = (32 * KIB, 0.008)
+TRICKLE = (KIB, 0.1)
+"""Bytes, and the seconds before each so many of them."""
+LOOKS = 6
+"""How often each of those who watch has asked before an upload may end."""
 POLL = 0.2
 """Seconds between two questions of somebody who watches an upload."""
 
@@ -128,20 +133,30 @@ def _pause(stage: Stage) -> None:
 
 
 def _watch(stage: Stage) -> None:
-    """Two ask for the offset until the client is done: a monitor beside the server, and a page where clients go in."""
+    """Two ask for the offset until the client is done: a monitor beside the server, and a page where clients go in.
+
+    It trickles until both have asked several times.
+    """
     location = _created(stage)
     if location is None:
         return
-    done = threading.Event()
+    done, together = threading.Event(), threading.Barrier(2, lambda: stage.link.slow(*FLOW))
 
     def ask(url: str) -> None:
         with requests.Session() as session:
+            looks = 0
             while not done.wait(POLL) and any(upload.runs for upload in stage.uploads):
+                looks += 1
+                if looks == LOOKS:
+                    with suppress(threading.BrokenBarrierError):  # the other one is done already
+                        together.wait(PATIENCE)
                 answer = session.head(url, headers={"Tus-Resumable": "1.0.0"}, timeout=PATIENCE)
                 offset = answer.headers.get("Upload-Offset")
                 stage.run.watched.append((time.monotonic(), answer.status_code, offset))
                 if answer.status_code != 200 or offset == str(SIZE):
                     done.set()
+        together.abort()
+        stage.link.slow(*FLOW)
 
     with ThreadPoolExecutor(2) as pool:
         for asked in [
@@ -184,14 +199,21 @@ def _kill(stage: Stage) -> None:
     tus, url = Tus(stage.server.url), _directly(stage.server, location)
     told = 0
 
+    def came() -> int:
+        return stage.link.connections + len(stage.run.exchanges)
+
     def keeps_some() -> bool:
         nonlocal told
         told = int(tus.head(url)["Upload-Offset"] or "0")
         return told > SIZE // 5
 
     assert eventually(keeps_some)
+    met = came()
     stage.server.kill()
-    stage.server.start()
+    # It comes back once while nobody is there. How long it would try is its own affair, and so is how long a start takes.
+    eventually(lambda: came() > met or not stage.uploads[0].runs)
+    with stage.uploads[0].frozen():
+        stage.server.start()
     if told == SIZE:
         stage.run.complaints.append("the server was killed too late to matter")
     if (kept := tus.offset(url)) < told:
@@ -283,7 +305,7 @@ def play(case: Case, client: Client, way: Way, server: TusServer, host: str, pat
     run = Run(client.name, way.name, case.name)
     began = time.monotonic()
     with Proxy(host, exchanges=run.exchanges) as link, ExitStack() as stack:
-        link.slow(piece=32 * KIB, pause=0.008)
+        link.slow(*(TRICKLE if case.meanwhile is _watch else FLOW))
         endpoint = f"http://{link.host}/files"
         url = Tus(endpoint).upload(SIZE) if case.clients > 1 else None
         stage = Stage(server=server, link=link, run=run)

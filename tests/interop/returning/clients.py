@@ -12,9 +12,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +57,15 @@ class Upload:
     @property
     def runs(self) -> bool:
         return self._process.poll() is None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it stand still meanwhile."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def finish(self, within: float) -> Outcome:
         """Wait for the end."""
