@@ -210,7 +210,7 @@ def _kill(stage: Stage) -> None:
     assert eventually(keeps_some)
     met = came()
     stage.server.kill()
-    # It comes back once while nobody is there. How long it would try is its own affair, and so is how long a start takes.
+    # It comes back once while nobody is there. How long it would try is its own affair, as is a start.
     eventually(lambda: came() > met or not stage.uploads[0].runs)
     with stage.uploads[0].frozen():
         stage.server.start()
