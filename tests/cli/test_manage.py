@@ -96,13 +96,16 @@ def in_terminal(width: int, *arguments: str, until: str | None = None) -> str:
         command, stdin=theirs, stdout=theirs, stderr=theirs, env={**environ, "TERM": "xterm-256color"}
     ) as process:
         os.close(theirs)
-        with contextlib.suppress(OSError):  # EIO: the other side is closed
-            while data := os.read(ours, 65536):
-                shown += data
-                if until is not None and until.encode() in shown:
-                    until = None
-                    process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE) == 0, shown
+        try:
+            with contextlib.suppress(OSError):  # EIO: the other side is closed
+                while data := os.read(ours, 65536):
+                    shown += data
+                    if until is not None and until.encode() in shown:
+                        until = None
+                        process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 0, shown
+        finally:
+            process.kill()  # it may wait for somebody to read
     os.close(ours)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 
