@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has started us in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else all that we start would ignore Ctrl-C too
     endpoint = config.getoption("--tus-endpoint")
     if endpoint and not endpoint.startswith(("http://", "https://")):
         raise pytest.UsageError(f"--tus-endpoint {endpoint}: a URL is needed, like http://localhost:1080/files")
