@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if endpoint and not endpoint.startswith(("http://", "https://")):
         raise pytest.UsageError(f"--tus-endpoint {endpoint}: a URL is needed, like http://localhost:1080/files")
     config.pluginmanager.register(Rows(config), "tus-rows")
+    with suppress(ImportError):  # the conformance suite needs pytest alone
+        importlib.import_module("tests.support.properties")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from tusserver.lanes import LIMIT, TRY_AGAIN, Lane, Lanes, Latency
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-import tests.support.properties  # noqa: F401 - loads the settings of property tests
 from tests.server.spoken import Heard, Request, answers_to, read_by_h11, speak
 from tusserver.app import Tus
 from tusserver.protocol.rules import Limits

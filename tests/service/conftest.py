@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import pytest
 
-import tests.support.properties  # noqa: F401 - loads the settings of property tests
 from tests.service.world import World
 from tests.support.loop import JumpingLoop
 from tusserver.service import concat, intake, progress, quota

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import tests.contracts.stores as contract
-import tests.support.properties  # noqa: F401 - loads the settings of property tests
 from tests.support.wire import PATIENCE
 from tusserver.stores import disk
 

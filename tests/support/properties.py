@@ -1,4 +1,4 @@
-"""Settings of property tests: importing this lifts the time limit of a single example, as machines may be busy."""
+"""Settings of property tests: no time limit of a single example, as machines may be busy. `conftest.py` loads them."""
 
 from __future__ import annotations
 

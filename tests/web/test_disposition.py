@@ -9,7 +9,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import tests.support.properties  # noqa: F401 - loads the settings of property tests
 from tusserver.stores.naming import safe_name
 from tusserver.web.download import disposition
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tests.support.properties  # noqa: F401 - loads the settings of property tests
 from tusserver.web.media import OCTETS, is_shown, type_of
 
 

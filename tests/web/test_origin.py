@@ -10,7 +10,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import tests.support.properties  # noqa: F401 - loads the settings of property tests
 from tusserver.web.origin import FAMILIES, Address, Origin, Trusted, address_of
 
 PROXY = "10.0.0.1"
