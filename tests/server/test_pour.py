@@ -20,8 +20,9 @@ from starlette.types import Receive, Scope, Send
 
 from tests.server.stage import Seen, Stage, answer, wire_of
 from tests.support.wire import PATIENCE, Connection, chunk, render
+from tusserver.lanes import Latency
 from tusserver.protocol.errors import ClientGone, SizeExceeded
-from tusserver.server import parsed
+from tusserver.server.parsed import ParsedDrain
 
 LAST = b"0\r\n\r\n"
 KIB = 1 << 10
@@ -108,12 +109,13 @@ class Pour:
         return (self.folder / name).read_bytes()
 
 
-@pytest.fixture(params=["loop", "threads"])
+@pytest.fixture(params=["at-once", "slow-disk", "threads"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs a test with bodies that are written on the loop, and with bodies that threads write after the first read."""
-    if request.param == "threads":
-        monkeypatch.setattr(parsed, "SLOW_WRITE", -1.0)
-        monkeypatch.setattr(parsed, "SLOW_FOR", 1e6)
+    """Runs a test with writes that come back at once, with a disk that is slow, and as with a digest of much."""
+    if request.param == "slow-disk":
+        monkeypatch.setattr(Latency, "worth_a_try", lambda self: False)
+    elif request.param == "threads":
+        monkeypatch.setattr(ParsedDrain, "_wants_a_thread", lambda self: True)
 
 
 @pytest.fixture
