@@ -52,7 +52,8 @@ def http_date(moment: datetime) -> str:
     >>> http_date(datetime(2014, 6, 25, 16, tzinfo=UTC))
     'Wed, 25 Jun 2014 16:00:00 GMT'
     """
-    return _http_date(int(moment.timestamp()))
+    # Without the part of a second: far ahead a float would round it up.
+    return _http_date(int(moment.replace(microsecond=0).timestamp()))
 
 
 @functools.lru_cache(maxsize=256)
