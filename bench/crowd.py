@@ -132,8 +132,10 @@ class Client:
             size = self._case.sends + 1
             fields = {"Tus-Resumable": "1.0.0", "Host": "here", "Upload-Length": str(size), "Content-Length": "0"}
             await self._ask("POST", "/files", fields)
-            location = re.search(rb"(?i)\r\nlocation: (?:https?://[^/]*)?(\S+)", await self._answer())
-            assert location is not None
+            created = await self._answer()
+            location = re.search(rb"(?i)\r\nlocation: (?:https?://[^/]*)?(\S+)", created)
+            if location is None:
+                raise ConnectionError(f"no upload was created: {created!r}")
             fields = {"Tus-Resumable": "1.0.0", "Host": "here", "Upload-Offset": "0"}
             fields["Content-Type"] = "application/offset+octet-stream"
             chunked = self._case.framing == "chunked"
