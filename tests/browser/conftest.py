@@ -47,7 +47,7 @@ class Held:
 PASSES = 8 * MIB
 
 Hold = Callable[..., Held]
-"""`hold(server, times=2)`: after 8 MiB a connection stands still, and after as many again another one."""
+"""`hold(server, times=2)`: after half of 8 MiB a connection stands still, and after as many again another one."""
 
 
 @pytest.fixture
@@ -57,14 +57,15 @@ def hold() -> Iterator[Hold]:
         def held(server: TusServer, times: int = 1) -> Held:
             before = set(server.uploads())
             proxy = stack.enter_context(Proxy(server.host))
-            proxy.fail(Fault.STALL, after=PASSES, times=times)
+            passes = PASSES // times  # of files in so many parts none shall be whole before
+            proxy.fail(Fault.STALL, after=passes, times=times)
 
             def stands_still() -> None:
                 """It does, and the server has stored what passed."""
                 assert proxy.failed.wait(PATIENCE)
                 new = set(server.uploads()) - before
                 tus = Tus(server.url)
-                assert eventually(lambda: sum(map(tus.offset, new)) > PASSES - MIB)
+                assert eventually(lambda: sum(map(tus.offset, new)) > passes - MIB)
 
             return Held(proxy.through(server.url), {"held": stands_still, "release": proxy.release})
 
