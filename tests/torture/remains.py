@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HOUR = 3600
-KEPT = {"format", "in-use", "settled"}
+KEPT = {"format", "in-use", "settled", "untouched"}
 """Files of the folder as a whole."""
 OTHER_ROOMS = {"calendar", "locks"}
 """Folders that hold no uploads."""
