@@ -16,6 +16,7 @@ from tests.browser.conftest import Held, Hold
 from tests.conftest import StartServer
 from tests.interop.goods import KIB, MIB, assert_arrived, make_bytes
 from tests.support.server import TusServer
+from tests.support.wire import PATIENCE
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -37,7 +38,7 @@ def goods(tmp_path: Path) -> Path:
 
 
 def metadata(url: str) -> dict[str, str]:
-    told = httpx.head(url, headers={"Tus-Resumable": "1.0.0"}).headers["upload-metadata"]
+    told = httpx.head(url, headers={"Tus-Resumable": "1.0.0"}, timeout=PATIENCE).headers["upload-metadata"]
     pairs = (pair.split(" ") for pair in told.split(","))
     return {name: b64decode(value).decode() for name, value in pairs}
 
@@ -111,7 +112,9 @@ def test_a_big_file_goes_in_parts_that_are_removed_once_they_are_joined(
     parts = {request["path"] for request in seen["requests"] if request["method"] == "PATCH"}
     assert len(parts) == 3
     for part in parts:
-        assert httpx.head(home(server) + part[1:], headers={"Tus-Resumable": "1.0.0"}).status_code == 404
+        assert (
+            httpx.head(home(server) + part[1:], headers={"Tus-Resumable": "1.0.0"}, timeout=PATIENCE).status_code == 404
+        )
 
 
 def test_a_paused_upload_goes_on_where_it_was(browser: Browser, server: TusServer, goods: Path, hold: Hold) -> None:
@@ -233,7 +236,7 @@ def test_an_upload_whose_time_was_over_begins_anew(
 
     def expire() -> None:
         (upload,) = server.uploads()
-        assert httpx.delete(upload, headers={"Tus-Resumable": "1.0.0"}).status_code == 204
+        assert httpx.delete(upload, headers={"Tus-Resumable": "1.0.0"}, timeout=PATIENCE).status_code == 204
 
     line = hold(server)
     seen = browser.run("page.expired", {**line.ask, "expire": expire}, home=home(line), files=[str(goods)])

@@ -164,7 +164,7 @@ def test_the_commands_that_upload_and_download_do_so(reader: tuple[TusServer, Pa
     assert_arrived(one, source)
     assert_arrived(another, source)
     assert one != another
-    assert source in httpx.get(archive).content
+    assert source in httpx.get(archive, timeout=PATIENCE).content
 
 
 def test_the_clients_of_the_page_upload_their_file(reader: tuple[TusServer, Path]) -> None:
@@ -186,7 +186,9 @@ def test_a_backup_of_a_running_server_can_be_restored(
     named = {"Upload-Metadata": metadata(filename="photo.raw")}
     urls = []
     for length in ("5", "8"):  # one that is whole, one that is not
-        made = httpx.post(server.url, headers={**octets, **named, "Upload-Length": length}, content=b"hello")
+        made = httpx.post(
+            server.url, headers={**octets, **named, "Upload-Length": length}, content=b"hello", timeout=PATIENCE
+        )
         urls.append(made.headers["Location"])
 
     printed = run("docs/operations.md", server, folder)
@@ -194,10 +196,10 @@ def test_a_backup_of_a_running_server_can_be_restored(
     assert printed.count("photo.raw") == 2
     restored = start_server(storage=folder / "restored")
     whole, begun = (url.replace(server.url, restored.url) for url in urls)
-    assert httpx.get(whole).content == b"hello"
-    patched = httpx.patch(begun, headers={**octets, "Upload-Offset": "5"}, content=b", w")
+    assert httpx.get(whole, timeout=PATIENCE).content == b"hello"
+    patched = httpx.patch(begun, headers={**octets, "Upload-Offset": "5"}, content=b", w", timeout=PATIENCE)
     assert patched.status_code == 204
-    assert httpx.get(begun).content == b"hello, w"
+    assert httpx.get(begun, timeout=PATIENCE).content == b"hello, w"
 
 
 # servers -------------------------------------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ def test_a_command_that_serves_starts_listens_and_stops_cleanly(block: Block, co
         env={**environment(tmp_path), **ports, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
     )
     with server:
-        answer = httpx.options(f"{listening()}/files")
+        answer = httpx.options(f"{listening()}/files", timeout=PATIENCE)
         assert (answer.status_code, answer.headers["Tus-Version"]) == (204, "1.0.0")
         assert server.stop(signal.SIGINT) == 0, server.output()
 

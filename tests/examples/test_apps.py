@@ -47,9 +47,11 @@ def fastapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def logged_in(app: str, name: str) -> httpx.Client:
     """A client that sends the user's token, and no cookie."""
-    answer = httpx.post(f"{app}/login", json={"name": name, "password": f"{name}'s password"})
+    answer = httpx.post(f"{app}/login", json={"name": name, "password": f"{name}'s password"}, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text
-    return httpx.Client(base_url=app, headers={**TUS, "Authorization": f"Bearer {answer.json()['token']}"})
+    return httpx.Client(
+        base_url=app, headers={**TUS, "Authorization": f"Bearer {answer.json()['token']}"}, timeout=PATIENCE
+    )
 
 
 @pytest.fixture
@@ -86,13 +88,13 @@ def test_the_starlette_app_takes_an_upload_and_lists_it(starlette: str) -> None:
     uploader.upload()
 
     url = str(uploader.url)
-    assert httpx.get(url).content == source
-    listed = httpx.get(f"{starlette}/").text
+    assert httpx.get(url, timeout=PATIENCE).content == source
+    listed = httpx.get(f"{starlette}/", timeout=PATIENCE).text
     assert f"photo.raw ({len(source)} bytes, {url.rsplit('/', 1)[1]})\n" in listed
 
 
 def test_the_starlette_app_refuses_what_has_no_name(starlette: str) -> None:
-    refused = httpx.post(f"{starlette}/files", headers={**TUS, "Upload-Length": "1"})
+    refused = httpx.post(f"{starlette}/files", headers={**TUS, "Upload-Length": "1"}, timeout=PATIENCE)
 
     assert refused.status_code == 400
     assert "name your file" in refused.text
@@ -108,12 +110,12 @@ def test_the_starlette_app_refuses_what_has_no_name(starlette: str) -> None:
 def test_nothing_is_open_without_a_login(fastapi: str, token: str | None, method: str, path: str) -> None:
     headers = {**TUS, "Upload-Length": "5", **({} if token is None else {"Authorization": token})}
 
-    assert httpx.request(method, fastapi + path, headers=headers).status_code == 401
+    assert httpx.request(method, fastapi + path, headers=headers, timeout=PATIENCE).status_code == 401
 
 
 @pytest.mark.parametrize("name", ["ada", "nobody"])
 def test_a_wrong_password_gives_no_token(fastapi: str, name: str) -> None:
-    answer = httpx.post(f"{fastapi}/login", json={"name": name, "password": "wrong"})
+    answer = httpx.post(f"{fastapi}/login", json={"name": name, "password": "wrong"}, timeout=PATIENCE)
 
     assert answer.status_code == 403
     assert "set-cookie" not in answer.headers
@@ -131,7 +133,7 @@ def test_a_user_uploads_with_tuspy_and_finds_it_listed(fastapi: str, ada: httpx.
 
 
 def test_a_page_of_the_app_needs_the_cookie_only(fastapi: str) -> None:
-    with httpx.Client(base_url=fastapi, headers=TUS) as page:
+    with httpx.Client(base_url=fastapi, headers=TUS, timeout=PATIENCE) as page:
         answer = page.post("/login", json={"name": "ada", "password": "ada's password"})
         assert "HttpOnly" in answer.headers["set-cookie"]
         assert "SameSite=strict" in answer.headers["set-cookie"]
@@ -198,8 +200,8 @@ def test_several_processes_are_one_app(tmp_path: Path) -> None:
         with logged_in(app, "bob") as client:
             bob = dict(client.headers)
         for at in range(1, 10):  # each on a connection of its own
-            assert httpx.head(url, headers=bob).status_code == 404
-            patched = httpx.patch(url, headers={**ada, **patching(at)}, content=str(at).encode())
+            assert httpx.head(url, headers=bob, timeout=PATIENCE).status_code == 404
+            patched = httpx.patch(url, headers={**ada, **patching(at)}, content=str(at).encode(), timeout=PATIENCE)
             assert patched.status_code == 204, patched.text
-        assert httpx.get(url, headers=ada).content == b"0123456789"
-        assert [listed["size"] for listed in httpx.get(f"{app}/mine", headers=ada).json()] == [10]
+        assert httpx.get(url, headers=ada, timeout=PATIENCE).content == b"0123456789"
+        assert [listed["size"] for listed in httpx.get(f"{app}/mine", headers=ada, timeout=PATIENCE).json()] == [10]

@@ -138,7 +138,7 @@ def test_a_download_keeps_its_length_and_its_etag(front: Front, behind: TusServe
     with client_of(front) as client:
         url = created(client, front, len(text), {"Upload-Metadata": f"filetype {base64_of('text/plain')}"})
         assert client.patch(url, headers=patching(0), content=text).status_code == 204
-        direct = httpx.get(f"{behind.url}/{url.rsplit('/', 1)[1]}")
+        direct = httpx.get(f"{behind.url}/{url.rsplit('/', 1)[1]}", timeout=PATIENCE)
         through = client.get(url, headers={"Accept-Encoding": "gzip, br"})
         part = client.get(url, headers={"Range": "bytes=5-9", "If-Range": direct.headers["ETag"]})
     assert through.headers["Content-Type"].startswith("text/plain")
@@ -257,7 +257,7 @@ def test_the_upload_page_is_there_whole(front: Front, http2: bool) -> None:
 def test_the_health_of_the_server_is_nobodys_business(front: Front, behind: TusServer, path: str) -> None:
     with client_of(front) as client:
         assert client.get(front.url.removesuffix("/files") + path).status_code == 404
-    assert httpx.get(behind.url.removesuffix("/files") + path).status_code == 200
+    assert httpx.get(behind.url.removesuffix("/files") + path, timeout=PATIENCE).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["haproxy"], indirect=True)

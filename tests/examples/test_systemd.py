@@ -71,7 +71,7 @@ def test_what_the_unit_starts_takes_an_upload_and_stops_cleanly(tmp_path: Path) 
     with Program([OURS, *arguments], ready=lambda: listens(port), log=log, cwd=state, env=env) as server:
         uploader = TusClient(f"http://127.0.0.1:{port}/files").uploader(file_stream=BytesIO(source))
         uploader.upload()
-        assert httpx.get(str(uploader.url)).content == source
+        assert httpx.get(str(uploader.url), timeout=PATIENCE).content == source
         assert server.stop() == 0
 
     assert {path.name for path in tmp_path.iterdir()} == {"tusserver", "journal"}

@@ -167,7 +167,7 @@ def test_the_page_of_uppy_uploads_several_files(server: TusServer, open_page: Op
     page.wait("#uploads a", count=3)
 
     arrived = {
-        httpx.head(url, headers={"Tus-Resumable": "1.0.0"}).headers["Upload-Length"]: url
+        httpx.head(url, headers={"Tus-Resumable": "1.0.0"}, timeout=PATIENCE).headers["Upload-Length"]: url
         for url in page.links("#uploads a")
     }
     for source in sources.values():
