@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -39,13 +40,16 @@ async def outlast(future: asyncio.Future[T], discard: Callable[[T], object] | No
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):
-            while not future.done():
-                try:
-                    await asyncio.wait([future])
-                except asyncio.CancelledError:
-                    continue
+        await until_done(future)
         # An exception is seen in any case, though nobody is left to hear of it.
         if not future.cancelled() and future.exception() is None and discard is not None:
             discard(future.result())
         raise
+
+
+async def until_done(future: asyncio.Future[Any]) -> None:
+    """Wait for a call in a thread, however often that is cancelled."""
+    with anyio.CancelScope(shield=True):  # else anyio would cancel us again in every turn of the loop
+        while not future.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([future])

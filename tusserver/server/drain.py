@@ -23,15 +23,12 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from enum import Enum, auto
 from time import perf_counter
-from typing import Any
-
-import anyio
 
 from tusserver.lanes import Lanes
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientGone
+from tusserver.server.detour import Detour, Turn, outlive
 from tusserver.streams import Disk
 
 BUFFER = 512 << 10
@@ -40,8 +37,6 @@ SPLICES = hasattr(os, "splice")
 """Whether the kernel has a way past user space; Linux has."""
 PAGE = 4 << 10
 """Writes begin at multiples of this where they can: one that begins inside a page touches that page a second time."""
-STREAK = 4
-"""Full reads of one body before the loop looks after its other connections; libuv alone would make 32."""
 
 THREADS = 4
 """Bodies that drain in threads at the same time."""
@@ -81,17 +76,6 @@ def write_all(fd: int, data: memoryview, at: int) -> None:
     written = os.pwrite(fd, data, at)
     while written < len(data):
         written += os.pwrite(fd, data[written:], at + written)
-
-
-class Turn(Enum):
-    """How a turn on the loop or in a thread ended."""
-
-    WHOLE = auto()
-    GONE = auto()
-    QUIET = auto()
-    ESCALATE = auto()
-    WRITING = auto()
-    SLICED = auto()
 
 
 class _Copy:
@@ -254,26 +238,7 @@ def is_heavy(digest: Digest | None) -> bool:
     return getattr(digest, "name", None) in hashlib.algorithms_guaranteed
 
 
-async def outlive(worker: asyncio.Future[Any], stop: Callable[[], None] | None = None) -> asyncio.CancelledError | None:
-    """Wait for a worker even when cancelled: it must not be left alone with descriptors that others will close.
-
-    `stop` is called when that happens. Returns the cancellation, for the caller to raise.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    try:
-        await asyncio.wait([worker])
-    except asyncio.CancelledError as error:
-        cancelled = error
-        if stop is not None:
-            stop()
-    with anyio.CancelScope(shield=True):  # else anyio would cancel us again in every turn of the loop
-        while not worker.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([worker])
-    return cancelled
-
-
-class Drain(asyncio.BufferedProtocol):
+class Drain(Detour):
     """`length` bytes from the socket of `transport` to `fd`, from byte `at` on.
 
     `owner` is the transport's protocol before and after; a lost connection and the flow of the answer are passed on to
@@ -282,7 +247,6 @@ class Drain(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_at",
-        "_attached",
         "_digest",
         "_disk",
         "_fd",
@@ -291,17 +255,12 @@ class Drain(asyncio.BufferedProtocol):
         "_heavy",
         "_left",
         "_looked_after",
-        "_loop",
         "_lowat",
         "_moved",
         "_number",
-        "_owner",
         "_pump",
         "_small",
         "_stop",
-        "_streak",
-        "_transport",
-        "_turn",
         "_updated",
         "_waited",
         "_writing",
@@ -321,23 +280,18 @@ class Drain(asyncio.BufferedProtocol):
         disk: Disk | None = None,
         first: bytes | bytearray = b"",
     ) -> None:
+        super().__init__(transport, owner)
         self._pump = pump
         self._disk = pump.disk if disk is None else disk
         self._first = memoryview(first)
         self._writing: tuple[Awaitable[None], memoryview] | None = None
-        self._transport = transport
-        self._owner = owner
         self._fd = fd
         self._at = at
         self._left = length - len(first)
         self._digest = digest
         self._heavy = is_heavy(digest)
         self._moved = moved
-        self._loop = asyncio.get_running_loop()
-        self._turn: asyncio.Future[Turn] | None = None
-        self._attached = False
         self._stop = False
-        self._streak = 0
         self._full_at = 0.0
         self._waited = 0.0
         self._updated = 0.0
@@ -381,16 +335,12 @@ class Drain(asyncio.BufferedProtocol):
     async def _on_the_loop(self) -> Turn:
         if self._transport.is_closing():
             raise ClientGone
-        turn = self._turn = self._loop.create_future()
         self._updated = perf_counter()
-        self._attached = True
-        self._transport.set_protocol(self)
-        self._transport.resume_reading()
+        turn = self._attach()
         try:
-            ended: Turn = await turn
+            ended = await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                turn.exception()  # seen: asyncio complains of those that nobody saw
+            self._see(turn)
             if self._attached and not self._transport.is_closing():
                 with contextlib.suppress(Exception):  # the cancellation goes on; what could be kept was reported
                     self._sweep()
@@ -479,58 +429,15 @@ class Drain(asyncio.BufferedProtocol):
             return
         self._small = 0
         self._wait_for(1)
-        self._streak = self._streak + 1 if count == BUFFER else 0
-        if self._streak == STREAK:
-            self._streak = 0
-            self._transport.pause_reading()
-            self._loop.call_soon(self._go_on)
+        self._read_was(full=count == BUFFER)
 
     def _wants_a_thread(self, took: float, *, busy: bool) -> bool:
         if self._pump.threads == 0 or self._left < WORTH_RELIEF:
             return False
         return self._heavy or took > SLOW_WRITE or self._disk.slow or (busy and self._left >= WORTH_A_THREAD)
 
-    def _go_on(self) -> None:
-        if self._attached and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def _end(self, how: Turn | BaseException) -> None:
-        """End this turn, at once: the transport may ask for the buffer again before the task goes on."""
-        self._detach()
-        if self._turn is None or self._turn.done():
-            return
-        if isinstance(how, Turn):
-            self._turn.set_result(how)
-        else:
-            self._turn.set_exception(how)
-
-    def _detach(self) -> None:
-        if not self._attached:
-            return
-        self._attached = False
-        if self._transport.is_closing():
-            return
+    def _before_detaching(self) -> None:
         self._wait_for(1)
-        # Only while it is paused: uvloop chooses the way of reading when reading begins.
-        self._transport.pause_reading()
-        self._transport.set_protocol(self._owner)
-
-    def eof_received(self) -> None:
-        """Let the transport close; `connection_lost` follows."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the owner, and end."""
-        self._attached = False
-        self._owner.connection_lost(exc)
-        self._end(Turn.GONE)
-
-    def pause_writing(self) -> None:
-        """Pass it on."""
-        self._owner.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Pass it on."""
-        self._owner.resume_writing()
 
     # slow clients ----------------------------------------------------------------------------------------------------
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientGone
-from tusserver.server.drain import BIG_READ, STREAK, Pump, Turn, is_heavy, outlive
+from tusserver.server.detour import Detour, Turn, outlive
+from tusserver.server.drain import BIG_READ, Pump, is_heavy
 from tusserver.stores.disk import write_all
 from tusserver.streams import Disk, MakeRoom
 
@@ -28,32 +28,23 @@ MANY = 1_000
 """Pieces of one read."""
 
 
-class Owner(Protocol):
-    """The transport's protocol before and after: parses, and calls `take` of the drain with each piece of the body."""
-
-    def data_received(self, data: memoryview, /) -> None: ...
-    def connection_lost(self, exc: Exception | None, /) -> None: ...
-    def pause_writing(self) -> None: ...
-    def resume_writing(self) -> None: ...
-
-
-class ParsedDrain(asyncio.BufferedProtocol):
+class ParsedDrain(Detour):
     """What `owner` finds of a body, to `fd`, from byte `at` on, until `whole` says that it has ended.
 
-    See `streams.Wire.drain` for `digest`, `moved` and `disk`, and `Wire.pour` for
-    `admit`, `share` and `make_room`.
+    The owner calls `take` with each piece. See `streams.Wire.drain` for `digest`, `moved` and `disk`, and `Wire.pour`
+    for `admit`, `share` and `make_room`.
     """
 
     __slots__ = (
-        *("_admit", "_at", "_attached", "_digest", "_disk", "_fd", "_heavy", "_loop", "_make_room", "_many", "_moved"),
-        *("_owner", "_pieces", "_pump", "_share", "_size", "_streak", "_transport", "_turn", "_whole", "_writing"),
+        *("_admit", "_at", "_digest", "_disk", "_fd", "_heavy", "_make_room", "_many", "_moved", "_pieces", "_pump"),
+        *("_share", "_size", "_whole", "_writing"),
     )
 
     def __init__(
         self,
         pump: Pump,
         transport: asyncio.Transport,
-        owner: Owner,
+        owner: asyncio.Protocol,
         *,
         fd: int,
         at: int,
@@ -65,12 +56,11 @@ class ParsedDrain(asyncio.BufferedProtocol):
         disk: Disk | None = None,
         make_room: MakeRoom | None = None,
     ) -> None:
+        super().__init__(transport, owner)
         self._pump = pump
         self._disk = pump.disk if disk is None else disk
         self._make_room = make_room
         self._writing: tuple[Awaitable[None], int] | None = None
-        self._transport = transport
-        self._owner = owner
         self._fd = fd
         self._at = at
         self._digest = digest
@@ -79,13 +69,9 @@ class ParsedDrain(asyncio.BufferedProtocol):
         self._admit = admit
         self._share = share
         self._whole = whole
-        self._loop = asyncio.get_running_loop()
-        self._turn: asyncio.Future[Turn] | None = None
-        self._attached = False
         self._pieces: list[bytes] = []
         self._size = 0
         self._many = False
-        self._streak = 0
 
     def take(self, piece: bytes) -> None:
         """Take the next bytes of the body; they are written when the read that they came with is parsed."""
@@ -118,16 +104,11 @@ class ParsedDrain(asyncio.BufferedProtocol):
 
     async def _read(self) -> Turn:
         """Read and write until something has to be done by the task."""
-        turn = self._turn = self._loop.create_future()
-        self._attached = True
-        self._transport.set_protocol(self)
-        self._transport.resume_reading()
+        turn = self._attach()
         try:
-            ended: Turn = await turn
-            return ended
+            return await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                turn.exception()  # seen: asyncio complains of those that nobody saw
+            self._see(turn)
             await self._written()
             if self._pieces:  # a thread was to write them
                 await self._write_in_a_thread()
@@ -142,7 +123,7 @@ class ParsedDrain(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Parse what was read, and write what is of the body. An exception must not leave this method."""
         try:
-            self._owner.data_received(self._pump.buffer[:nbytes])
+            self._owner.data_received(self._pump.buffer[:nbytes])  # type: ignore[arg-type]  # the parser takes any buffer
             self._many = len(self._pieces) > MANY
             if self._pieces and self._wants_a_thread():
                 self._end(Turn.ESCALATE)
@@ -158,49 +139,7 @@ class ParsedDrain(asyncio.BufferedProtocol):
         if self._whole():
             self._end(Turn.WHOLE)
             return
-        self._streak = self._streak + 1 if nbytes >= BIG_READ else 0
-        if self._streak == STREAK:  # others have their turn
-            self._streak = 0
-            self._transport.pause_reading()
-            self._loop.call_soon(self._go_on)
-
-    def _go_on(self) -> None:
-        if self._attached and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def _end(self, how: Turn | BaseException) -> None:
-        self._detach()
-        if self._turn is None or self._turn.done():
-            return
-        if isinstance(how, Turn):
-            self._turn.set_result(how)
-        else:
-            self._turn.set_exception(how)
-
-    def _detach(self) -> None:
-        if not self._attached:
-            return
-        self._attached = False
-        if not self._transport.is_closing():
-            self._transport.pause_reading()  # first: uvloop chooses the way of reading when reading begins
-            self._transport.set_protocol(self._owner)  # type: ignore[arg-type]  # the WireProtocol it was before
-
-    def eof_received(self) -> None:
-        """Let the transport close; `connection_lost` follows."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the owner, and end."""
-        self._attached = False
-        self._owner.connection_lost(exc)
-        self._end(Turn.GONE)
-
-    def pause_writing(self) -> None:
-        """Pass it on."""
-        self._owner.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Pass it on."""
-        self._owner.resume_writing()
+        self._read_was(full=nbytes >= BIG_READ)
 
     # writing ---------------------------------------------------------------------------------------------------------
 
