@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -208,6 +209,32 @@ async def test_however_many_ask_at_once_all_are_told(locker: FileLocker, tmp_pat
         lease.on_report(report)
         told = await asyncio.gather(*(locker.report(ID) for _ in range(100)))
     assert told == [5] * 100
+
+
+async def test_however_many_ask_at_once_one_socket_is_opened(
+    locker: FileLocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    bind = names.bind
+    monkeypatch.setattr(names, "bind", lambda *args: opened.append(bind(*args)) or opened[-1])  # type: ignore[func-returns-value]
+    impatient = asyncio.create_task(locker.listen())
+    await asyncio.sleep(0)
+    asking = asyncio.gather(*(locker.listen() for _ in range(100)))
+    impatient.cancel()
+    assert await asking == [True] * 100
+    assert sorted(os.listdir(tmp_path / "locks")) == sorted(["held", *opened])
+    assert len(opened) == 1
+
+
+def test_threads_that_list_the_names_at_once_miss_none(tmp_path: Path) -> None:
+    expected = {path.name for path in left(tmp_path, *(f"{number}-{number:08x}.sock" for number in range(1, 300)))}
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(names.listed, [folder] * 400):
+                assert set(found) == expected
+    finally:
+        os.close(folder)
 
 
 async def test_many_who_ask_keep_nobody_from_taking_over(locker: FileLocker, tmp_path: Path) -> None:

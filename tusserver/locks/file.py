@@ -19,6 +19,7 @@ import logging
 import os
 import secrets
 import struct
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -70,6 +71,7 @@ class FileLocker:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._within = MemoryLocker()
         self._post: _Post | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._leading = False
         self._process = os.getpid()
         self._deaf = False
@@ -210,7 +212,7 @@ class FileLocker:
         """
         if not self.listens:
             try:
-                await self._open_post()
+                await asyncio.shield(self._post_being_opened())
             except OSError as error:
                 if not self._deaf:
                     logger.warning("other processes cannot ask for locks now: %s", error.strerror)
@@ -219,6 +221,13 @@ class FileLocker:
         self._deaf = False
         return True
 
+    def _post_being_opened(self) -> asyncio.Task[None]:
+        """One socket, however many requests want to ask before there is one, and whichever of them are cancelled."""
+        loop = asyncio.get_running_loop()
+        if self._opening is None or self._opening.done() or self._opening.get_loop() is not loop:
+            self._opening = loop.create_task(self._open_post())
+        return self._opening
+
     async def _open_post(self) -> None:
         post = _Post(self._folder, asyncio.get_running_loop(), self._within)
         try:
@@ -226,9 +235,6 @@ class FileLocker:
         except BaseException:
             post.close()
             raise
-        if self.listens:  # another request was faster
-            post.close()
-            return
         self._close_post()
         self._post = post
         post.begin()
@@ -304,6 +310,7 @@ class _Post:
         self._reporting: set[asyncio.Task[None]] = set()
         self._answers: dict[str, _Answer] = {}
         self._socket = names.datagrams()
+        weakref.finalize(self, self._socket.close)  # without a warning, for those who do not close their locker
         self._name = ""
 
     def bind(self) -> None:

@@ -53,7 +53,12 @@ def listed(folder: int) -> list[str]:
     Raises:
         OSError: the folder cannot be read.
     """
-    return [name for name in os.listdir(folder) if _OURS.fullmatch(name)]
+    return [name for name in _names(folder) if _OURS.fullmatch(name)]
+
+
+def _names(folder: int) -> list[str]:
+    """List the folder by an open file of its own: two threads that list by one take each other's names away."""
+    return os.listdir(address(folder, ""))
 
 
 def is_socket(folder: int, name: str) -> bool:
@@ -69,7 +74,7 @@ def clear(folder: int, most: int | None = None) -> int:
     """Remove the names that killed processes have left, after a look at `most` of all; return how many were removed."""
     removed = 0
     with contextlib.suppress(OSError), datagrams() as probe:
-        for name in sorted(os.listdir(folder))[:most]:
+        for name in sorted(_names(folder))[:most]:
             with contextlib.suppress(OSError):
                 if is_socket(folder, name) and _is_left(folder, name, probe):
                     os.unlink(name, dir_fd=folder)
