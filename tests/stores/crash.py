@@ -136,7 +136,7 @@ class Run:
     # steps, in the order of the service ------------------------------------------------------------------------------
 
     async def create(self, upload_id: UploadId, **values: Any) -> Upload:
-        now = datetime.now(UTC)
+        now = datetime.now(UTC).replace(microsecond=0)  # as a record keeps it: what stays the same is not synced again
         upload = Upload(id=upload_id, created_at=now, expires_at=now + timedelta(hours=1), **values)
         await self.store.create(upload)
         self._tell({upload_id: 0})

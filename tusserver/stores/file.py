@@ -569,7 +569,8 @@ class FileStore:
         with self._translated("committing"):
             fd = self._open_record(upload.id)
             try:
-                last = record.read_slot(fd, self._boot)
+                head = os.pread(fd, record.JSON_AT, 0)
+                last = record.newer(head, self._boot)
                 if last is None:
                     raise StoreUnavailable
                 unsynced = upload.offset > last.synced
@@ -579,6 +580,9 @@ class FileStore:
                 slot = self._slot(upload, last.number + 1, synced)
                 if (slot.offset, slot.finished, slot.boot) == (last.offset, last.finished, last.boot):
                     slot = replace(slot, written_at=last.written_at, clock=last.clock)  # see `Upload.updated_at`
+                promised = self._sync or last.offset == upload.length
+                if syncs and promised and not record.was_synced(head, last):
+                    disk.sync_data(fd)  # else a power cut may take the last slot and tear the one that is written now
                 # `finished` alone needs no sync: if it is lost, finishing is done again.
                 changed = unsynced or (slot.offset, slot.expires_at) != (last.offset, last.expires_at)
                 if slot.offset < last.offset or (syncs and changed):
@@ -786,9 +790,11 @@ class FileStore:
                 now = self.clock.seconds()
                 with contextlib.suppress(OSError):  # removing must work on a full disk
                     self._calendar.add(upload_id, now + FIRST_LOOK, now)
-            touched: set[Path] = set()
-            there = self._remove_files(upload_id, upload, notes, touched)
-            self._sync_removal(touched)
+            if upload is not None:
+                self._sync_folders(self._remove_place(upload))
+            folders: set[Path] = set()
+            there = self._remove_files(upload_id, notes, folders)
+            self._sync_folders(folders)
         return there
 
     async def reap(self, ids: Sequence[UploadId], is_over: Callable[[Upload], bool]) -> Reaped:
@@ -796,32 +802,39 @@ class FileStore:
         return await self._lanes.run(Lane.REMOVALS, self._reap, ids, is_over)
 
     def _reap(self, ids: Sequence[UploadId], is_over: Callable[[Upload], bool]) -> Reaped:
+        over: dict[UploadId, Upload] = {}
         removed: dict[UploadId, Upload] = {}
         failed: dict[UploadId, Exception] = {}
-        touched: set[Path] = set()
+        folders: set[Path] = set()
         for upload_id in ids:
             try:
                 if is_over(upload := self._load(upload_id)):
                     with self._translated("removing an upload"):
-                        self._remove_files(upload_id, upload, True, touched)
-                    removed[upload_id] = upload
+                        folders |= self._remove_place(upload)
+                    over[upload_id] = upload
             except UploadNotFound:
                 continue
             except TusError as error:
                 failed[upload_id] = error
         try:
             with self._translated("removing an upload"):
-                self._sync_removal(touched)
+                self._sync_folders(folders)
+                folders.clear()
+                for upload_id, upload in over.items():
+                    try:
+                        with self._translated("removing an upload"):
+                            self._remove_files(upload_id, True, folders)
+                        removed[upload_id] = upload
+                    except TusError as error:
+                        failed[upload_id] = error
+                self._sync_folders(folders)
         except TusError as error:  # a power cut may bring them back
-            failed |= dict.fromkeys(removed, error)
-            removed.clear()
+            return Reaped([], failed | dict.fromkeys(over, error))
         return Reaped(list(removed.values()), failed)
 
-    def _remove_files(self, upload_id: UploadId, upload: Upload | None, notes: bool, touched: set[Path]) -> bool:
-        """Remove what there is of an upload, and note in `touched` the folders that are to be synced."""
+    def _remove_files(self, upload_id: UploadId, notes: bool, folders: set[Path]) -> bool:
+        """Remove what there is of an upload but its readable name; note in `folders` which ones are to be synced."""
         path = self._path(upload_id)
-        if upload is not None:
-            self._remove_place(upload, touched)  # first, as only the record knows it
         # The record goes before the bytes: these are found by the calendar if we die here.
         there = disk.unlink(path + _RECORD)
         there |= disk.unlink(path)
@@ -829,25 +842,29 @@ class FileStore:
         for suffix in (_RECORD, _AWAITED):
             disk.unlink(path + suffix + _NEW)
         if there:
-            touched.add(Path(path).parent)
+            folders.add(Path(path).parent)
         return there
 
-    def _sync_removal(self, touched: set[Path]) -> None:
+    def _sync_folders(self, folders: Collection[Path]) -> None:
         if self._sync:
-            for path in touched:
+            for path in folders:
                 disk.sync_folder(path)
 
-    def _remove_place(self, upload: Upload, touched: set[Path]) -> None:
-        """Remove the readable name, also one that a crash kept from the record."""
+    def _remove_place(self, upload: Upload) -> set[Path]:
+        """Remove the readable name, also one that a crash kept from the record; return its folder, to be synced.
+
+        That comes first, as only the record knows it: a power cut could bring it back when the record has gone.
+        """
         place = upload.place if upload.place is not None and self._has_bytes(upload) else None
         if upload.place is None and self._template is not None:
             path = Path(self._path(upload.id))
             with contextlib.suppress(FileNotFoundError):
                 if path.lstat().st_nlink > 1:
                     place = str(self._template.link(path, upload))
-        if place is not None:
-            disk.unlink(place)
-            touched.add(Path(place).parent)
+        if place is None:
+            return set()
+        disk.unlink(place)
+        return {Path(place).parent}
 
     # going through them ----------------------------------------------------------------------------------------------
 

@@ -281,6 +281,11 @@ def reach(head: bytes) -> int:
     return max(slots, key=lambda slot: slot.number).offset if slots else 0
 
 
+def was_synced(head: bytes, slot: Slot) -> bool:
+    """Whether a slot is known to be on the disk. The first one of a record overwrites none."""
+    return slot.number == 0 or (slot.unsynced and _marked(head) == slot.number)
+
+
 def _marked(head: bytes) -> int | None:
     mark = head[_MARK_AT : _MARK_AT + _MARK.size]
     found: int = _MARK.unpack(mark)[0] if len(mark) == _MARK.size else 0
