@@ -93,6 +93,30 @@ class StoreContract:
         await store.create(upload)
         assert await store.load(upload.id) == upload
 
+    @pytest.mark.parametrize("length", [5, 10, None])
+    async def test_a_new_upload_may_have_its_first_bytes(self, store: Store, length: int | None) -> None:
+        upload = an_upload(length=length, offset=5, told=5, finished=length == 5)
+        await store.create(upload, b"hello")
+        assert await store.load(ID) == upload
+        with pytest.raises(IdTaken):
+            await store.create(upload, b"other")
+        if length != 5:
+            upload = replace(await put(store, upload, b" more"), length=10)
+            await store.amend(upload)
+        assert await bytes_of(store, upload) == b"hello more"[: length or 10]
+
+    async def test_a_few_bytes_are_put_and_committed(self, store: Store) -> None:
+        upload = an_upload(length=10)
+        await store.create(upload)
+        await store.write(upload, Chunks(b"never"), unheard)  # and not committed
+        for data in (b"he", b"l", b"lo th", b"er"):
+            upload = replace(upload, offset=upload.offset + len(data), finished=data == b"er")
+            await store.put(upload, data)
+            assert await store.load(ID) == upload
+        assert await bytes_of(store, upload) == b"hello ther"[:10]
+        with pytest.raises(UploadNotFound):
+            await store.put(an_upload(OTHER, offset=1), b"x")
+
     async def test_an_upload_that_was_never_made_is_not_found(self, store: Store) -> None:
         with pytest.raises(UploadNotFound):
             await store.load(ID)

@@ -456,10 +456,16 @@ async def test_what_was_committed_before_the_storage_filled_up_stays(make_world:
                 raise OutOfSpace
             return await super().write(upload, source, kept)
 
+        async def put(self, upload: Upload, data: bytes) -> None:
+            if upload.offset > 5:
+                raise OutOfSpace
+            await super().put(upload, data)
+
     world = World(Full)
     upload_id = await world.upload(11, b"hello")
-    with pytest.raises(OutOfSpace):
-        await world.append(upload_id, 5, b" world")
+    for body in (whole(b" world"), Feed(b" world", ends=True)):
+        with pytest.raises(OutOfSpace):
+            await world.append(upload_id, 5, body, announced=6)
     assert await world.content(upload_id) == b"hello"
 
 

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import anyio
 import pytest
 
 from tests.service.conftest import MakeWorld
-from tests.service.world import IDLE, Feed, World, elapse
+from tests.service.world import IDLE, Feed, World, elapse, whole
 from tusserver.events import Created, Finished, Terminated
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
@@ -27,6 +29,7 @@ from tusserver.protocol.errors import (
 )
 from tusserver.protocol.rules import Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.stores.base import Store
 from tusserver.stores.memory import MemoryStore
 from tusserver.streams import Kept, Source
 
@@ -254,20 +257,68 @@ async def test_a_storage_that_fills_up_under_the_first_bytes_keeps_nothing(make_
         async def write(self, upload: Upload, source: Source, kept: Kept) -> int:
             raise OutOfSpace
 
+        async def put(self, upload: Upload, data: bytes) -> None:
+            raise OutOfSpace
+
     world = World(Full)
-    with pytest.raises(OutOfSpace):
-        await world.create(5, b"hello")
-    assert await world.stored() == []
+    for body in (whole(b"hello"), Feed(b"hello", ends=True)):
+        with pytest.raises(OutOfSpace):
+            await world.create(5, body, announced=5)
+        assert await world.stored() == []
 
 
 # at the end of the server --------------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_stops_still_makes_uploads_but_takes_none_of_their_bytes(world: World) -> None:
+async def test_a_server_that_stops_still_makes_uploads_but_takes_no_bytes_that_are_still_to_come(world: World) -> None:
     world.service.close()
-    created = await world.create(10, b"hello")
+    created = await world.create(10, Feed(b"hello"), announced=5)
     assert (created.closes, created.upload.offset) == (True, 0)
     assert await world.stored() == [created.upload.id]
+    assert (await world.create(10, b"hello")).upload.offset == 5, "these have come"
+
+
+# bytes that have come with the request -------------------------------------------------------------------------------
+
+
+class Strokes(MemoryStore):
+    """Notes what it is asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    async def create(self, upload: Upload, data: bytes = b"") -> None:
+        self.calls.append(f"create {upload.offset} {data!r}")
+        await super().create(upload, data)
+
+    async def commit(self, upload: Upload) -> None:
+        self.calls.append(f"commit {upload.offset}")
+        await super().commit(upload)
+
+
+@pytest.mark.parametrize("role", [Role.REGULAR, Role.PARTIAL])
+@pytest.mark.parametrize("length", [5, 10, None])
+async def test_an_upload_is_made_with_its_first_bytes_in_one_stroke(length: int | None, role: Role) -> None:
+    store = Strokes()
+    world = World(lambda: store, listens=False)
+    upload = (await world.create(length, b"hello", role=role)).upload
+    assert store.calls == ["create 5 b'hello'"]
+    assert await world.head(upload.id) == replace(upload, updated_at=(await store.load(upload.id)).updated_at)
+    assert (upload.offset, upload.told, upload.finished) == (5, 5, length == 5)
+    assert bytes(store._bytes[upload.id]) == b"hello"
+
+
+@pytest.mark.parametrize("body", [b"hellO", b"hello!"], ids=["not-what-was-said", "too-many"])
+async def test_first_bytes_that_are_refused_make_no_upload(open_store: Callable[[], Store], body: bytes) -> None:
+    world = World(open_store, listens=False)
+    checksum = sha1(b"hello")
+    with pytest.raises((ChecksumMismatch, SizeExceeded)):
+        await world.create(5, body, checksum=checksum)
+    with pytest.raises(ChecksumMismatch):
+        await world.create(5, whole(b"hellO", checksum), announced=5)
+    assert await world.stored() == []
+    assert (await world.create(5, whole(b"hello", checksum), announced=5, checksum=checksum)).upload.finished
 
 
 async def test_a_server_that_stops_joins_no_parts(world: World) -> None:

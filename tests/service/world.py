@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from typing import cast
 
 from tusserver.clock import WallClock
 from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
@@ -24,7 +25,7 @@ from tusserver.service.sweeper import Sweeper
 from tusserver.service.uploads import UploadService
 from tusserver.stores.base import Ledger, Store
 from tusserver.stores.ledger import MemoryLedger
-from tusserver.streams import Disk, MakeRoom
+from tusserver.streams import Disk, MakeRoom, Wire
 
 IDLE = 30.0
 PATIENCE = 5.0
@@ -48,10 +49,18 @@ class Clock:
         self.now += by
 
 
+class Here:
+    """The wire of a body of which all has come."""
+
+    whole = True
+    drainable = False
+    pourable = False
+
+
 class Feed:
     """A body that a test feeds: all at once, or piece by piece."""
 
-    wire = None
+    wire: Wire | None = None
 
     def __init__(self, *chunks: bytes, ends: bool = False, trailer: Checksum | None = None) -> None:
         self._trailer = trailer
@@ -128,9 +137,11 @@ class Feed:
         return self._trailer
 
 
-def whole(data: bytes) -> Feed:
-    """A body that is all there."""
-    return Feed(data, ends=True)
+def whole(data: bytes, trailer: Checksum | None = None) -> Feed:
+    """A body that is all there, and known to be."""
+    feed = Feed(data, ends=True, trailer=trailer)
+    feed.wire = cast(Wire, Here())
+    return feed
 
 
 class FailsAtFirst:

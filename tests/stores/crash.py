@@ -154,6 +154,13 @@ class Run:
         self._tell({upload.id: upload.offset})
         return upload
 
+    async def put(self, upload: Upload, data: bytes) -> Upload:
+        upload = replace(upload, offset=upload.offset + len(data))
+        self._tell({f"{upload.id}:sent": upload.offset})
+        await self.store.put(upload, data)
+        self._tell({upload.id: upload.offset})
+        return upload
+
     async def finish(self, upload: Upload) -> Upload:
         upload = replace(await self.store.finish(upload), finished=True, expires_at=None)
         await self.store.commit(upload)
@@ -184,6 +191,21 @@ async def known(run: Run) -> None:
     """An upload of known length."""
     run.counts = True
     await run.whole(metadata=NAMED)
+
+
+async def swift(run: Run) -> None:
+    """Small bodies that come with their requests."""
+    run.counts = True
+    run._tell({f"{ID}:sent": STEP})
+    now = datetime.now(UTC).replace(microsecond=0)
+    upload = Upload(
+        id=ID, created_at=now, expires_at=now + timedelta(hours=1), length=len(DATA), offset=STEP, metadata=NAMED
+    )
+    await run.store.create(upload, DATA[:STEP])
+    run._tell({ID: STEP})
+    for at in range(STEP, len(DATA), STEP):
+        upload = await run.put(upload, DATA[at : at + STEP])
+    await run.finish(upload)
 
 
 async def deferred(run: Run) -> None:
@@ -267,7 +289,7 @@ async def remade(run: Run) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Run], Awaitable[None]]] = {
-    call.__name__: call for call in (known, deferred, joined, removed, abandoned, swept, split, remade)
+    call.__name__: call for call in (known, swift, deferred, joined, removed, abandoned, swept, split, remade)
 }
 
 

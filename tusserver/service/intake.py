@@ -37,6 +37,11 @@ Cut = TusError | ClientGone
 """Why a body ended early."""
 
 
+def is_here(body: Body, length: int | None) -> bool:
+    """Whether a body of `length` bytes is a small one of which all has come: there is nothing to wait for."""
+    return length is not None and 0 < length <= SMALL and body.wire is not None and body.wire.whole
+
+
 class Intake:
     """The Source made of one request's body.
 
@@ -120,6 +125,23 @@ class Intake:
             return False
         # Also a small one that is still to come: its client may be one of thousands that are slow.
         return not wire.whole or (self.expected or 0) > SMALL
+
+    async def take(self) -> bytes:
+        """Return a body that is here, see `is_here`, verified: nothing of it has to be written before.
+
+        Raises:
+            ChecksumMismatch, InvalidChecksum: see `verify`.
+            ClientGone
+        """
+        data = b"".join(await self.read(SMALL))
+        if self.cut is not None:
+            raise self.cut
+        if (trailer := self.verify()) is not None:
+            digest = trailer.digest()
+            digest.update(data)
+            if not trailer.matches(digest):
+                raise ChecksumMismatch
+        return data
 
     async def read(self, most: int) -> list[bytes]:
         """See `Source.read`."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from tusserver.events import Bus, Created, Event, Finished
 from tusserver.protocol import rules
@@ -16,6 +17,8 @@ from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import Store
 
 logger = logging.getLogger("tusserver")
+
+Commit = Callable[[Upload], Awaitable[None]]
 
 TRY_AGAIN = timedelta(minutes=1)
 """After which a sweep finishes what could not be finished."""
@@ -44,23 +47,42 @@ class Lifecycle:
             await self._store.remove(upload.id)
             raise
 
+    async def begin_with(self, upload: Upload, data: bytes) -> Upload:
+        """Make an upload together with its first bytes, see `Store.create`, where nobody is told of its beginning.
+
+        Raises:
+            IdTaken, OutOfSpace, MaxSizeExceeded, StoreUnavailable
+        """
+        upload = await self.keep(upload, partial(self._store.create, data=data))
+        logger.info("upload created", extra={"upload_id": upload.id, "length": upload.length})
+        return upload
+
+    @property
+    def tells_of_the_beginning(self) -> bool:
+        """Whether an application of this process wants to know of new uploads."""
+        return self._bus.has_listeners(Created)
+
     @property
     def tells_of_the_end(self) -> bool:
         """Whether an application of this process wants to know of finished uploads."""
         return self._bus.has_listeners(Finished)
 
-    async def keep(self, upload: Upload) -> Upload:
-        """Commit what came; the upload is finished in the same stroke if that was all and nobody waits for its end."""
+    async def keep(self, upload: Upload, commit: Commit | None = None) -> Upload:
+        """Commit what came; the upload is finished in the same stroke if that was all and nobody waits for its end.
+
+        `commit`: does more than `Store.commit` in that stroke.
+        """
+        commit = commit or self._store.commit
         if upload.complete and not upload.finished:
             if upload.role is Role.PARTIAL:
-                return await self._close(upload)
+                return await self._close(upload, commit)
             if self.tells_of_the_end and not upload.owed:
                 upload = replace(upload, owed=True)  # in the record: another process shall not take it for finished
             elif not upload.owed and self._store.finishes_in_place:
-                return await self._close(upload)
+                return await self._close(upload, commit)
             # Noted first, so that a sweep makes good what a crash interrupts: the client sees that all is there.
             await self._store.remind(upload.id, self._now() + TRY_AGAIN)
-        await self._store.commit(upload)
+        await commit(upload)
         return upload
 
     async def finish(self, upload: Upload) -> Upload:
@@ -90,7 +112,7 @@ class Lifecycle:
                     raise
                 await self._note_failure(upload, error)
                 raise FinishFailed from error
-        return await self._close(upload)
+        return await self._close(upload, self._store.commit)
 
     async def _note_failure(self, upload: Upload, error: BaseException) -> None:
         """Log the whole story once, then a line each time; and note when to try again."""
@@ -106,24 +128,28 @@ class Lifecycle:
         if (again := failed.retry_at or failed.expires_at) is not None:
             await self._store.remind(upload.id, again)
 
-    async def _close(self, upload: Upload) -> Upload:
+    async def _close(self, upload: Upload, commit: Commit) -> Upload:
         if upload.unclaimed:  # somebody may have asked since
             upload = replace(upload, unclaimed=(await self._store.load(upload.id)).unclaimed)
-        upload = await self.retain(upload)
+        upload = await self._retain(upload, commit)
         logger.info("upload finished", extra={"upload_id": upload.id, "length": upload.length})
         return upload
 
     async def retain(self, upload: Upload) -> Upload:
         """Commit a complete upload as finished; its retention starts now."""
-        return await self._commit_deadline(rules.finish(upload, self._expiry, self._now()))
+        return await self._retain(upload, self._store.commit)
+
+    async def _retain(self, upload: Upload, commit: Commit) -> Upload:
+        return await self._commit_deadline(rules.finish(upload, self._expiry, self._now()), commit)
 
     async def give_deadline(self, upload: Upload, *, now: bool = False) -> Upload:
         """Give an upload the deadline that it has by the rules of today, from its last bytes on or from `now` on."""
         expires_at = self._expiry.of(replace(upload, updated_at=None) if now else upload, self._now())
-        return await self._commit_deadline(upload.at(upload.offset, expires_at=expires_at, finished=upload.finished))
+        upload = upload.at(upload.offset, expires_at=expires_at, finished=upload.finished)
+        return await self._commit_deadline(upload, self._store.commit)
 
-    async def _commit_deadline(self, upload: Upload) -> Upload:
-        await self._store.commit(upload)
+    async def _commit_deadline(self, upload: Upload, commit: Commit) -> Upload:
+        await commit(upload)
         if upload.expires_at is not None:
             await self._store.remind(upload.id, upload.expires_at)
         return upload

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import assert_never
 
 import anyio
@@ -49,7 +50,7 @@ from tusserver.protocol.rules import AppendPlan, Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.buffers import BUFFERS, Buffers
 from tusserver.service.concat import Joiner
-from tusserver.service.intake import Cut, Intake
+from tusserver.service.intake import Cut, Intake, is_here
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.pace import Pace
 from tusserver.service.progress import BodyProgress
@@ -167,7 +168,6 @@ class UploadService:
         upload = await self._draw_up(create)
         reserves = rules.lacking(upload)
         async with self.quota.place(upload.id, client, reserves), self._locker.hold(upload.id) as lease:
-            await self._lifecycle.begin(upload)
             # Also without a first body: "The Client ... MAY set Upload-Length to 0", complete without any PATCH.
             first = create.first or Append(id=None, offset=0, body_length=0)
             return await self._receive_first(upload, first, body, lease)
@@ -194,11 +194,21 @@ class UploadService:
         return Created(upload=await self._joiner.join(final, body, new=new))
 
     async def _receive_first(self, upload: Upload, first: Append, body: Body, lease: Lease) -> Created:
-        """Take the bytes that came with the creation. The upload exists, so a body cut short still makes a Created."""
+        """Make the upload and take the bytes that came along. It exists then, so a body cut short makes a Created."""
+        plan = rules.plan_first(upload, first, self._limits)
+        at_once = is_here(body, first.body_length) and not self._lifecycle.tells_of_the_beginning
+        cut: Cut | None = None
+        if at_once:
+            data = await self._intake(plan, first, body).take()
+            upload = rules.advance(upload, len(data), self._expiry, self._now(), told=True)
+            with anyio.CancelScope(shield=True):
+                upload = await self._lifecycle.begin_with(upload, data)
+        else:
+            await self._lifecycle.begin(upload)
         try:
-            plan = rules.plan_first(upload, first, self._limits)
-            async with self._trimmed(upload):
-                upload, cut = await self._receive(plan, first, body, lease)
+            if not at_once:
+                async with self._trimmed(upload):
+                    upload, cut = await self._receive(plan, first, body, lease)
             if isinstance(cut, ClientGone):
                 raise cut
             return Created(upload=await self._tell(await self._finish(upload)), closes=cut is not None)
@@ -321,16 +331,9 @@ class UploadService:
         upload = plan.upload
         if append.body_length == 0 and append.checksum is None and not append.checksum_follows:
             return upload, None
-        intake = Intake(
-            body,
-            room=plan.room,
-            expected=append.body_length,
-            idle=self._idle,
-            beyond=plan.beyond,
-            checksum=append.checksum,
-            follows=append.checksum_follows,
-            buffers=self._buffers,
-        )
+        intake = self._intake(plan, append, body)
+        if is_here(body, append.body_length):
+            return await self._receive_at_once(upload, intake, before), None
         progress = BodyProgress(self._store, upload, intake, self._expiry, self._now)
         lease.on_wanted(progress.leave)
         lease.on_report(progress.report)
@@ -353,6 +356,32 @@ class UploadService:
             return await self._keep(upload, progress.upload, intake, added), intake.cut
         finally:
             self._intakes.discard(intake)
+
+    def _intake(self, plan: AppendPlan, append: Append, body: Body) -> Intake:
+        return Intake(
+            body,
+            room=plan.room,
+            expected=append.body_length,
+            idle=self._idle,
+            beyond=plan.beyond,
+            checksum=append.checksum,
+            follows=append.checksum_follows,
+            buffers=self._buffers,
+        )
+
+    async def _receive_at_once(self, start: Upload, intake: Intake, before: Upload | None) -> Upload:
+        """Verify a body that is here, and write and commit it in one stroke."""
+        try:
+            data = await intake.take()
+        except TusError:
+            with anyio.CancelScope(shield=True):
+                await self._undo(start, start, before)
+            raise
+        upload = rules.advance(start, len(data), self._expiry, self._now(), told=True)
+        with anyio.CancelScope(shield=True):  # what is written shall be told
+            await self._remind_of_joins(upload)
+            upload = await self._lifecycle.keep(upload, partial(self._store.put, data=data))
+        return upload
 
     async def _write(self, upload: Upload, intake: Intake, progress: BodyProgress) -> int:
         """Return the bytes written: on a disk that got full those before. Of one that fails nobody can tell."""

@@ -107,8 +107,10 @@ class Store(Protocol):
             ValueError: somebody else is on this store with other locks, which would keep nobody off our uploads.
         """
 
-    async def create(self, upload: Upload) -> None:
+    async def create(self, upload: Upload, data: bytes = b"") -> None:
         """Reserve the upload's whole space and record it, or leave nothing.
+
+        `data`: its first bytes, at whose end it stands; they are written and committed with it.
 
         Raises:
             IdTaken: never overwrites.
@@ -130,6 +132,13 @@ class Store(Protocol):
 
         Raises:
             OutOfSpace: what `kept` was told is written.
+        """
+
+    async def put(self, upload: Upload, data: bytes) -> None:
+        """Write a few bytes, at whose end the upload stands now, and commit it, as `write` and `commit` would.
+
+        Raises:
+            OutOfSpace: nothing is committed.
         """
 
     async def commit(self, upload: Upload) -> None:

@@ -229,16 +229,16 @@ class FileStore:
 
     # making and reading ----------------------------------------------------------------------------------------------
 
-    async def create(self, upload: Upload) -> None:
+    async def create(self, upload: Upload, data: bytes = b"") -> None:
         """See `Store.create`."""
         if (upload.length or 0) > GROWTH and not upload.pending:
-            await self._lanes.run(Lane.SPACE, self._create, upload)
-        elif self._sync:
-            await self._lanes.run(Lane.SYNCS, self._create, upload)
+            await self._lanes.run(Lane.SPACE, self._create, upload, data)
+        elif self._sync or (data and self._syncs(upload)):
+            await self._lanes.run(Lane.SYNCS, self._create, upload, data)
         else:
-            await self._swift(self._create, upload)
+            await self._swift(self._create, upload, data)
 
-    def _create(self, upload: Upload) -> None:
+    def _create(self, upload: Upload, data: bytes = b"") -> None:
         path = self._path(upload.id)
         now = self.clock.seconds()
         look = now + FIRST_LOOK
@@ -255,17 +255,32 @@ class FileStore:
                 try:
                     # A pending final upload takes its space when its parts are there.
                     if upload.length and not upload.pending:
-                        self._reserve_untouched(fd, upload.id, upload.length)
+                        self._reserve_first(fd, upload)
+                    syncs = self._sync
+                    if data:
+                        self._unsettled = True
+                        disk.write_all(fd, [data], 0)
+                        if syncs := self._syncs(upload):
+                            disk.sync_data(fd)
                 finally:
                     os.close(fd)
-                content = record.pack(upload, self._slot(upload, 0, 0))
-                disk.write_new_file(path + _RECORD, content, self._file_mode, sync=self._sync)
+                content = record.pack(upload, self._slot(upload, 0, upload.offset if syncs else 0))
+                disk.write_new_file(path + _RECORD, content, self._file_mode, sync=syncs)
+                if syncs and (not self._sync or self._inherits):  # see `_commit`
+                    disk.sync_folder(self._uploads)
             except FileExistsError:  # the bytes of that one have gone to their readable place
                 disk.discard(path)
                 raise IdTaken from None
             except BaseException:
                 disk.discard(path + _RECORD, path)
                 raise
+
+    def _reserve_first(self, fd: int, upload: Upload) -> None:
+        assert upload.length is not None
+        if upload.offset:
+            self._reserver.reserve(fd, 0, upload.length)
+        else:
+            self._reserve_untouched(fd, upload.id, upload.length)
 
     def _reserve_untouched(self, fd: int, upload_id: UploadId, length: int) -> None:
         """Reserve a new upload's space, or only look at it if too much is held without a byte already."""
@@ -411,8 +426,8 @@ class FileStore:
                 self._end_progress(upload.id)
 
     async def _open_for(self, upload: Upload, more: int, here: int = 0) -> int:
-        """See `_open_bytes`. There may be much to reserve if the length is unknown, or no byte has come yet."""
-        if (upload.length or more) > GROWTH and (upload.length is None or upload.untouched):
+        """See `_open_bytes`."""
+        if _reserves_much(upload, more):
             return await self._lanes.run(Lane.SPACE, self._open_bytes, upload, more, here, discard=os.close)
         return await self._swift(self._open_bytes, upload, more, here, discard=os.close)
 
@@ -464,6 +479,30 @@ class FileStore:
         """Have the next sweep look at an upload that takes space for what has not come: we may die before `trim`."""
         if ahead > SMALL:
             self._remind(self._calendar, upload.id, self.clock.seconds())
+
+    async def put(self, upload: Upload, data: bytes) -> None:
+        """See `Store.put`: one call where there is little to do, as most of what it costs is to go to a thread."""
+        start = upload.at(upload.offset - len(data), expires_at=upload.expires_at, finished=False)
+        syncs = self._syncs(upload)
+        if _reserves_much(start, len(data)) or (syncs and upload.offset > LITTLE):
+            fd = await self._open_for(start, len(data), len(data))
+            try:
+                await self._swift(self._write, fd, start, [data], 0, None)
+            finally:
+                os.close(fd)
+            await self.commit(upload)
+        elif syncs:
+            await self._lanes.run(Lane.SYNCS, self._put, start, data, upload)
+        else:
+            await self._swift(self._put, start, data, upload)
+
+    def _put(self, start: Upload, data: bytes, upload: Upload) -> None:
+        fd = self._open_bytes(start, len(data), len(data))
+        try:
+            self._write(fd, start, [data], 0, None)
+        finally:
+            os.close(fd)
+        self._commit(upload)
 
     async def reserve(self, upload: Upload) -> None:
         """See `Store.reserve`."""
@@ -1081,6 +1120,11 @@ class FileStore:
             return {}
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.root}/settled cannot be read ({error}); remove it") from error
+
+
+def _reserves_much(upload: Upload, more: int) -> bool:
+    """Whether much may have to be reserved for `more` bytes: the length is unknown, or no byte has come yet."""
+    return (upload.length or more) > GROWTH and (upload.length is None or upload.untouched)
 
 
 async def _raise(error: TusError) -> None:

@@ -49,13 +49,13 @@ class MemoryStore:
         """See `Store.claim`: nobody else can be on it."""
         return Unclaimed()
 
-    async def create(self, upload: Upload) -> None:
+    async def create(self, upload: Upload, data: bytes = b"") -> None:
         """See `Store.create`."""
         if upload.id in self._records:
             raise IdTaken
         self._records[upload.id] = upload
         self._moments[upload.id] = self.clock.steady()
-        self._bytes[upload.id] = bytearray()
+        self._bytes[upload.id] = bytearray(data)
         if upload.expires_at is not None:
             self._looks[upload.id] = upload.expires_at
 
@@ -84,6 +84,11 @@ class MemoryStore:
             return self._bytes[upload_id]
         except KeyError:
             raise UploadNotFound from None
+
+    async def put(self, upload: Upload, data: bytes) -> None:
+        """See `Store.put`."""
+        self._bytes_of(upload.id)[upload.offset - len(data) :] = data
+        self.checkpoint(upload)
 
     async def commit(self, upload: Upload) -> None:
         """See `Store.commit`."""
