@@ -7,10 +7,12 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
-from tusserver.lanes import LIMIT, TRY_AGAIN, Lane, Lanes, Latency
+from tusserver.lanes import LIMIT, TOGETHER, TRY_AGAIN, Lane, Lanes, Latency, _Helper
 
 PATIENCE = 120.0
 
@@ -45,6 +47,12 @@ class Hanging:
         return "done"
 
 
+async def turns() -> None:
+    """Let calls be collected, and made."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
 async def test_a_swift_call_runs_in_one_helper_thread_and_not_on_the_loop(lanes: Lanes) -> None:
     assert {await lanes.swift(where) for _ in range(100)} <= {"tusserver-helper", "tusserver-brief_0"}
 
@@ -65,7 +73,7 @@ async def test_an_attempt_that_comes_back_is_not_awaited(lanes: Lanes) -> None:
 
 async def test_the_loop_goes_on_while_a_call_hangs_and_waits_for_no_other(lanes: Lanes, gate: threading.Event) -> None:
     hanging = asyncio.create_task(lanes.swift(Hanging(gate)))
-    await asyncio.sleep(0)
+    await turns()
     assert lanes.slow
     assert (await lanes.swift(where)).startswith("tusserver-brief")
     assert not hanging.done()
@@ -88,16 +96,111 @@ async def test_an_attempt_that_hangs_counts_before_it_is_awaited(lanes: Lanes, g
 async def test_a_call_that_is_cancelled_has_ended_when_that_is_told(lanes: Lanes, gate: threading.Event) -> None:
     hanging = Hanging(gate)
     call = asyncio.create_task(lanes.swift(hanging))
-    await asyncio.sleep(0)
+    await turns()
     assert lanes.slow
     call.cancel()
-    await asyncio.sleep(0)
+    await turns()
     assert not call.done()
     gate.set()
     with pytest.raises(asyncio.CancelledError):
         await call
     assert lanes.latency.hanging == 0
     assert await lanes.swift(lambda: "again") == "again"
+
+
+async def test_a_call_that_is_cancelled_before_it_is_made_is_not_made(lanes: Lanes) -> None:
+    made: list[int] = []
+    calls = [asyncio.create_task(lanes.swift(made.append, number)) for number in range(3)]
+    await asyncio.sleep(0)
+    calls[1].cancel()
+    await asyncio.wait(calls)
+    assert made == [0, 2]
+
+
+async def test_what_a_call_opened_is_closed_if_nobody_is_left_to_take_it(lanes: Lanes) -> None:
+    closed: list[str] = []
+    call = asyncio.create_task(lanes.swift(lambda: "opened", discard=closed.append))
+    for _ in range(2):  # then it was made, and its task does not know yet
+        await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.wait([call])
+    assert call.cancelled() == (closed == ["opened"])
+
+
+async def test_calls_of_one_turn_go_to_the_helper_together(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    ways: list[int] = []
+    ask = _Helper.ask
+    monkeypatch.setattr(_Helper, "ask", lambda helper, calls: ways.append(len(calls)) or ask(helper, calls))  # type: ignore[func-returns-value]
+
+    def fail() -> int:
+        raise ZeroDivisionError
+
+    calls = [lanes.swift(fail if number == 3 else partial(int, number)) for number in range(TOGETHER + 2)]
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert [value for value in found if isinstance(value, int)] == [0, 1, 2, *range(4, TOGETHER + 2)]
+    assert isinstance(found[3], ZeroDivisionError)
+    assert lanes.slow or ways == [TOGETHER, 2]  # unless this machine is busy
+
+
+async def test_of_calls_that_go_together_one_that_hangs_keeps_no_other(lanes: Lanes, gate: threading.Event) -> None:
+    before, hanging = asyncio.create_task(lanes.swift(where)), asyncio.create_task(lanes.swift(Hanging(gate)))
+    behind = [asyncio.create_task(lanes.swift(where)) for _ in range(3)]
+    done, _ = await asyncio.wait([before, *behind], timeout=PATIENCE)
+    assert len(done) == 4
+    assert not hanging.done()
+    assert all(call.result().startswith("tusserver-brief") for call in behind)
+    assert lanes.slow
+    gate.set()
+    assert await hanging == "done"
+    assert lanes.latency.hanging == 0
+
+
+async def test_a_helper_that_comes_late_to_its_calls_finds_them_made(
+    lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All processors are busy, say."""
+    await lanes.swift(where)
+    (helper,) = lanes._helpers
+    asked = helper._asked
+    late = threading.Event()
+
+    class Late:
+        def release(self) -> None:
+            threading.Thread(target=self._release).start()
+
+        def _release(self) -> None:
+            late.wait(PATIENCE)
+            asked.release()
+
+    helper._asked = Late()  # type: ignore[assignment]
+    assert await asyncio.gather(*(lanes.swift(int, number) for number in range(3))) == [0, 1, 2]
+    assert lanes.slow
+    helper._asked = asked
+    late.set()
+    while helper not in lanes._helpers:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0)
+    assert await lanes.swift(where) == "tusserver-helper"
+
+
+async def test_without_a_thread_a_call_fails_and_does_not_wait_for_ever(
+    lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(helper: _Helper) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_Helper, "__init__", none)
+    calls = [asyncio.create_task(lanes.swift(where)) for _ in range(2)]
+    await asyncio.wait(calls)
+    assert [str(call.exception()) for call in calls] == ["can't start new thread"] * 2
+
+
+def test_loops_that_share_a_disk_do_not_mix_their_calls(lanes: Lanes) -> None:
+    async def many() -> list[int]:
+        return await asyncio.gather(*(lanes.swift(int, number) for number in range(50)))
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: asyncio.run(many()), range(20)):
+            assert found == list(range(50))
 
 
 @pytest.mark.parametrize("lane", Lane)

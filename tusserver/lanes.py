@@ -1,9 +1,10 @@
 """Ways for the blocking calls to one disk, so that the event loop waits for none and a short call for no long one.
 
-A law: no call that may touch the disk runs on the loop's thread. A short one, of microseconds where the page cache
-answers, runs in a helper thread for which the loop waits, but only for `LIMIT`: that costs a fifth of what it costs to
-come back to the loop, and a disk that hangs costs the loop no more than that limit. While the disk is slow (`Latency`)
-nothing is waited for on the loop. Each kind of longer calls has threads of its own (`Lane`).
+A law: no call that may touch the disk runs on the loop's thread. Short ones, of microseconds where the page cache
+answers, run in a helper thread for which the loop waits, but only for `LIMIT` for each: that costs a fifth of what it
+costs to come back to the loop, and a disk that hangs costs the loop no more than that limit. Those of one turn of the
+loop go there together, as the way costs as much as a call. While the disk is slow (`Latency`) nothing is waited for on
+the loop. Each kind of longer calls has threads of its own (`Lane`).
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import contextlib
 import os
 import time
 from _thread import allocate_lock  # a lock of `threading`, which has no other way to wait for a thread as cheaply
+from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from threading import Thread
 from typing import Any, Final, TypeVar
 
-from tusserver.threads import Threads, outlast
+from tusserver.threads import Threads, outlast, until_done
 
 T = TypeVar("T")
 
@@ -28,6 +30,8 @@ MOST: Final = 16 * LIMIT
 """Seconds that one call counts for at most: so the first that hangs is enough, and quick ones soon outweigh it."""
 WEIGHT: Final = 8
 """The moving average goes to each new call by one part in so many."""
+TOGETHER: Final = 8
+"""Short calls that the loop waits for at once, at most."""
 TRY_AGAIN: Final = 0.25
 """Seconds after which the loop waits for a call of a slow disk again, to see how quick it is from there."""
 
@@ -91,34 +95,35 @@ class Latency:
         return True
 
 
-class _Helper:
-    """A thread that makes one call at a time, for somebody who waits for it."""
+class _Call:
+    """A short call, from the loop to a helper and back."""
 
-    def __init__(self) -> None:
-        self.process = os.getpid()
-        self._asked = allocate_lock()
-        self._answered = allocate_lock()
-        self._asked.acquire()
-        self._answered.acquire()
-        self._call: Callable[..., Any] | None = None
-        self._args: tuple[object, ...] = ()
+    __slots__ = ("_args", "_call", "_error", "_value", "came_back", "elsewhere", "took")
+
+    def __init__(self, call: Callable[..., object], args: tuple[object, ...]) -> None:
+        self._call: Callable[..., object] | None = call
+        self._args = args
         self._value: Any = None
         self._error: BaseException | None = None
         self.took = 0.0
-        Thread(target=self._work, name="tusserver-helper", daemon=True).start()
+        self.came_back: asyncio.Future[None] | None = None
+        """For somebody who awaits it."""
+        self.elsewhere: asyncio.Future[None] | None = None
+        """Done when it has ended, of a call that the loop does not wait for."""
 
-    def ask(self, call: Callable[..., object], args: tuple[object, ...]) -> bool:
-        """Make a call; return whether it came back in time. If not, `wait` for it elsewhere."""
-        self._call, self._args = call, args
-        self._asked.release()
-        return self._answered.acquire(timeout=LIMIT)
-
-    def wait(self) -> None:
-        """Wait for a call that did not come back in time."""
-        self._answered.acquire()
+    def make(self) -> None:
+        """Make it; raises nothing."""
+        assert self._call is not None
+        began = time.perf_counter()
+        try:
+            self._value = self._call(*self._args)
+        except BaseException as error:
+            self._error = error
+        self._call, self._args = None, ()  # the thread is not what keeps a store alive
+        self.took = time.perf_counter() - began
 
     def result(self) -> Any:
-        """Return what the call that came back returned, or raise what it raised."""
+        """Return what it returned, or raise what it raised."""
         value, error = self._value, self._error
         self._value = self._error = None
         if error is None:
@@ -128,6 +133,49 @@ class _Helper:
         finally:
             del error  # its traceback holds this frame
 
+    def drop(self, discard: Callable[[Any], object] | None) -> None:
+        """Do away with what it returned, if it was made and did."""
+        if self._call is None and self._error is None and discard is not None:
+            with contextlib.suppress(BaseException):
+                discard(self._value)
+
+    def fail(self, error: Exception) -> None:
+        """Tell that it cannot be made."""
+        self._error = error
+        self.wake()
+
+    def wake(self) -> None:
+        """Tell whoever awaits it, if nobody has cancelled that."""
+        if self.came_back is not None and not self.came_back.done():
+            self.came_back.set_result(None)
+
+
+class _Helper:
+    """A thread that makes a few calls, one after the other, for somebody who waits for it."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self._asked = allocate_lock()
+        self._answered = allocate_lock()
+        self._asked.acquire()
+        self._answered.acquire()
+        self._calls: deque[_Call] | None = None
+        self._began = 0.0
+        Thread(target=self._work, name="tusserver-helper", daemon=True).start()
+
+    def ask(self, calls: deque[_Call]) -> bool:
+        """Make calls, which are taken off; return whether each came back in time. If not, `wait` for it elsewhere."""
+        self._calls, self._began = calls, time.monotonic()
+        self._asked.release()
+        left = LIMIT
+        while left > 0 and not self._answered.acquire(timeout=left):
+            left = self._began + LIMIT - time.monotonic()
+        return left > 0
+
+    def wait(self) -> None:
+        """Wait for the call that did not come back in time."""
+        self._answered.acquire()
+
     def end(self) -> None:
         """End the thread, which has nothing to do."""
         self._asked.release()
@@ -135,16 +183,23 @@ class _Helper:
     def _work(self) -> None:
         while True:
             self._asked.acquire()
-            if self._call is None:
+            calls, self._calls = self._calls, None
+            if calls is None:
                 return
-            began = time.perf_counter()
-            try:
-                self._value = self._call(*self._args)
-            except BaseException as error:
-                self._error = error
-            self._call, self._args = None, ()  # this thread is not what keeps a store alive
-            self.took = time.perf_counter() - began
+            while (call := _next(calls)) is not None:
+                self._began = time.monotonic()
+                call.make()
+                del call  # nor is this one
+            del calls
             self._answered.release()
+
+
+def _next(calls: deque[_Call]) -> _Call | None:
+    """Take the first call, as the loop and a helper may do at the same time."""
+    try:
+        return calls.popleft()
+    except IndexError:
+        return None
 
 
 class Lanes:
@@ -153,6 +208,7 @@ class Lanes:
     def __init__(self) -> None:
         self.latency = Latency()
         self._threads = {lane: Threads(lane.threads, f"tusserver-{lane.label}") for lane in Lane}
+        self._collected: dict[asyncio.AbstractEventLoop, deque[_Call]] = {}
         self._helpers: list[_Helper] = []  # more than one, if several loops use this store
 
     def __del__(self) -> None:
@@ -182,20 +238,27 @@ class Lanes:
         """
         if not self.latency.worth_a_try():
             return await self.run(Lane.BRIEF, self._timed, call, args, discard=discard)
-        helper = self._helper()
-        if helper.ask(call, args):
-            return self._result(helper)  # type: ignore[no-any-return]  # what `call` returns
-        return await self._late(helper, self._leave(helper), discard)  # type: ignore[no-any-return]  # likewise
+        made = self._collect(call, args)
+        try:
+            assert made.came_back is not None
+            await made.came_back
+        except asyncio.CancelledError:
+            if made.elsewhere is not None:
+                await until_done(made.elsewhere)
+            made.drop(discard)
+            raise
+        return made.result()  # type: ignore[no-any-return]  # what `call` returns
 
     def attempt(self, call: Callable[..., None], *args: object) -> Awaitable[None] | None:
         """Make such a call without a task, for its effect alone; None if it is done, else what must be awaited."""
         if not self.latency.worth_a_try():
             return outlast(self.start(Lane.BRIEF, self._timed, call, args))
-        helper = self._helper()
-        if helper.ask(call, args):
-            self._result(helper)
+        made, helper = _Call(call, args), self._helper()
+        if helper.ask(deque((made,))):
+            self._came_back(helper)
+            self._end(made)
             return None
-        return self._late(helper, self._leave(helper))
+        return self._late(made, self._leave(helper))
 
     def _timed(self, call: Callable[..., T], args: tuple[object, ...]) -> T:
         began = time.perf_counter()
@@ -208,38 +271,88 @@ class Lanes:
 
     def _helper(self) -> _Helper:
         process = os.getpid()
-        while self._helpers:
-            helper = self._helpers.pop()
-            if helper.process == process:  # else its thread is in the process that we were forked from
-                return helper
+        with contextlib.suppress(IndexError):
+            while True:
+                helper = self._helpers.pop()
+                if helper.process == process:  # else its thread is in the process that we were forked from
+                    return helper
         return _Helper()
+
+    def _collect(self, call: Callable[..., object], args: tuple[object, ...]) -> _Call:
+        """Let a call be made with the others of this turn of the loop."""
+        loop = asyncio.get_running_loop()
+        if (calls := self._collected.get(loop)) is None:
+            calls = self._collected[loop] = deque()
+            loop.call_soon(self._make_collected, loop)
+        made = _Call(call, args)
+        made.came_back = loop.create_future()
+        calls.append(made)
+        return made
+
+    def _make_collected(self, loop: asyncio.AbstractEventLoop) -> None:
+        collected = self._collected.pop(loop)
+        # Who was cancelled before its call was made needs none.
+        wanted = [call for call in collected if call.came_back is not None and not call.came_back.done()]
+        calls = wanted[:TOGETHER]
+        if rest := wanted[TOGETHER:]:
+            self._collected[loop] = deque(rest)
+            loop.call_soon(self._make_collected, loop)
+        if not calls:
+            return
+        under_way = deque(calls)
+        try:
+            helper = self._helper()
+        except RuntimeError as error:  # this system has no thread left
+            for call in calls:
+                call.fail(error)
+            return
+        if helper.ask(under_way):
+            self._came_back(helper)
+        else:
+            self._do_without(helper, calls, under_way)
+        for call in calls:
+            if call.elsewhere is None:
+                self.latency.note(call.took)
+                call.wake()
+
+    def _do_without(self, helper: _Helper, calls: list[_Call], under_way: deque[_Call]) -> None:
+        """Wait for one of the calls in a thread, and have those behind it made in others."""
+        waiting = self._leave(helper)
+        behind: list[_Call] = []
+        while (call := _next(under_way)) is not None:
+            behind.append(call)
+        if len(behind) < len(calls):  # else the thread had not even begun
+            self._elsewhere(calls[len(calls) - len(behind) - 1], waiting)
+        for call in behind:
+            self._elsewhere(call, self.start(Lane.BRIEF, call.make))
+
+    def _elsewhere(self, call: _Call, ended: asyncio.Future[None]) -> None:
+        def wake(_: object) -> None:
+            self.latency.note(call.took)
+            call.wake()
+
+        call.elsewhere = ended
+        ended.add_done_callback(wake)
 
     def _leave(self, helper: _Helper) -> asyncio.Future[None]:
         """Let a thread wait in our place. At once: nobody else is to begin to wait for the same disk."""
         self.latency.hanging += 1
         waiting = self.start(Lane.BRIEF, helper.wait)
-        waiting.add_done_callback(self._came_back)
+
+        def came_back(_: object) -> None:
+            self.latency.hanging -= 1
+            self._came_back(helper)
+
+        waiting.add_done_callback(came_back)
         return waiting
 
-    def _came_back(self, _: object) -> None:
-        self.latency.hanging -= 1
+    async def _late(self, call: _Call, waiting: asyncio.Future[None]) -> None:
+        await outlast(waiting)
+        self._end(call)
 
-    async def _late(
-        self, helper: _Helper, waiting: asyncio.Future[None], discard: Callable[[Any], object] | None = None
-    ) -> Any:
-        try:
-            await outlast(waiting)
-        except asyncio.CancelledError:
-            with contextlib.suppress(BaseException):
-                value = self._result(helper)
-                if discard is not None:
-                    discard(value)
-            raise
-        return self._result(helper)
+    def _end(self, call: _Call) -> None:
+        self.latency.note(call.took)
+        call.result()
 
-    def _result(self, helper: _Helper) -> Any:
-        self.latency.note(helper.took)
-        try:
-            return helper.result()
-        finally:
-            self._helpers.append(helper)
+    def _came_back(self, helper: _Helper) -> None:
+        self._helpers.append(helper)

@@ -286,6 +286,8 @@ class Uploads(RuleBasedStateMachine):
         else:
             self.refused(asked, ClientGone)
         self.grow(upload_id, kept, told=False)
+        if end == "crash" and checksum != "none" and split % len(body) and not upload.data:
+            upload.deadline = self.now + DAY if self.sliding else upload.made + DAY  # it got bytes, if none that count
         return None
 
     @rule(upload_id=st.one_of(ids, parts, parts), body=bodies, end=st.sampled_from(["whole", "chunked"]))
@@ -350,6 +352,9 @@ class Uploads(RuleBasedStateMachine):
             for name, final in self.model.items()
             if final.parts == tuple(parts) and not self.is_over(final) and parts[0] in self.model
         ]
+        if twins and self.is_too_large(known) and not self.model[twins[0]].joined:
+            self.refused(asked, MaxSizeExceeded)
+            return twins[0]
         if twins:
             assert [self.run(asked).id] == twins
             return twins[0]
@@ -373,6 +378,11 @@ class Uploads(RuleBasedStateMachine):
         )
         self.join_if_ready(final_id)
         return final_id
+
+    def is_too_large(self, parts: Sequence[Modelled | None]) -> bool:
+        """Whether parts have come to more than a final upload may have, all of them."""
+        there = [part for part in parts if part is not None and part.complete]
+        return len(there) == len(parts) and sum(len(part.data) for part in there) > MAX
 
     @rule(upload_id=st.one_of(ids, parts))
     def delete(self, upload_id: UploadId) -> None:

@@ -46,11 +46,11 @@ class Held:
         self.began = threading.Event()
 
     def on(self, call: Callable[..., Any], size: Callable[..., int]) -> Callable[..., Any]:
-        def held(*args: Any) -> Any:
+        def held(*args: Any, **options: Any) -> Any:  # also of what other tests have left
             if size(*args) >= LARGE:
                 self.began.set()
                 assert self.gate.wait(PATIENCE)
-            return call(*args)
+            return call(*args, **options)
 
         return held
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import importlib
 import logging
@@ -34,6 +35,8 @@ from tusserver.web.origin import Trusted
 logger = logging.getLogger("tusserver.server")
 
 _FIRST_INHERITED = 3
+_M_ARENA_MAX = -8
+"""See mallopt(3)."""
 
 PATIENCE = 0.5
 """Seconds that a stop takes in silence."""
@@ -241,6 +244,7 @@ def run(
     A client that takes nothing of an answer for `idle_timeout` is cut off. Proxies that are `trusted` are counted in
     all, not by address. `row`: the connections of other workers, which count with ours.
     """
+    _share_the_heap()
     _cut_those_who_do_not_read(sockets, idle_timeout)
     limits = limits or Limits()
     files, used = descriptors.ask_for(limits.connections), descriptors.in_use()
@@ -285,6 +289,13 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+
+
+def _share_the_heap() -> None:
+    """Let all threads have two heaps of the C library: each of its own would keep what one thread once needed."""
+    if "MALLOC_ARENA_MAX" not in os.environ:  # its own setting
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def _cut_those_who_do_not_read(listeners: list[socket.socket], timeout: float) -> None:
