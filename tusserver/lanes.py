@@ -98,7 +98,7 @@ class Latency:
 class _Call:
     """A short call, from the loop to a helper and back."""
 
-    __slots__ = ("_args", "_call", "_error", "_value", "came_back", "elsewhere", "took")
+    __slots__ = ("_args", "_call", "_error", "_value", "awaited", "elsewhere", "ended", "took")
 
     def __init__(self, call: Callable[..., object], args: tuple[object, ...]) -> None:
         self._call: Callable[..., object] | None = call
@@ -106,10 +106,12 @@ class _Call:
         self._value: Any = None
         self._error: BaseException | None = None
         self.took = 0.0
-        self.came_back: asyncio.Future[None] | None = None
-        """For somebody who awaits it."""
-        self.elsewhere: asyncio.Future[None] | None = None
-        """Done when it has ended, of a call that the loop does not wait for."""
+        self.awaited: asyncio.Future[None] | None = None
+        """By somebody who is told when it has ended."""
+        self.elsewhere = False
+        """Whether the loop does not wait for it."""
+        self.ended = False
+        """Whether that was told."""
 
     def make(self) -> None:
         """Make it; raises nothing."""
@@ -134,20 +136,21 @@ class _Call:
             del error  # its traceback holds this frame
 
     def drop(self, discard: Callable[[Any], object] | None) -> None:
-        """Do away with what it returned, if it was made and did."""
-        if self._call is None and self._error is None and discard is not None:
+        """Do away with what it returned, if it did."""
+        if self._error is None and discard is not None:
             with contextlib.suppress(BaseException):
                 discard(self._value)
 
     def fail(self, error: Exception) -> None:
         """Tell that it cannot be made."""
         self._error = error
-        self.wake()
+        self.end()
 
-    def wake(self) -> None:
-        """Tell whoever awaits it, if nobody has cancelled that."""
-        if self.came_back is not None and not self.came_back.done():
-            self.came_back.set_result(None)
+    def end(self) -> None:
+        """Tell that it has ended."""
+        self.ended = True
+        if self.awaited is not None and not self.awaited.done():
+            self.awaited.set_result(None)
 
 
 class _Helper:
@@ -239,12 +242,13 @@ class Lanes:
         if not self.latency.worth_a_try():
             return await self.run(Lane.BRIEF, self._timed, call, args, discard=discard)
         made = self._collect(call, args)
+        made.awaited = asyncio.get_running_loop().create_future()
         try:
-            assert made.came_back is not None
-            await made.came_back
+            await made.awaited
         except asyncio.CancelledError:
-            if made.elsewhere is not None:
-                await until_done(made.elsewhere)
+            if not made.ended:
+                made.awaited = asyncio.get_running_loop().create_future()
+                await until_done(made.awaited)
             made.drop(discard)
             raise
         return made.result()  # type: ignore[no-any-return]  # what `call` returns
@@ -255,7 +259,7 @@ class Lanes:
             return outlast(self.start(Lane.BRIEF, self._timed, call, args))
         made, helper = _Call(call, args), self._helper()
         if helper.ask(deque((made,))):
-            self._came_back(helper)
+            self._helpers.append(helper)
             self._end(made)
             return None
         return self._late(made, self._leave(helper))
@@ -285,20 +289,15 @@ class Lanes:
             calls = self._collected[loop] = deque()
             loop.call_soon(self._make_collected, loop)
         made = _Call(call, args)
-        made.came_back = loop.create_future()
         calls.append(made)
         return made
 
     def _make_collected(self, loop: asyncio.AbstractEventLoop) -> None:
         collected = self._collected.pop(loop)
-        # Who was cancelled before its call was made needs none.
-        wanted = [call for call in collected if call.came_back is not None and not call.came_back.done()]
-        calls = wanted[:TOGETHER]
-        if rest := wanted[TOGETHER:]:
-            self._collected[loop] = deque(rest)
+        calls = [collected.popleft() for _ in range(min(TOGETHER, len(collected)))]
+        if collected:
+            self._collected[loop] = collected
             loop.call_soon(self._make_collected, loop)
-        if not calls:
-            return
         under_way = deque(calls)
         try:
             helper = self._helper()
@@ -307,13 +306,13 @@ class Lanes:
                 call.fail(error)
             return
         if helper.ask(under_way):
-            self._came_back(helper)
+            self._helpers.append(helper)
         else:
             self._do_without(helper, calls, under_way)
         for call in calls:
-            if call.elsewhere is None:
+            if not call.elsewhere:
                 self.latency.note(call.took)
-                call.wake()
+                call.end()
 
     def _do_without(self, helper: _Helper, calls: list[_Call], under_way: deque[_Call]) -> None:
         """Wait for one of the calls in a thread, and have those behind it made in others."""
@@ -327,12 +326,12 @@ class Lanes:
             self._elsewhere(call, self.start(Lane.BRIEF, call.make))
 
     def _elsewhere(self, call: _Call, ended: asyncio.Future[None]) -> None:
-        def wake(_: object) -> None:
+        def end(_: object) -> None:
             self.latency.note(call.took)
-            call.wake()
+            call.end()
 
-        call.elsewhere = ended
-        ended.add_done_callback(wake)
+        call.elsewhere = True
+        ended.add_done_callback(end)
 
     def _leave(self, helper: _Helper) -> asyncio.Future[None]:
         """Let a thread wait in our place. At once: nobody else is to begin to wait for the same disk."""
@@ -341,7 +340,7 @@ class Lanes:
 
         def came_back(_: object) -> None:
             self.latency.hanging -= 1
-            self._came_back(helper)
+            self._helpers.append(helper)
 
         waiting.add_done_callback(came_back)
         return waiting
@@ -353,6 +352,3 @@ class Lanes:
     def _end(self, call: _Call) -> None:
         self.latency.note(call.took)
         call.result()
-
-    def _came_back(self, helper: _Helper) -> None:
-        self._helpers.append(helper)

@@ -385,7 +385,8 @@ class Joiner:
                 await self._store.remove(part, notes=part != final.parts[0])
             except TusError as error:  # they go when their time is over
                 logger.warning("a part could not be removed: %s", error, extra={"upload_id": part})
-        await self.is_noted(final.parts[0])
+        if not await self.is_noted(final.parts[0]):  # by a clock that was set
+            await self._lifecycle.remove_note(final.parts[0])
 
     async def is_noted(self, part: UploadId) -> bool:
         """Whether a final upload is found by the note of a part that has gone: for as long as one expires in."""
