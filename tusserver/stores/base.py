@@ -1,8 +1,8 @@
 """The port of every store: what the service asks of it, and the order in which it asks.
 
-create → write → commit → … → finish → remove. The service holds the upload's lock for each of them but `load`, `tell`,
-`content`, `uploads`, `due`, `due_batches`, `remind`, `note_awaiting`, `awaiting` and `strike_awaiting`, which need
-none.
+create → write → commit (or `put`) → … → finish → remove. The service holds the upload's lock for each of them but
+`load`, `tell`, `content`, `uploads`, `due`, `due_batches`, `remind`, `note_awaiting`, `awaiting` and `strike_awaiting`,
+which need none.
 """
 
 from __future__ import annotations
