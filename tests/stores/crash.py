@@ -27,6 +27,7 @@ from tests.contracts.sources import Chunks
 from tests.contracts.stores import uncopied
 from tests.support.wire import PATIENCE
 from tusserver.app import Tus
+from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores import disk
@@ -260,7 +261,7 @@ async def swept(run: Run) -> None:
         await run.append(await run.create(upload_id, length=len(DATA)), DATA[:STEP])
     run.counts = True
     run._tell({f"{upload_id}:removing": 1 for upload_id in (ID, *PARTS)})
-    await Tus(run.store, now=lambda: datetime.now(UTC) + timedelta(days=1)).sweep()
+    await Tus(run.store, locker=MemoryLocker(), now=lambda: datetime.now(UTC) + timedelta(days=1)).sweep()
 
 
 async def split(run: Run) -> None:
@@ -276,7 +277,7 @@ async def split(run: Run) -> None:
         run._tell({f"{upload_id}:removing": 1})
     run.counts = True
     for hours in (22, 25, 27):
-        await Tus(run.store, now=lambda hours=hours: now + timedelta(hours=hours)).sweep()  # type: ignore[misc]
+        await Tus(run.store, locker=MemoryLocker(), now=lambda hours=hours: now + timedelta(hours=hours)).sweep()  # type: ignore[misc]
 
 
 async def remade(run: Run) -> None:
@@ -285,7 +286,7 @@ async def remade(run: Run) -> None:
     await run.forget_looks()
     shutil.rmtree(run.store.root / "calendar")
     run.counts = True
-    await Tus(run.store).sweep()
+    await Tus(run.store, locker=MemoryLocker()).sweep()
 
 
 SCENARIOS: dict[str, Callable[[Run], Awaitable[None]]] = {

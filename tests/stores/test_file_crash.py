@@ -16,6 +16,7 @@ import pytest
 from tests.contracts.sources import Chunks, read, unheard
 from tests.stores.crash import DATA, ID, NAME, PARTS, STEP, TEARABLE, End, Executioner, Order, fresh, open_store
 from tusserver.app import Tus
+from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.file import FileStore
@@ -57,7 +58,7 @@ class Life:
         """Let three days pass, with a sweep on each."""
         for days in (1, 2, 3):
             now = datetime.now(UTC) + timedelta(days=days)
-            tus = Tus(self.store, now=lambda now=now: now)  # type: ignore[misc]
+            tus = Tus(self.store, locker=MemoryLocker(), now=lambda now=now: now)  # type: ignore[misc]
             await tus.sweep()
             await tus.joined()
 

@@ -335,7 +335,7 @@ class _Post:
             self.loop.remove_reader(self._socket.fileno())
         self._socket.close()
         if self._name:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # it has gone, or whoever leads removes it
                 os.unlink(self._name, dir_fd=self._folder)
 
     def others(self) -> list[str]:
