@@ -45,6 +45,7 @@ class _Lease:
             await self._released.wait()
 
     def release(self) -> None:
+        self._leave = self._report = None  # they lead to a body, and from what ended it back to us
         if self._released is not None:
             self._released.set()
 

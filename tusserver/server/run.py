@@ -288,7 +288,7 @@ def _spare_the_collector() -> None:
     """Have the garbage collector look at what requests leave, less often, and never again at what was imported."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+    gc.set_threshold(10_000, 10, 10)
 
 
 def _share_the_heap() -> None:

@@ -411,6 +411,10 @@ def _duplicate(transport: asyncio.Transport, *, begun: bool) -> int:
         raise StoreUnavailable from error
 
 
+def _nothing() -> None:
+    """What is left to do for a request that will not be answered."""
+
+
 def _invite(cycle: RequestResponseCycle) -> None:
     """Let a client send its body that waits for us to want it."""
     if cycle.waiting_for_100_continue and not cycle.transport.is_closing():
@@ -560,6 +564,10 @@ class WireProtocol(HttpToolsProtocol):
         if self.gate is not None:
             self.gate.leave(self)
         super().connection_lost(exc)
+        for cycle, _ in self.pipeline:
+            cycle.on_response = _nothing  # else each holds on to us, until the garbage collector comes
+        self.pipeline.clear()
+        self._queued.clear()
 
     def data_received(self, data: bytes | memoryview) -> None:
         """Parse; then leave the rest of a drainable body in the kernel until the app says where it goes."""

@@ -135,7 +135,11 @@ class Intake:
         """
         data = b"".join(await self.read(SMALL))
         if self.cut is not None:
-            raise self.cut
+            cut, self._cut = self.cut, None
+            try:
+                raise cut
+            finally:
+                del cut  # its traceback holds this frame
         if (trailer := self.verify()) is not None:
             digest = trailer.digest()
             digest.update(data)
@@ -177,7 +181,7 @@ class Intake:
         try:
             chunk = await self._body.receive()
         except ClientGone as gone:
-            self._cut = gone
+            self._cut = gone.with_traceback(None)  # else we and it hold on to each other
             return b""
         if not chunk:
             self._ended = True
@@ -233,10 +237,11 @@ class Intake:
                 self._ended = True
                 await self._body.receive()  # the end itself: now everybody knows that nothing is left to be read
         except ClientGone as gone:
-            self._cut = gone
+            self._cut = gone.with_traceback(None)  # likewise
         except TusError as error:
-            if error is not self._cut:  # it is the store's own, from `make_room`
+            if error is not self.cut:  # it is the store's own, from `make_room`
                 raise
+            error.with_traceback(None)  # likewise
         finally:
             self._scope = None
             await watch.end()
@@ -278,7 +283,7 @@ class Intake:
             ChecksumMismatch: all came, and they are not what the client says.
         """
         if isinstance(self.cut, self._beyond):
-            raise self.cut
+            raise self._beyond
         if self.cut is not None:
             return None
         if self._checksum is not None and self._digest is not None and not self._checksum.matches(self._digest):
@@ -359,5 +364,9 @@ class _Watch:
             self._flush.cancel()
         if self._telling is not None:
             await self._telling
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # likewise

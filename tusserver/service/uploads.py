@@ -210,7 +210,10 @@ class UploadService:
                 async with self._trimmed(upload):
                     upload, cut = await self._receive(plan, first, body, lease)
             if isinstance(cut, ClientGone):
-                raise cut
+                try:
+                    raise cut
+                finally:
+                    del cut  # likewise
             return Created(upload=await self._tell(await self._finish(upload)), closes=cut is not None)
         except (TusError, ClientGone):
             # A client that is told that it did wrong, or is gone, has no URL to resume at: leave nothing.
@@ -239,7 +242,10 @@ class UploadService:
         if completes and upload.role is Role.PARTIAL:
             await self._joiner.completed(upload.id)
         if cut is not None:
-            raise cut
+            try:
+                raise cut
+            finally:
+                del cut  # its traceback holds this frame
         return Appended(upload=upload)
 
     async def _append(self, append: Append, body: Body, client: str) -> tuple[Upload, Cut | None, bool]:
