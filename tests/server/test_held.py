@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,8 +18,8 @@ from tests.server.stage import Stage
 from tests.support.tus import Tus, eventually, patching
 from tests.support.wire import render
 from tusserver.server.gate import Gate, Limits
-from tusserver.server.heads import FIELD, USUAL, Heads
-from tusserver.server.wire import TusHttpProtocol, guarded
+from tusserver.server.heads import FIELD, REQUEST, USUAL, Heads
+from tusserver.server.wire import PIPELINED, TusHttpProtocol, guarded
 from tusserver.stores.file import FileStore
 
 KIB = 1 << 10
@@ -120,6 +122,27 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
         pass
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
+
+
+def test_a_request_that_waits_counts_with_what_it_costs() -> None:
+    """A HEAD of 34 bytes is 3 KB in memory."""
+    gate = Gate(Limits(heads=4 << 20))
+    heads = gate.heads
+    assert heads is not None
+    let_go = threading.Event()
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        while not let_go.is_set():  # noqa: ASYNC110 - of another thread
+            await asyncio.sleep(0.01)
+        await echo(scope, receive, send)
+
+    with Stage("uvloop", http=guarded(gate)) as stage, stage.connect() as client, traced() as held:
+        stage.play(late)
+        client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n" * (1 + PIPELINED))
+        assert eventually(lambda: heads.total > REQUEST)
+        cost = held()
+        let_go.set()
+        assert cost / 2 < heads.total + USUAL < cost * 2
 
 
 def test_a_field_counts_with_what_it_costs() -> None:

@@ -13,6 +13,8 @@ from typing import Final, Generic, TypeVar
 FIELD: Final = 170
 """Bytes that a field costs beside those of its name and value, measured: a tuple that the garbage collector knows, two
 strings, and their place in a list."""
+REQUEST: Final = 3 << 10
+"""Bytes that a request costs while it waits for the answer to the one before, beside its head, measured."""
 USUAL: Final = 8 << 10
 """Bytes of one connection's heads that are not counted."""
 

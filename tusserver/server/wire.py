@@ -32,7 +32,7 @@ from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientGone, HeaderTooLarge, StoreUnavailable, TooManyConnections, TusError
 from tusserver.server.drain import Drain, pump
 from tusserver.server.gate import Gate
-from tusserver.server.heads import FIELD, USUAL
+from tusserver.server.heads import FIELD, REQUEST, USUAL
 from tusserver.server.parsed import ParsedDrain
 from tusserver.server.sendfile import send_file
 from tusserver.streams import WIRE, Disk, MakeRoom
@@ -599,7 +599,8 @@ class WireProtocol(HttpToolsProtocol):
         """Tell the gate what our heads cost, and what the parser holds of the next one or of trailers."""
         if self.gate is not None:
             coming = self._line + (self._cost if self._in_head else 0)
-            self.gate.weigh(self, self._answering + sum(self._queued) + coming)
+            waiting = sum(self._queued) + REQUEST * len(self._queued)
+            self.gate.weigh(self, self._answering + waiting + coming)
 
     def on_response_complete(self) -> None:
         """Go on to the next request; the head of this one is not kept any longer."""
