@@ -261,6 +261,7 @@ class Lanes:
         if helper.ask(deque((made,))):
             self._helpers.append(helper)
             self._end(made)
+            made.result()
             return None
         return self._late(made, self._leave(helper))
 
@@ -311,8 +312,7 @@ class Lanes:
             self._do_without(helper, calls, under_way)
         for call in calls:
             if not call.elsewhere:
-                self.latency.note(call.took)
-                call.end()
+                self._end(call)
 
     def _do_without(self, helper: _Helper, calls: list[_Call], under_way: deque[_Call]) -> None:
         """Wait for one of the calls in a thread, and have those behind it made in others."""
@@ -326,12 +326,8 @@ class Lanes:
             self._elsewhere(call, self.start(Lane.BRIEF, call.make))
 
     def _elsewhere(self, call: _Call, ended: asyncio.Future[None]) -> None:
-        def end(_: object) -> None:
-            self.latency.note(call.took)
-            call.end()
-
         call.elsewhere = True
-        ended.add_done_callback(end)
+        ended.add_done_callback(lambda _: self._end(call))
 
     def _leave(self, helper: _Helper) -> asyncio.Future[None]:
         """Let a thread wait in our place. At once: nobody else is to begin to wait for the same disk."""
@@ -348,7 +344,8 @@ class Lanes:
     async def _late(self, call: _Call, waiting: asyncio.Future[None]) -> None:
         await outlast(waiting)
         self._end(call)
+        call.result()
 
     def _end(self, call: _Call) -> None:
         self.latency.note(call.took)
-        call.result()
+        call.end()

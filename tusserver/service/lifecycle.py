@@ -72,7 +72,6 @@ class Lifecycle:
 
         `commit`: does more than `Store.commit` in that stroke.
         """
-        commit = commit or self._store.commit
         if upload.complete and not upload.finished:
             if upload.role is Role.PARTIAL:
                 return await self._close(upload, commit)
@@ -82,7 +81,7 @@ class Lifecycle:
                 return await self._close(upload, commit)
             # Noted first, so that a sweep makes good what a crash interrupts: the client sees that all is there.
             await self._store.remind(upload.id, self._now() + TRY_AGAIN)
-        await commit(upload)
+        await (commit or self._store.commit)(upload)
         return upload
 
     async def finish(self, upload: Upload) -> Upload:
@@ -112,7 +111,7 @@ class Lifecycle:
                     raise
                 await self._note_failure(upload, error)
                 raise FinishFailed from error
-        return await self._close(upload, self._store.commit)
+        return await self._close(upload)
 
     async def _note_failure(self, upload: Upload, error: BaseException) -> None:
         """Log the whole story once, then a line each time; and note when to try again."""
@@ -128,28 +127,25 @@ class Lifecycle:
         if (again := failed.retry_at or failed.expires_at) is not None:
             await self._store.remind(upload.id, again)
 
-    async def _close(self, upload: Upload, commit: Commit) -> Upload:
+    async def _close(self, upload: Upload, commit: Commit | None = None) -> Upload:
         if upload.unclaimed:  # somebody may have asked since
             upload = replace(upload, unclaimed=(await self._store.load(upload.id)).unclaimed)
-        upload = await self._retain(upload, commit)
+        upload = await self.retain(upload, commit)
         logger.info("upload finished", extra={"upload_id": upload.id, "length": upload.length})
         return upload
 
-    async def retain(self, upload: Upload) -> Upload:
-        """Commit a complete upload as finished; its retention starts now."""
-        return await self._retain(upload, self._store.commit)
-
-    async def _retain(self, upload: Upload, commit: Commit) -> Upload:
+    async def retain(self, upload: Upload, commit: Commit | None = None) -> Upload:
+        """Commit a complete upload as finished; its retention starts now. `commit`: see `keep`."""
         return await self._commit_deadline(rules.finish(upload, self._expiry, self._now()), commit)
 
     async def give_deadline(self, upload: Upload, *, now: bool = False) -> Upload:
         """Give an upload the deadline that it has by the rules of today, from its last bytes on or from `now` on."""
         expires_at = self._expiry.of(replace(upload, updated_at=None) if now else upload, self._now())
         upload = upload.at(upload.offset, expires_at=expires_at, finished=upload.finished)
-        return await self._commit_deadline(upload, self._store.commit)
+        return await self._commit_deadline(upload)
 
-    async def _commit_deadline(self, upload: Upload, commit: Commit) -> Upload:
-        await commit(upload)
+    async def _commit_deadline(self, upload: Upload, commit: Commit | None = None) -> Upload:
+        await (commit or self._store.commit)(upload)
         if upload.expires_at is not None:
             await self._store.remind(upload.id, upload.expires_at)
         return upload

@@ -255,7 +255,7 @@ class FileStore:
                 try:
                     # A pending final upload takes its space when its parts are there.
                     if upload.length and not upload.pending:
-                        self._reserve_first(fd, upload)
+                        self._reserve_whole(fd, upload)
                     syncs = self._sync
                     if data:
                         self._unsettled = True
@@ -275,19 +275,14 @@ class FileStore:
                 disk.discard(path + _RECORD, path)
                 raise
 
-    def _reserve_first(self, fd: int, upload: Upload) -> None:
+    def _reserve_whole(self, fd: int, upload: Upload) -> None:
+        """Reserve an upload's space; of one without a byte only look at it if such hold too much already."""
         assert upload.length is not None
-        if upload.offset:
+        small = self._reserver.sparse or upload.length <= SMALL
+        if upload.offset or small or self._untouched.admit(upload.id, upload.length):
             self._reserver.reserve(fd, 0, upload.length)
         else:
-            self._reserve_untouched(fd, upload.id, upload.length)
-
-    def _reserve_untouched(self, fd: int, upload_id: UploadId, length: int) -> None:
-        """Reserve a new upload's space, or only look at it if too much is held without a byte already."""
-        if self._reserver.sparse or length <= SMALL or self._untouched.admit(upload_id, length):
-            self._reserver.reserve(fd, 0, length)
-        else:
-            self._reserver.require_fit(fd, length)
+            self._reserver.require_fit(fd, upload.length)
 
     def _holds_untouched(self, upload_id: UploadId) -> bool:
         try:
@@ -517,7 +512,7 @@ class FileStore:
                 return
             fd = self._open_bytes(replace(upload, length=None), 0)
             try:
-                self._reserve_untouched(fd, upload.id, upload.length)
+                self._reserve_whole(fd, upload)
             finally:
                 os.close(fd)
 
@@ -829,7 +824,6 @@ class FileStore:
                 now = self.clock.seconds()
                 with contextlib.suppress(OSError):  # removing must work on a full disk
                     self._calendar.add(upload_id, now + FIRST_LOOK, now)
-            if upload is not None:
                 self._sync_folders(self._remove_place(upload))
             folders: set[Path] = set()
             there = self._remove_files(upload_id, notes, folders)
@@ -842,7 +836,6 @@ class FileStore:
 
     def _reap(self, ids: Sequence[UploadId], is_over: Callable[[Upload], bool]) -> Reaped:
         over: dict[UploadId, Upload] = {}
-        removed: dict[UploadId, Upload] = {}
         failed: dict[UploadId, Exception] = {}
         folders: set[Path] = set()
         for upload_id in ids:
@@ -856,20 +849,18 @@ class FileStore:
             except TusError as error:
                 failed[upload_id] = error
         try:
-            with self._translated("removing an upload"):
-                self._sync_folders(folders)
-                folders.clear()
-                for upload_id, upload in over.items():
-                    try:
-                        with self._translated("removing an upload"):
-                            self._remove_files(upload_id, True, folders)
-                        removed[upload_id] = upload
-                    except TusError as error:
-                        failed[upload_id] = error
-                self._sync_folders(folders)
+            self._sync_folders(folders)
+            folders.clear()
+            for upload_id in over:
+                try:
+                    with self._translated("removing an upload"):
+                        self._remove_files(upload_id, True, folders)
+                except TusError as error:
+                    failed[upload_id] = error
+            self._sync_folders(folders)
         except TusError as error:  # a power cut may bring them back
             return Reaped([], failed | dict.fromkeys(over, error))
-        return Reaped(list(removed.values()), failed)
+        return Reaped([upload for upload_id, upload in over.items() if upload_id not in failed], failed)
 
     def _remove_files(self, upload_id: UploadId, notes: bool, folders: set[Path]) -> bool:
         """Remove what there is of an upload but its readable name; note in `folders` which ones are to be synced."""
@@ -886,8 +877,9 @@ class FileStore:
 
     def _sync_folders(self, folders: Collection[Path]) -> None:
         if self._sync:
-            for path in folders:
-                disk.sync_folder(path)
+            with self._translated("removing an upload"):
+                for path in folders:
+                    disk.sync_folder(path)
 
     def _remove_place(self, upload: Upload) -> set[Path]:
         """Remove the readable name, also one that a crash kept from the record; return its folder, to be synced.
