@@ -52,7 +52,7 @@ def test_the_sdist_holds_what_its_tests_read(dist: Path) -> None:
         "requirements-lowest.lock",
         ".ci/run",
         "docs/architecture.md",
-        "tests/test_house.py",
+        "tests/test_architecture.py",
     }
     assert read <= names
     assert package() <= names

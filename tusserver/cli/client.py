@@ -91,7 +91,7 @@ def checked_headers(options: argparse.Namespace) -> dict[str, str]:
 
 
 def open_session(options: argparse.Namespace, url: str) -> requests.Session:
-    """A session that sends what `add_connection` asks for.
+    """Return a session that sends what the options of a connection (`transfers`) say: headers, token, time limits.
 
     Raises:
         UsageError
