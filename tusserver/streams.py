@@ -53,7 +53,7 @@ class Wire(Protocol):
         is safe: what was read from the socket is written and reported before the cancellation goes on.
 
         Raises:
-            ClientGone: the client went away; all that had arrived was written and reported.
+            ClientDisconnected: the client went away; all that had arrived was written and reported.
             OSError: the disk failed; what was reported is written.
         """
 
@@ -94,7 +94,7 @@ class Body(Protocol):
         """Return the next bytes, b"" at the end.
 
         Raises:
-            ClientGone: the client went away before its body was whole.
+            ClientDisconnected: the client went away before its body was whole.
         """
 
     async def drain(
@@ -127,7 +127,7 @@ class Body(Protocol):
         """
 
 
-Kept = Callable[[int], Awaitable[None] | None]
+OnProgress = Callable[[int], Awaitable[None] | None]
 """Told by the store how many bytes of this body are written so far; may commit them. None: nothing is to be awaited."""
 
 
@@ -154,13 +154,13 @@ class Source(Protocol):
         """Return the next chunks, about `most` bytes in all or what came within a second; empty at the end."""
 
     async def drain_to(
-        self, fd: int, at: int, kept: Kept, disk: Disk | None = None, make_room: MakeRoom | None = None
+        self, fd: int, at: int, on_progress: OnProgress, disk: Disk | None = None, make_room: MakeRoom | None = None
     ) -> int:
-        """Let the whole body flow to `fd` from byte `at` on, telling `kept` about once a second; return its bytes.
+        """Let the whole body flow to `fd` from byte `at` on, with `on_progress` about once a second; return its bytes.
 
         `disk`: where the file is. `make_room` is called, in any thread, before bytes are written where it was not
         announced how many come.
 
         Raises:
-            OSError: the disk failed; what `kept` was told is written.
+            OSError: the disk failed; what `on_progress` was told is written.
         """

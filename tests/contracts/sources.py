@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 from tusserver.protocol.messages import Content
-from tusserver.streams import Disk, Kept, MakeRoom
+from tusserver.streams import Disk, MakeRoom, OnProgress
 
 
 class Chunks:
@@ -23,7 +23,7 @@ class Chunks:
         return self._batches.pop(0) if self._batches else []
 
     async def drain_to(
-        self, fd: int, at: int, kept: Kept, disk: Disk | None = None, make_room: MakeRoom | None = None
+        self, fd: int, at: int, on_progress: OnProgress, disk: Disk | None = None, make_room: MakeRoom | None = None
     ) -> int:
         raise AssertionError("this source cannot be drained")
 
@@ -44,14 +44,14 @@ class Draining:
         raise AssertionError("this source is to be drained")
 
     async def drain_to(
-        self, fd: int, at: int, kept: Kept, disk: Disk | None = None, make_room: MakeRoom | None = None
+        self, fd: int, at: int, on_progress: OnProgress, disk: Disk | None = None, make_room: MakeRoom | None = None
     ) -> int:
         for start in range(0, len(self._data), self._step):
             piece = self._data[start : start + self._step]
             if make_room is not None:
                 make_room(at + start, len(piece))
             os.pwrite(fd, piece, at + start)
-            if (telling := kept(start + len(piece))) is not None:
+            if (telling := on_progress(start + len(piece))) is not None:
                 await telling
         if self._fails is not None:
             raise self._fails
@@ -59,16 +59,16 @@ class Draining:
 
 
 def noting(told: list[int]) -> Callable[[int], Awaitable[None]]:
-    """Make a `kept` that notes what it is told."""
+    """Make a `on_progress` that notes what it is told."""
 
-    async def kept(count: int) -> None:
+    async def on_progress(count: int) -> None:
         told.append(count)
 
-    return kept
+    return on_progress
 
 
 async def unheard(count: int) -> None:
-    """A `kept` that does nothing."""
+    """A `on_progress` that does nothing."""
 
 
 async def read(content: Content, start: int = 0, stop: int | None = None) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.contracts.sources import Chunks, noting, read, unheard
-from tusserver.protocol.errors import IdTaken, UploadNotFound
+from tusserver.protocol.errors import UploadExists, UploadNotFound
 from tusserver.protocol.messages import Extension
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -98,7 +98,7 @@ class StoreContract:
         upload = an_upload(length=length, offset=5, told=5, finished=length == 5)
         await store.create(upload, b"hello")
         assert await store.load(ID) == upload
-        with pytest.raises(IdTaken):
+        with pytest.raises(UploadExists):
             await store.create(upload, b"other")
         if length != 5:
             upload = replace(await put(store, upload, b" more"), length=10)
@@ -123,7 +123,7 @@ class StoreContract:
 
     async def test_an_id_is_never_given_twice(self, store: Store) -> None:
         upload = await complete(store, b"first")
-        with pytest.raises(IdTaken):
+        with pytest.raises(UploadExists):
             await store.create(an_upload(length=3))
         assert await store.load(ID) == upload
         assert await bytes_of(store, upload) == b"first"
@@ -208,12 +208,12 @@ class StoreContract:
         await store.create(upload)
         seen = []
 
-        async def kept(count: int) -> None:
+        async def on_progress(count: int) -> None:
             if (recording := store.checkpoint(replace(upload, offset=count))) is not None:
                 await recording
             seen.append((await store.load(ID)).offset)
 
-        await store.write(upload, Chunks(b"abc", b"def", b"g"), kept)
+        await store.write(upload, Chunks(b"abc", b"def", b"g"), on_progress)
         assert seen == [3, 6, 7]
         await store.commit(replace(upload, offset=7))
         assert (await store.load(ID)).offset == 7

@@ -17,7 +17,7 @@ from tusserver.protocol.checksum import ALGORITHMS, Checksum
 from tusserver.protocol.dialect import Reply, RequestHead
 from tusserver.protocol.errors import (
     AmbiguousLength,
-    BodySilent,
+    BodyTimeout,
     ConcatenationUnsupported,
     ContentEncodingUnsupported,
     ExtensionDisabled,
@@ -923,7 +923,7 @@ def test_a_refusal_is_told_by_status_code_and_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [StoreUnavailable(), ShuttingDown(), OutOfSpace(), FinishFailed(), BodySilent(), Broken()], ids=type
+    "error", [StoreUnavailable(), ShuttingDown(), OutOfSpace(), FinishFailed(), BodyTimeout(), Broken()], ids=type
 )
 def test_trouble_that_passes_by_itself_is_423_on_head_and_5xx_elsewhere(error: TusError) -> None:
     """On any other refusal of a HEAD tus-js-client starts at byte 0."""

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.support.tus import eventually
 from tests.support.wire import PATIENCE, Connection
-from tusserver.protocol.errors import ClientGone
+from tusserver.protocol.errors import ClientDisconnected
 from tusserver.server.wire import TusHttpProtocol
 from tusserver.streams import WIRE, Wire
 
@@ -91,7 +91,7 @@ class Keep:
         status, how = 200, "whole"
         try:
             await drain
-        except ClientGone:
+        except ClientDisconnected:
             how = "gone"
         except asyncio.CancelledError:
             status, how = 503, "cancelled"

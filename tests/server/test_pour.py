@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from tests.server.stage import Seen, Stage, answer, wire_of
 from tests.support.wire import PATIENCE, Connection, chunk, render
 from tusserver.lanes import Latency
-from tusserver.protocol.errors import ClientGone, SizeExceeded
+from tusserver.protocol.errors import ClientDisconnected, SizeExceeded
 from tusserver.server.parsed import ParsedDrain
 
 LAST = b"0\r\n\r\n"
@@ -69,7 +69,7 @@ class Pour:
         status, how = 200, "whole"
         try:
             await pour
-        except ClientGone:
+        except ClientDisconnected:
             how = "gone"
         except SizeExceeded:
             status, how = 413, "too much"

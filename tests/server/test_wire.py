@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.server.stage import Keep, Stage, answer, wire_of
 from tests.support.wire import LAST_CHUNK, PATIENCE, Connection, chunk, render
-from tusserver.protocol.errors import ClientGone
+from tusserver.protocol.errors import ClientDisconnected
 from tusserver.server import wire
 
 HOST = ("Host", "stage")
@@ -368,7 +368,7 @@ def test_an_answer_in_the_middle_of_a_drain_ends_the_connection(
     ended = client.answer()
     assert (ended.status, ended["Connection"]) == (400, "close")
     assert client.closes()
-    assert isinstance(seen.get(timeout=PATIENCE), ClientGone)
+    assert isinstance(seen.get(timeout=PATIENCE), ClientDisconnected)
 
 
 # 1xx -----------------------------------------------------------------------------------------------------------------

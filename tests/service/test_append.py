@@ -11,10 +11,10 @@ from tests.service.world import DAY, IDLE, Feed, World, elapse, whole
 from tusserver.events import Finished
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
-    BodySilent,
+    BodyTimeout,
     BodyTooLarge,
     ChecksumMismatch,
-    ClientGone,
+    ClientDisconnected,
     FinalIsReadOnly,
     InconsistentLength,
     InvalidChecksum,
@@ -29,7 +29,7 @@ from tusserver.protocol.errors import (
 from tusserver.protocol.rules import Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.memory import MemoryStore
-from tusserver.streams import Kept, Source
+from tusserver.streams import OnProgress, Source
 
 
 def sha1(data: bytes) -> Checksum:
@@ -211,7 +211,7 @@ async def test_a_length_stands_even_if_its_body_does_not_arrive(world: World) ->
     appending = asyncio.create_task(world.append(upload_id, 5, feed, announced=6, length=11))
     await feed.taken()
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await appending
     upload = await world.head(upload_id)
     assert (upload.offset, upload.length) == (5, 11)
@@ -287,7 +287,7 @@ async def test_a_body_with_a_checksum_that_breaks_off_is_discarded(world: World)
     appending = asyncio.create_task(world.append(upload_id, 5, feed, announced=6, checksum=sha1(b" world")))
     await feed.taken()
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await appending
     assert await world.content(upload_id) == b"hello"
 
@@ -298,7 +298,7 @@ async def test_a_chunked_body_whose_end_is_missing_is_discarded_even_if_its_chec
     appending = asyncio.create_task(world.append(upload_id, 5, feed, checksum=sha1(b" world")))
     await feed.taken()
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await appending
     assert (await world.content(upload_id), world.heard(Finished)) == (b"hello", 0)
 
@@ -349,7 +349,7 @@ async def test_nothing_is_kept_of_a_body_that_breaks_off_before_its_checksum(wor
     await feed.taken()
     await elapse(5)
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await appending
     assert await world.content(upload_id) == b"hello"
 
@@ -362,7 +362,7 @@ async def test_the_bytes_of_a_client_that_went_away_are_kept_and_it_goes_on_ther
     appending = asyncio.create_task(world.append(upload_id, 0, feed, announced=11))
     await feed.taken()
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await appending
     assert await world.content(upload_id) == b"hello"
     await world.append(upload_id, 5, b" world")
@@ -375,7 +375,7 @@ async def test_a_client_that_sent_the_last_byte_and_not_the_end_of_its_body_has_
     appending = asyncio.create_task(world.append(upload_id, 0, feed))
     await feed.taken()
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await appending
     assert ((await world.head(upload_id)).finished, world.heard(Finished)) == (True, 1)
 
@@ -387,7 +387,7 @@ async def test_the_bytes_of_a_client_that_falls_silent_are_kept_and_it_is_told_t
     await elapse(IDLE - 1)
     assert not appending.done()
     await elapse(3)
-    with pytest.raises(BodySilent):
+    with pytest.raises(BodyTimeout):
         await appending
     assert await world.content(upload_id) == b"hello"
 
@@ -411,7 +411,7 @@ async def test_progress_is_committed_each_second_while_a_long_body_comes_in(worl
         await elapse(1.1)
         assert (await world.store.load(upload_id)).offset == sent
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await appending
 
 
@@ -425,7 +425,7 @@ async def test_progress_of_a_fast_body_is_committed_too(world: World) -> None:
         await elapse(0.1)
     assert (await world.store.load(upload_id)).offset >= 1 << 20
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await appending
 
 
@@ -451,10 +451,10 @@ async def test_completion_is_not_committed_before_the_end_of_a_chunked_body_is_k
 
 async def test_what_was_committed_before_the_storage_filled_up_stays(make_world: MakeWorld) -> None:
     class Full(MemoryStore):
-        async def write(self, upload: Upload, source: Source, kept: Kept) -> int:
+        async def write(self, upload: Upload, source: Source, on_progress: OnProgress) -> int:
             if upload.offset >= 5:
                 raise OutOfSpace
-            return await super().write(upload, source, kept)
+            return await super().write(upload, source, on_progress)
 
         async def put(self, upload: Upload, data: bytes) -> None:
             if upload.offset > 5:

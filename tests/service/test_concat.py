@@ -13,7 +13,7 @@ from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, Feed, World, elapse
 from tusserver.events import Created, Finished
 from tusserver.protocol.errors import (
-    ClientGone,
+    ClientDisconnected,
     FinishFailed,
     InvalidConcat,
     MaxSizeExceeded,
@@ -29,7 +29,7 @@ from tusserver.protocol.messages import Create, Download
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.rules import Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.stores.base import Copied
+from tusserver.stores.base import OnCopied
 from tusserver.stores.file import FileStore
 from tusserver.stores.memory import MemoryStore
 
@@ -129,10 +129,10 @@ class SlowStore(MemoryStore):
         self.joining = asyncio.Event()
         self.go_on = asyncio.Event()
 
-    async def concatenate(self, final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
+    async def concatenate(self, final: Upload, parts: Sequence[Upload], on_progress: OnCopied) -> None:
         self.joining.set()
         await self.go_on.wait()
-        await super().concatenate(final, parts, kept)
+        await super().concatenate(final, parts, on_progress)
 
 
 async def test_a_final_upload_that_cannot_be_finished_stays_and_is_finished_when_it_is_asked_for_again(
@@ -354,7 +354,7 @@ async def test_a_part_that_breaks_off_after_its_last_byte_completes_its_final_up
     appending = asyncio.create_task(world.append(part, 0, feed))
     await feed.taken()
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await appending
     assert (await world.store.load(final.id)).finished
 
@@ -436,10 +436,10 @@ class Full(MemoryStore):
         super().__init__()
         self.full = True
 
-    async def concatenate(self, final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
+    async def concatenate(self, final: Upload, parts: Sequence[Upload], on_progress: OnCopied) -> None:
         if self.full:
             raise OutOfSpace
-        await super().concatenate(final, parts, kept)
+        await super().concatenate(final, parts, on_progress)
 
 
 @pytest.mark.parametrize("by", ["sweep", "head", "get"])
@@ -514,12 +514,12 @@ async def test_a_stop_interrupts_a_copy_and_it_goes_on_where_it_was(tmp_path: Pa
     original = world.store.concatenate
     reached: list[int] = []
 
-    async def watched(final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
+    async def watched(final: Upload, parts: Sequence[Upload], on_progress: OnCopied) -> None:
         async def and_stop(done: int) -> None:
             reached.append(done)
             if len(reached) == 2:
                 world.service.close()
-            await kept(done)
+            await on_progress(done)
 
         await original(final, parts, and_stop)
 
@@ -588,7 +588,7 @@ async def ask_and_go(world: World, part: UploadId, joining: asyncio.Event) -> No
     asking = asyncio.create_task(world.service.create(create, body))
     await joining.wait()
     body.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await asking
 
 
@@ -613,10 +613,10 @@ async def test_a_final_upload_that_somebody_asked_for_while_it_was_copied_stays_
     copying, go_on = asyncio.Event(), asyncio.Event()
     original = world.store.concatenate
 
-    async def concatenate(final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
+    async def concatenate(final: Upload, parts: Sequence[Upload], on_progress: OnCopied) -> None:
         copying.set()
         await go_on.wait()
-        await original(final, parts, kept)
+        await original(final, parts, on_progress)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(world.store, "concatenate", concatenate)
@@ -763,7 +763,9 @@ class Given:
         chunks, self._chunks = self._chunks, []
         return chunks
 
-    async def drain_to(self, fd: int, at: int, kept: object, disk: object = None, make_room: object = None) -> int:
+    async def drain_to(
+        self, fd: int, at: int, on_progress: object, disk: object = None, make_room: object = None
+    ) -> int:
         raise NotImplementedError
 
 

@@ -15,23 +15,23 @@ from tusserver.events import Created, Finished, Terminated
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
     ChecksumMismatch,
-    ClientGone,
+    ClientDisconnected,
     CreationRejected,
     FinishFailed,
-    IdTaken,
     InvalidMetadata,
     MaxSizeExceeded,
     OutOfSpace,
     ShuttingDown,
     SizeExceeded,
     TusError,
+    UploadExists,
     UploadLocked,
 )
 from tusserver.protocol.rules import Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import Store
 from tusserver.stores.memory import MemoryStore
-from tusserver.streams import Kept, Source
+from tusserver.streams import OnProgress, Source
 
 
 def sha1(data: bytes) -> Checksum:
@@ -141,7 +141,7 @@ async def test_a_taken_id_is_refused_and_the_upload_that_has_it_stays_as_it_is(m
     world = make_world(new_id=lambda: UploadId("same"))
     await world.create(10, b"hello")
     for refused in (world.create(3), world.create(3, b"new"), world.create(0)):
-        with pytest.raises(IdTaken):
+        with pytest.raises(UploadExists):
             await refused
     assert (await world.head(UploadId("same"))).length == 10
     assert await world.content(UploadId("same")) == b"hello"
@@ -151,7 +151,7 @@ async def test_a_taken_id_does_not_disturb_the_upload_that_is_being_written_unde
     world, feed = make_world(new_id=lambda: UploadId("same")), Feed(b"hel")
     writing = asyncio.create_task(world.create(5, feed))
     await feed.taken()
-    with pytest.raises((IdTaken, UploadLocked)):
+    with pytest.raises((UploadExists, UploadLocked)):
         await world.create(3)
     feed.send(b"lo")
     feed.end()
@@ -205,7 +205,7 @@ async def test_a_client_that_goes_away_before_it_has_a_url_leaves_nothing(world:
     creating = asyncio.create_task(world.create(5, feed, announced=5))
     await feed.taken()
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await creating
     assert await world.stored() == []
     assert (world.heard(Created), world.heard(Terminated)) == (1, 1)
@@ -217,7 +217,7 @@ async def test_an_upload_that_is_not_kept_is_not_told_as_finished_even_if_all_by
     creating = asyncio.create_task(world.create(5, feed))
     await feed.taken()
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await creating
     assert (await world.stored(), world.heard(Finished)) == ([], 0)
 
@@ -254,7 +254,7 @@ async def test_a_client_that_cannot_have_its_upload_finished_leaves_nothing(worl
 
 async def test_a_storage_that_fills_up_under_the_first_bytes_keeps_nothing(make_world: MakeWorld) -> None:
     class Full(MemoryStore):
-        async def write(self, upload: Upload, source: Source, kept: Kept) -> int:
+        async def write(self, upload: Upload, source: Source, on_progress: OnProgress) -> int:
             raise OutOfSpace
 
         async def put(self, upload: Upload, data: bytes) -> None:

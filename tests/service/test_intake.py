@@ -11,9 +11,9 @@ import pytest
 from tests.service.world import IDLE, Feed, elapse
 from tusserver.protocol.checksum import Checksum, Digest
 from tusserver.protocol.errors import (
-    BodySilent,
+    BodyTimeout,
     ChecksumMismatch,
-    ClientGone,
+    ClientDisconnected,
     OutOfSpace,
     ShuttingDown,
     SizeExceeded,
@@ -96,14 +96,14 @@ async def test_a_client_that_goes_away_ends_its_body_behind_what_came() -> None:
     intake = make(feed)
     assert await intake.read(100) == [b"hello"]
     assert await intake.read(100) == []
-    assert isinstance(intake.cut, ClientGone)
+    assert isinstance(intake.cut, ClientDisconnected)
 
 
 async def test_silence_ends_a_body_after_the_time_allowed_and_no_sooner() -> None:
     intake, began = make(Feed(b"hello")), now()
     assert await intake.read(5) == [b"hello"]
     assert await intake.read(5) == []
-    assert isinstance(intake.cut, BodySilent)
+    assert isinstance(intake.cut, BodyTimeout)
     assert now() - began == pytest.approx(IDLE)
 
 
@@ -213,7 +213,7 @@ async def test_a_body_that_is_to_be_verified_and_was_cut_is_no_mismatch() -> Non
     while await intake.read(100):
         pass
     intake.verify()
-    assert isinstance(intake.cut, ClientGone)
+    assert isinstance(intake.cut, ClientDisconnected)
 
 
 # drained past the parser ---------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def file(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-class Kept:
+class Progress:
     """Notes what a store is told; may fail."""
 
     def __init__(self, error: Exception | None = None) -> None:
@@ -291,7 +291,7 @@ class Kept:
 async def test_a_drained_body_goes_to_its_place_and_through_the_digest(file: int) -> None:
     intake = make(Pipe(b"hello", b" you", ends=True), expected=LARGE, room=LARGE, checksum=sha1(b"hello you"))
     assert intake.drainable
-    assert await intake.drain_to(file, 3, Kept()) == 9
+    assert await intake.drain_to(file, 3, Progress()) == 9
     assert os.pread(file, 100, 0) == bytes(3) + b"hello you"
     intake.verify()
     assert (intake.cut, intake.received, intake.drainable) == (None, 9, False)
@@ -306,7 +306,7 @@ async def test_a_small_body_that_is_here_already_is_not_worth_a_drain() -> None:
 
 
 async def test_progress_of_a_drain_is_told_within_a_second_and_not_at_every_chunk(file: int) -> None:
-    feed, kept, began = Pipe(), Kept(), now()
+    feed, kept, began = Pipe(), Progress(), now()
     draining = asyncio.create_task(make(feed, expected=LARGE, room=LARGE).drain_to(file, 0, kept))
     for _ in range(25):
         feed.send(b"x" * 10)
@@ -320,18 +320,18 @@ async def test_progress_of_a_drain_is_told_within_a_second_and_not_at_every_chun
 async def test_a_drain_of_a_silent_client_ends_after_the_time_allowed(file: int) -> None:
     feed, began = Pipe(b"hello"), now()
     intake = make(feed, expected=LARGE, room=LARGE)
-    draining = asyncio.create_task(intake.drain_to(file, 0, Kept()))
+    draining = asyncio.create_task(intake.drain_to(file, 0, Progress()))
     await elapse(IDLE - 5)
     feed.send(b"!")
     assert await draining == 6
-    assert isinstance(intake.cut, BodySilent)
+    assert isinstance(intake.cut, BodyTimeout)
     assert now() - began == pytest.approx(2 * IDLE - 5)
 
 
 async def test_a_drain_can_be_interrupted_and_keeps_its_bytes(file: int) -> None:
     feed = Pipe(b"hello")
     intake = make(feed, expected=LARGE, room=LARGE)
-    draining = asyncio.create_task(intake.drain_to(file, 0, Kept()))
+    draining = asyncio.create_task(intake.drain_to(file, 0, Progress()))
     await feed.taken()
     intake.stop(UploadInterrupted())
     assert await draining == 5
@@ -342,13 +342,15 @@ async def test_a_drain_of_a_client_that_goes_away_keeps_its_bytes(file: int) -> 
     feed = Pipe(b"hello")
     feed.vanish()
     intake = make(feed, expected=LARGE, room=LARGE)
-    assert await intake.drain_to(file, 0, Kept()) == 5
-    assert isinstance(intake.cut, ClientGone)
+    assert await intake.drain_to(file, 0, Progress()) == 5
+    assert isinstance(intake.cut, ClientDisconnected)
 
 
 async def test_a_drain_ends_when_its_progress_cannot_be_committed(file: int) -> None:
     feed = Pipe(b"hello")
-    draining = asyncio.create_task(make(feed, expected=LARGE, room=LARGE).drain_to(file, 0, Kept(StoreUnavailable())))
+    draining = asyncio.create_task(
+        make(feed, expected=LARGE, room=LARGE).drain_to(file, 0, Progress(StoreUnavailable()))
+    )
     with pytest.raises(StoreUnavailable):
         await draining
 
@@ -356,7 +358,7 @@ async def test_a_drain_ends_when_its_progress_cannot_be_committed(file: int) -> 
 async def test_a_body_that_was_stopped_before_its_drain_is_not_drained(file: int) -> None:
     intake = make(Pipe(b"hello", ends=True), expected=LARGE, room=LARGE)
     intake.stop(ShuttingDown())
-    assert await intake.drain_to(file, 0, Kept()) == 0
+    assert await intake.drain_to(file, 0, Progress()) == 0
 
 
 async def test_a_body_of_unknown_length_is_poured_and_makes_room_for_itself(file: int) -> None:
@@ -365,7 +367,7 @@ async def test_a_body_of_unknown_length_is_poured_and_makes_room_for_itself(file
     intake = make(pipe, room=LARGE)
     made: list[tuple[int, int]] = []
     assert intake.drainable
-    assert await intake.drain_to(file, 3, Kept(), make_room=lambda at, count: made.append((at, count))) == 9
+    assert await intake.drain_to(file, 3, Progress(), make_room=lambda at, count: made.append((at, count))) == 9
     assert (os.pread(file, 100, 3), made, intake.cut) == (b"hello you", [(3, 5), (8, 4)], None)
 
 
@@ -373,7 +375,7 @@ async def test_a_poured_body_that_runs_over_its_room_ends_before_the_bytes_that_
     pipe = Pipe(b"hello", b"!", ends=True)
     pipe.drainable, pipe.pourable = False, True
     intake = make(pipe, room=5)
-    assert await intake.drain_to(file, 0, Kept()) == 5
+    assert await intake.drain_to(file, 0, Progress()) == 5
     assert os.pread(file, 100, 0) == b"hello"
     with pytest.raises(SizeExceeded):
         intake.verify()
@@ -388,7 +390,7 @@ async def test_a_store_that_has_no_room_for_a_poured_body_says_so(file: int) -> 
             raise OutOfSpace
 
     with pytest.raises(OutOfSpace):
-        await make(pipe).drain_to(file, 0, Kept(), make_room=full)
+        await make(pipe).drain_to(file, 0, Progress(), make_room=full)
     assert os.pread(file, 100, 0) == b"hello"
 
 

@@ -18,7 +18,7 @@ from tusserver.events import Created, Finished, Terminated
 from tusserver.locks.base import Takeover
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
-    ClientGone,
+    ClientDisconnected,
     FinishPending,
     OffsetMismatch,
     ShuttingDown,
@@ -75,7 +75,7 @@ class Writer:
 
     async def vanishes(self) -> None:
         """Wait until the server noticed that its client is gone."""
-        with pytest.raises(ClientGone):
+        with pytest.raises(ClientDisconnected):
             await self._task
 
     @property
@@ -275,7 +275,7 @@ async def test_what_is_taken_back_stays_taken_back_after_a_crash(world: World, o
     await newcomer.taken()
     assert (await open_store().load(upload_id)).offset == 0
     newcomer.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await coming
 
 
@@ -492,5 +492,5 @@ async def test_head_of_a_body_that_comes_faster_than_it_is_written_does_not_wait
         told = (await asking).offset
     assert told < 50_000
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await writing

@@ -8,7 +8,7 @@ import pytest
 
 from tests.service.conftest import MakeWorld
 from tests.service.world import IDLE, Feed, World, elapse
-from tusserver.protocol.errors import BodySlow, BodyTooLarge
+from tusserver.protocol.errors import BodyTooLarge, BodyTooSlow
 from tusserver.protocol.rules import Limits
 from tusserver.service.intake import Intake
 
@@ -34,7 +34,7 @@ async def test_a_client_that_trickles_is_cut_off_and_its_bytes_are_kept(world: W
     upload_id, feed = await world.upload(10_000), Feed()
     appending = asyncio.create_task(world.append(upload_id, 0, feed))
     await trickle(feed, 1, round(3 * IDLE))
-    with pytest.raises(BodySlow) as refusal:
+    with pytest.raises(BodyTooSlow) as refusal:
         await appending
     assert (refusal.value.status, refusal.value.closes) == (503, True)
     assert IDLE <= (await world.head(upload_id)).offset <= 2 * IDLE + 1

@@ -15,7 +15,7 @@ from tests.service.world import Feed, World, whole
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
     ChecksumMismatch,
-    ClientGone,
+    ClientDisconnected,
     InvalidChecksum,
     MaxSizeExceeded,
     OutOfSpace,
@@ -180,7 +180,7 @@ async def test_a_length_that_is_declared_later_is_reserved_before_the_body_is_re
     await feed.taken()
     assert files.taken(upload_id) == 10 * MIB
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await request
     assert files.taken(upload_id) == 10 * MIB  # the length stands, and so does its space
 
@@ -217,7 +217,7 @@ async def test_not_even_bytes_that_nobody_was_told_of(
     feed.send(b" world")
     await feed.taken()
     feed.vanish()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await request
     before = await world.store.load(upload_id)
     assert (before.told, before.offset) == (5, 11)

@@ -30,7 +30,7 @@ from tusserver.events import Expired, Finished
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
     ChecksumMismatch,
-    ClientGone,
+    ClientDisconnected,
     FinalIsReadOnly,
     InconsistentLength,
     InvalidConcat,
@@ -284,7 +284,7 @@ class Uploads(RuleBasedStateMachine):
             self.run(asked)
             self.restart()
         else:
-            self.refused(asked, ClientGone)
+            self.refused(asked, ClientDisconnected)
         self.grow(upload_id, kept, told=False)
         if end == "crash" and checksum != "none" and split % len(body) and not upload.data:
             upload.deadline = self.now + DAY if self.sliding else upload.made + DAY  # it got bytes, if none that count

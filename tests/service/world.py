@@ -13,7 +13,7 @@ from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol import messages
 from tusserver.protocol.checksum import Checksum, Digest
-from tusserver.protocol.errors import ClientGone
+from tusserver.protocol.errors import ClientDisconnected
 from tusserver.protocol.messages import Append, Create, Inspect, Terminate
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.rules import Expiry, Limits
@@ -121,7 +121,7 @@ class Feed:
             self._hungry.clear()
         chunk = self._chunks[0]
         if chunk is None:
-            raise ClientGone
+            raise ClientDisconnected
         if chunk:
             del self._chunks[0]
         return chunk

@@ -146,10 +146,10 @@ class Run:
     async def append(self, upload: Upload, data: bytes) -> Upload:
         self._tell({f"{upload.id}:sent": upload.offset + len(data)})
 
-        def kept(count: int) -> Awaitable[None] | None:
+        def on_progress(count: int) -> Awaitable[None] | None:
             return self.store.checkpoint(replace(upload, offset=upload.offset + count))
 
-        written = await self.store.write(upload, Chunks([data[:5], data[5:]]), kept)
+        written = await self.store.write(upload, Chunks([data[:5], data[5:]]), on_progress)
         upload = replace(upload, offset=upload.offset + written)
         await self.store.commit(upload)
         self._tell({upload.id: upload.offset})

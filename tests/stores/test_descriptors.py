@@ -55,11 +55,11 @@ async def read_what_is_announced(store: FileStore, upload: Upload) -> None:
 
 
 async def drained(store: FileStore, upload: Upload) -> None:
-    async def kept(count: int) -> None:
+    async def on_progress(count: int) -> None:
         if (saving := store.checkpoint(replace(upload, offset=count))) is not None:
             await saving
 
-    await store.write(upload, Draining(bytes(100_000), step=40_000), kept)
+    await store.write(upload, Draining(bytes(100_000), step=40_000), on_progress)
 
 
 async def told_and_finished(store: FileStore, upload: Upload) -> None:

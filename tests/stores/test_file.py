@@ -31,10 +31,10 @@ from tests.contracts.stores import (
 )
 from tests.stores.conftest import Mount
 from tusserver.protocol.errors import (
-    IdTaken,
     MaxSizeExceeded,
     OutOfSpace,
     StoreUnavailable,
+    UploadExists,
     UploadNotFound,
 )
 from tusserver.protocol.upload import Role, UploadId
@@ -227,7 +227,7 @@ async def test_bytes_without_a_record_are_never_taken_over(store: FileStore, roo
     path = bytes_path(root)
     path.parent.mkdir()
     path.write_bytes(b"somebody's")
-    with pytest.raises(IdTaken):
+    with pytest.raises(UploadExists):
         await store.create(an_upload())
     assert path.read_bytes() == b"somebody's"
 
@@ -235,7 +235,7 @@ async def test_bytes_without_a_record_are_never_taken_over(store: FileStore, roo
 async def test_an_id_stays_taken_when_its_bytes_have_moved_to_their_readable_place(root: Path, tmp_path: Path) -> None:
     store = FileStore(root, finished_folder=tmp_path / "finished")
     upload = await store.finish(await complete(store, b"hello"))
-    with pytest.raises(IdTaken):
+    with pytest.raises(UploadExists):
         await store.create(an_upload())
     assert await store.load(ID) == upload
     assert await bytes_of(store, upload) == b"hello"
@@ -264,13 +264,13 @@ async def test_checkpoints_on_a_disk_that_becomes_slow_and_quick_again_are_all_r
     await store.create(upload)
     seen = []
 
-    async def kept(count: int) -> None:
+    async def on_progress(count: int) -> None:
         store.lanes.latency.hanging = 1 if count in (2, 4) else 0
         if (recording := store.checkpoint(replace(upload, offset=count))) is not None:
             await recording
         seen.append((await store.load(ID)).offset)
 
-    await store.write(upload, Chunks(b"a", b"b", b"c", b"d", b"e"), kept)
+    await store.write(upload, Chunks(b"a", b"b", b"c", b"d", b"e"), on_progress)
     assert seen == [1, 2, 3, 4, 5]
 
 
@@ -296,10 +296,10 @@ async def test_a_file_of_unknown_length_grows_by_as_much_as_came(store: FileStor
     await store.create(upload)
     sizes = []
 
-    async def kept(count: int) -> None:
+    async def on_progress(count: int) -> None:
         sizes.append(bytes_path(root).stat().st_size)
 
-    await store.write(upload, Chunks(*[b"x" * 1000] * 2500), kept)
+    await store.write(upload, Chunks(*[b"x" * 1000] * 2500), on_progress)
     assert len(set(sizes)) < 15
     assert all(size <= 1000 * (2 * number) for number, size in enumerate(sizes, 1))
 

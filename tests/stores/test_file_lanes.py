@@ -80,10 +80,10 @@ async def joins(store: FileStore, number: int) -> Awaitable[object]:
     final = an_upload(UploadId(f"large{2 * number + 1:011}"), length=LARGE, role=Role.FINAL, parts=(part.id,))
     await store.create(final)
 
-    async def kept(count: int) -> None:
+    async def on_progress(count: int) -> None:
         await store.commit(final.at(count, expires_at=None, finished=False))
 
-    return store.concatenate(final, [part], kept)
+    return store.concatenate(final, [part], on_progress)
 
 
 @pytest.mark.parametrize("long", [syncs, removals, digests, joins])

@@ -49,7 +49,7 @@ async def deferred(store: FileStore, data: bytes = b"") -> Upload:
 
 
 class Sizes:
-    """A `kept` that notes what the file takes."""
+    """A `on_progress` that notes what the file takes."""
 
     def __init__(self, root: Path) -> None:
         self.seen: list[int] = []

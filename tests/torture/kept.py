@@ -21,10 +21,10 @@ from tusserver import Upload as Record
 LOOK = 0.1
 """Seconds between two looks into the folder."""
 
-Kept = Mapping[str, Record]
+OnProgress = Mapping[str, Record]
 
 
-def kept_in(folder: Path) -> Kept:
+def kept_in(folder: Path) -> OnProgress:
     """Every upload in a data folder, by id."""
 
     async def read() -> list[Record]:
@@ -50,7 +50,7 @@ def settle(folder: Path, ledger: Ledger, patience: float, calls: Path | None) ->
         ledger.accuse(what)
 
 
-def _owed(kept: Kept) -> Iterator[tuple[str, str]]:
+def _owed(kept: OnProgress) -> Iterator[tuple[str, str]]:
     for upload_id, record in kept.items():
         if record.complete and not record.finished:
             yield upload_id, "complete and not finished"
@@ -64,7 +64,7 @@ def _over(record: Record) -> bool:
     return record.expires_at is not None and record.expires_at <= datetime.now(UTC)
 
 
-def _twice(kept: Kept) -> Iterator[str]:
+def _twice(kept: OnProgress) -> Iterator[str]:
     """Final uploads that are there more than once: a client that asks again gets the one that it had asked for.
 
     One of which no client has heard does not count: a kill may come before its parts know of it.
@@ -78,7 +78,7 @@ def _twice(kept: Kept) -> Iterator[str]:
             yield f"there are {count} final uploads of the same parts: {', '.join(found)}"
 
 
-def _not_told(kept: Kept, log: Path) -> Iterator[str]:
+def _not_told(kept: OnProgress, log: Path) -> Iterator[str]:
     """Uploads that are finished, and no app has said yes."""
     calls = read_calls(log)
     for upload_id, record in kept.items():

@@ -11,7 +11,7 @@ Codes are those of tusd where it has one, so clients and dashboards carry over.
     ├── Forbidden 403            FinalIsReadOnly
     ├── UploadNotFound 404       UploadExpired  UploadWithheld (the application has not taken it yet)
     ├── MethodNotAllowed 405
-    ├── OffsetMismatch 409       IdTaken
+    ├── OffsetMismatch 409       UploadExists
     ├── UnsupportedVersion 412
     ├── SizeExceeded 413         MaxSizeExceeded  BodyTooLarge
     ├── InvalidContentType 415   ContentEncodingUnsupported
@@ -20,10 +20,10 @@ Codes are those of tusd where it has one, so clients and dashboards carry over.
     ├── HeaderTooLarge 431
     ├── ChecksumMismatch 460
     ├── FinishFailed 500
-    ├── BodySilent 503           BodySlow  TooManyConnections  ServerFull  ShuttingDown  StoreUnavailable
+    ├── BodyTimeout 503           BodyTooSlow  TooManyConnections  ServerFull  ShuttingDown  StoreUnavailable
     └── OutOfSpace 507           SpaceReserved
 
-Not errors of ours, but facts about a body that ended early: `ClientGone`.
+Not errors of ours, but facts about a body that ended early: `ClientDisconnected`.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ class OffsetMismatch(TusError):
         self.provided = provided
 
 
-class IdTaken(TusError):
+class UploadExists(TusError):
     """The application named a new upload like one that exists."""
 
     status = 409
@@ -392,7 +392,7 @@ class FinishFailed(TusError):
     retry_after = 1
 
 
-class BodySilent(TusError):
+class BodyTimeout(TusError):
     """The client sent nothing for too long; the bytes that came before are kept."""
 
     status = 503
@@ -402,7 +402,7 @@ class BodySilent(TusError):
     closes = True
 
 
-class BodySlow(TusError):
+class BodyTooSlow(TusError):
     """The client sent too little for too long; the bytes that came before are kept.
 
     503 and not 408: clients retry only 5xx, 409 and 423.
@@ -470,5 +470,5 @@ class SpaceReserved(OutOfSpace):
     retry_after = 10
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """The client went away before its body was whole. Nobody is there to read a refusal."""

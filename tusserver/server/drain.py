@@ -27,7 +27,7 @@ from time import perf_counter
 
 from tusserver.lanes import Lanes
 from tusserver.protocol.checksum import Digest
-from tusserver.protocol.errors import ClientGone
+from tusserver.protocol.errors import ClientDisconnected
 from tusserver.server.detour import Detour, Turn, outlive
 from tusserver.streams import Disk
 
@@ -309,7 +309,7 @@ class Drain(Detour):
         """Drain until the body ends. `gone`: whether the client is known to have gone: nothing more comes.
 
         Raises:
-            ClientGone, OSError: see `streams.Wire.drain`.
+            ClientDisconnected, OSError: see `streams.Wire.drain`.
         """
         self._pump.bodies += 1
         try:
@@ -318,14 +318,14 @@ class Drain(Detour):
                 await self._write_through(first)
             del first  # a slow client would have it held for as long as it takes
             if gone and self._left:
-                raise ClientGone
+                raise ClientDisconnected
             while self._left:
                 turn = await self._on_the_loop()
                 if self._writing is not None:
                     await self._written()
                 relieved = turn is Turn.ESCALATE or (turn is Turn.WRITING and self._wants_a_thread(0.0, busy=False))
                 if relieved and not await self._in_threads():
-                    raise ClientGone
+                    raise ClientDisconnected
         finally:
             self._pump.bodies -= 1
             del self._moved, self._digest  # the transport may keep this object until its next drain
@@ -334,7 +334,7 @@ class Drain(Detour):
 
     async def _on_the_loop(self) -> Turn:
         if self._transport.is_closing():
-            raise ClientGone
+            raise ClientDisconnected
         self._updated = perf_counter()
         turn = self._attach()
         try:
@@ -350,7 +350,7 @@ class Drain(Detour):
         finally:
             self._detach()
         if ended is Turn.GONE:
-            raise ClientGone
+            raise ClientDisconnected
         return ended
 
     def get_buffer(self, sizehint: int) -> memoryview:

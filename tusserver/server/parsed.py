@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from tusserver.protocol.checksum import Digest
-from tusserver.protocol.errors import ClientGone
+from tusserver.protocol.errors import ClientDisconnected
 from tusserver.server.detour import Detour, Turn, outlive
 from tusserver.server.drain import BIG_READ, Pump, is_heavy
 from tusserver.stores.disk import write_all
@@ -82,7 +82,7 @@ class ParsedDrain(Detour):
         """Drain until the body ends, beginning with what was taken before. The transport is paused, then and now.
 
         Raises:
-            ClientGone, OSError: see `streams.Wire.drain`; and what `admit` raises.
+            ClientDisconnected, OSError: see `streams.Wire.drain`; and what `admit` raises.
         """
         self._pump.bodies += 1
         try:
@@ -95,7 +95,7 @@ class ParsedDrain(Detour):
                 if self._whole():
                     return
                 if self._transport.is_closing() or await self._read() is Turn.GONE:
-                    raise ClientGone
+                    raise ClientDisconnected
         finally:
             self._pump.bodies -= 1
             del self._moved, self._digest, self._admit, self._whole  # the transport may keep this object

@@ -11,7 +11,7 @@ import os
 import select
 from time import perf_counter
 
-from tusserver.protocol.errors import ClientGone
+from tusserver.protocol.errors import ClientDisconnected
 from tusserver.threads import Threads
 
 SMALL = 64 << 10
@@ -34,14 +34,14 @@ async def send_file(transport: asyncio.Transport, own: int, fd: int, at: int, co
     `own`: another number for its socket: if the transport closes, the first one may soon stand for another connection.
 
     Raises:
-        ClientGone: the client went away.
+        ClientDisconnected: the client went away.
         EOFError: the file is shorter than that.
         OSError: the disk failed.
     """
     end = at + count
     while at < end:
         if transport.is_closing():
-            raise ClientGone
+            raise ClientDisconnected
         sent = _send_cached(own, fd, at, end) if end - at <= SMALL else None
         if sent is None:
             sent = await _threads.run(_send, own, fd, at, end)
@@ -65,7 +65,7 @@ def _send_cached(target: int, fd: int, at: int, end: int) -> int | None:
     except BlockingIOError:
         return 0
     except ConnectionError:
-        raise ClientGone from None
+        raise ClientDisconnected from None
 
 
 def _send(target: int, fd: int, at: int, end: int) -> int:
@@ -80,7 +80,7 @@ def _send(target: int, fd: int, at: int, end: int) -> int:
                 break
             continue
         except ConnectionError:
-            raise ClientGone from None
+            raise ClientDisconnected from None
         if sent == 0:
             raise EOFError("the file is shorter than its length")
         at += sent

@@ -29,7 +29,7 @@ from uvicorn.protocols.http import flow_control, httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tusserver.protocol.checksum import Digest
-from tusserver.protocol.errors import ClientGone, HeaderTooLarge, StoreUnavailable, TooManyConnections, TusError
+from tusserver.protocol.errors import ClientDisconnected, HeaderTooLarge, StoreUnavailable, TooManyConnections, TusError
 from tusserver.server.drain import Drain, pump
 from tusserver.server.gate import Gate
 from tusserver.server.heads import FIELD, REQUEST, USUAL
@@ -176,7 +176,7 @@ class UvicornWire:
             raise RuntimeError("this body cannot be drained, or not any more")
         self._taken = True
         if protocol is None or cycle is None:
-            raise ClientGone
+            raise ClientDisconnected
         _invite(cycle)
         body, cycle.body = cycle.body, bytearray()
         rest = Drain(
@@ -198,7 +198,7 @@ class UvicornWire:
         try:
             del body  # a slow client would have it held for as long as it takes
             await rest.run(gone=cycle.disconnected)
-        except ClientGone:
+        except ClientDisconnected:
             _lose(cycle)
             raise
         finally:
@@ -224,7 +224,7 @@ class UvicornWire:
             raise RuntimeError("this body cannot be poured, or not any more")
         self._taken = True
         if protocol is None or cycle is None:
-            raise ClientGone
+            raise ClientDisconnected
         _invite(cycle)
         protocol.flow.pause_reading()
         self._pouring = ParsedDrain(
@@ -246,7 +246,7 @@ class UvicornWire:
             cycle.body = bytearray()
         try:
             await self._pouring.run()
-        except ClientGone:
+        except ClientDisconnected:
             _lose(cycle)
             raise
         finally:
@@ -383,7 +383,7 @@ class UvicornWire:
                 await cycle.flow.drain()
             if not cycle.disconnected and own >= 0:
                 await send_file(transport, own, fd, at, count)
-        except ClientGone:
+        except ClientDisconnected:
             pass  # uvicorn notices on its own
         except (OSError, EOFError):
             transport.abort()  # the client must not take what it has for the whole

@@ -21,7 +21,7 @@ from tusserver.events import Expired, Terminated
 from tusserver.locks.base import Locker, Takeover
 from tusserver.protocol import rules
 from tusserver.protocol.errors import (
-    ClientGone,
+    ClientDisconnected,
     InvalidConcat,
     PartsUnfinished,
     ShuttingDown,
@@ -138,7 +138,7 @@ class Joiner:
         `new`: it was made for this request; if it cannot be, nothing is left of it.
 
         Raises:
-            ClientGone: the copy goes on; who asks again finds it.
+            ClientDisconnected: the copy goes on; who asks again finds it.
             TusError: it cannot be joined, or not now.
         """
         joining = self._start(final.id)
@@ -152,7 +152,7 @@ class Joiner:
             await asyncio.wait((gone,))
         if not joining.done() and not gone.cancelled():
             self._waited.discard(final.id)
-            raise ClientGone
+            raise ClientDisconnected
         try:
             if joining.done():
                 joining.result()
@@ -359,7 +359,7 @@ class Joiner:
                 await self._store.amend(final)
             told = time.monotonic()
 
-            async def kept(done: int) -> None:
+            async def on_progress(done: int) -> None:
                 nonlocal told
                 stops: TusError | None = None
                 try:
@@ -372,7 +372,7 @@ class Joiner:
                 if stops is not None:
                     raise stops
 
-            await self._store.concatenate(final, parts, kept)
+            await self._store.concatenate(final, parts, on_progress)
             reached = rules.advance(final, (length or 0) - final.offset, self._expiry, self._now())
             if final.id in self._waited:
                 reached = replace(reached, unclaimed=False)

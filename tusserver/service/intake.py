@@ -14,16 +14,16 @@ import anyio
 
 from tusserver.protocol.checksum import Checksum, Digest
 from tusserver.protocol.errors import (
-    BodySilent,
-    BodySlow,
+    BodyTimeout,
+    BodyTooSlow,
     ChecksumMismatch,
-    ClientGone,
+    ClientDisconnected,
     InvalidChecksum,
     SizeExceeded,
     TusError,
 )
 from tusserver.service.buffers import Buffers
-from tusserver.streams import Body, Disk, Kept, MakeRoom
+from tusserver.streams import Body, Disk, MakeRoom, OnProgress
 
 SMALL = 32 * 1024
 """Bytes of a body that is not worth a drain if it is here already."""
@@ -33,7 +33,7 @@ PACE = 0.9 * FLUSH
 """Seconds after which bytes that come are told at once, and need no timer."""
 
 
-Cut = TusError | ClientGone
+Cut = TusError | ClientDisconnected
 """Why a body ended early."""
 
 
@@ -112,7 +112,7 @@ class Intake:
         """Cut off a client that sent fewer than `least` bytes since the last look, unless it is we who are slow."""
         waiting = self._scope is not None
         if waiting and self._looked_at is not None and self.received - self._looked_at < least:
-            self.stop(BodySlow())
+            self.stop(BodyTooSlow())
         self._looked_at = self.received
 
     # the Source ------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class Intake:
 
         Raises:
             ChecksumMismatch, InvalidChecksum: see `verify`.
-            ClientGone
+            ClientDisconnected
         """
         data = b"".join(await self.read(SMALL))
         if self.cut is not None:
@@ -173,14 +173,14 @@ class Intake:
         self._batching = False
         self._scope = None
         if scope.cancelled_caught and not batch and self._cut is None:
-            self._cut = BodySilent()
+            self._cut = BodyTimeout()
         return batch
 
     async def _next(self) -> bytes:
         """Return the next chunk; b"" if there is none, now or ever."""
         try:
             chunk = await self._body.receive()
-        except ClientGone as gone:
+        except ClientDisconnected as gone:
             self._cut = gone.with_traceback(None)  # else we and it hold on to each other
             return b""
         if not chunk:
@@ -201,13 +201,13 @@ class Intake:
         return self._last
 
     async def drain_to(
-        self, fd: int, at: int, kept: Kept, disk: Disk | None = None, make_room: MakeRoom | None = None
+        self, fd: int, at: int, on_progress: OnProgress, disk: Disk | None = None, make_room: MakeRoom | None = None
     ) -> int:
         """See `Source.drain_to`. One whose length is announced cannot run over its room."""
         wire = self._body.wire
         if self._ended or self._cut is not None or wire is None:
             return 0
-        watch = _Watch(self, kept)
+        watch = _Watch(self, on_progress)
 
         def admit(count: int) -> None:
             if self.room is not None and self.received + count > self.room:
@@ -236,7 +236,7 @@ class Intake:
                     )
                 self._ended = True
                 await self._body.receive()  # the end itself: now everybody knows that nothing is left to be read
-        except ClientGone as gone:
+        except ClientDisconnected as gone:
             self._cut = gone.with_traceback(None)  # likewise
         except TusError as error:
             if error is not self.cut:  # it is the store's own, from `make_room`
@@ -251,7 +251,7 @@ class Intake:
         """Stop the body if its client has been silent for too long; return the seconds until it may have been."""
         left = self._last + self._idle - time.monotonic()
         if left <= 0:
-            self.stop(BodySilent())
+            self.stop(BodyTimeout())
         return left
 
     def give_up(self) -> None:
@@ -295,16 +295,16 @@ class Intake:
 
 
 class _Watch:
-    """Beside a drain: its bytes are told to `kept` within `FLUSH` seconds, and silence is noticed.
+    """Beside a drain: its bytes are told to `on_progress` within `FLUSH` seconds, and silence is noticed.
 
     Who sends about once a second is told of in passing, without a timer or a task: there may be thousands.
     """
 
-    __slots__ = ("_error", "_flush", "_intake", "_kept", "_loop", "_silence", "_telling", "_told", "_told_at")
+    __slots__ = ("_error", "_flush", "_intake", "_loop", "_on_progress", "_silence", "_telling", "_told", "_told_at")
 
-    def __init__(self, intake: Intake, kept: Kept) -> None:
+    def __init__(self, intake: Intake, on_progress: OnProgress) -> None:
         self._intake = intake
-        self._kept = kept
+        self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
         self._told = 0
         self._told_at = time.monotonic()
@@ -334,7 +334,7 @@ class _Watch:
     def _tell(self, now: float) -> None:
         self._told, self._told_at = self._intake.received, now
         try:
-            telling = self._kept(self._told)
+            telling = self._on_progress(self._told)
         except Exception as error:
             self._fail(error)
         else:

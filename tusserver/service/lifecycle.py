@@ -37,7 +37,7 @@ class Lifecycle:
         """Make the upload and tell; if a listener fails there is no upload.
 
         Raises:
-            IdTaken, OutOfSpace, MaxSizeExceeded, StoreUnavailable
+            UploadExists, OutOfSpace, MaxSizeExceeded, StoreUnavailable
         """
         await self._store.create(upload)
         logger.info("upload created", extra={"upload_id": upload.id, "length": upload.length})
@@ -51,7 +51,7 @@ class Lifecycle:
         """Make an upload together with its first bytes, see `Store.create`, where nobody is told of its beginning.
 
         Raises:
-            IdTaken, OutOfSpace, MaxSizeExceeded, StoreUnavailable
+            UploadExists, OutOfSpace, MaxSizeExceeded, StoreUnavailable
         """
         upload = await self.keep(upload, partial(self._store.create, data=data))
         logger.info("upload created", extra={"upload_id": upload.id, "length": upload.length})

@@ -51,8 +51,8 @@ class BodyProgress:
 
     # what the store tells --------------------------------------------------------------------------------------------
 
-    def kept(self, added: int) -> Awaitable[None] | None:
-        """See `streams.Kept`: commit progress now and then, while that says nothing about the end."""
+    def on_progress(self, added: int) -> Awaitable[None] | None:
+        """See `streams.OnProgress`: commit progress now and then, while that says nothing about the end."""
         self._intake.written = added
         if self._moved is not None:
             self._moved.set()

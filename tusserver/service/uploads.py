@@ -18,7 +18,7 @@ from tusserver.locks.base import Lease, Locker, Takeover
 from tusserver.protocol import rules
 from tusserver.protocol.errors import (
     ChecksumMismatch,
-    ClientGone,
+    ClientDisconnected,
     FinishFailed,
     FinishPending,
     OffsetMismatch,
@@ -140,7 +140,7 @@ class UploadService:
 
         Raises:
             TusError: it was refused.
-            ClientGone: nobody is there to be answered.
+            ClientDisconnected: nobody is there to be answered.
         """
         match command:
             case Append():
@@ -209,13 +209,13 @@ class UploadService:
             if not at_once:
                 async with self._trimmed(upload):
                     upload, cut = await self._receive(plan, first, body, lease)
-            if isinstance(cut, ClientGone):
+            if isinstance(cut, ClientDisconnected):
                 try:
                     raise cut
                 finally:
                     del cut  # likewise
             return Created(upload=await self._tell(await self._finish(upload)), closes=cut is not None)
-        except (TusError, ClientGone):
+        except (TusError, ClientDisconnected):
             # A client that is told that it did wrong, or is gone, has no URL to resume at: leave nothing.
             with contextlib.suppress(UploadNotFound):  # refused by the application, and removed
                 await self._lifecycle.remove(await self._store.load(upload.id), TerminatedEvent)
@@ -392,7 +392,7 @@ class UploadService:
     async def _write(self, upload: Upload, intake: Intake, progress: BodyProgress) -> int:
         """Return the bytes written: on a disk that got full those before. Of one that fails nobody can tell."""
         try:
-            return await self._store.write(upload, intake, progress.kept)
+            return await self._store.write(upload, intake, progress.on_progress)
         except OutOfSpace as error:
             if not intake.written:
                 raise

@@ -17,9 +17,9 @@ from tusserver.clock import WallClock
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.streams import Kept, Source
+from tusserver.streams import OnProgress, Source
 
-Copied = Callable[[int], Awaitable[None]]
+OnCopied = Callable[[int], Awaitable[None]]
 """Told how many bytes of a final upload there are; may commit them, and ends the copy by what it raises."""
 
 
@@ -113,7 +113,7 @@ class Store(Protocol):
         `data`: its first bytes, at whose end it stands; they are written and committed with it.
 
         Raises:
-            IdTaken: never overwrites.
+            UploadExists: never overwrites.
             OutOfSpace: there is no room now.
             MaxSizeExceeded: there never can be.
         """
@@ -125,13 +125,13 @@ class Store(Protocol):
             UploadNotFound
         """
 
-    async def write(self, upload: Upload, source: Source, kept: Kept) -> int:
+    async def write(self, upload: Upload, source: Source, on_progress: OnProgress) -> int:
         """Put bytes behind the upload's offset; return how many came. They exist only once committed.
 
-        Calls `kept(n)` after each step with the bytes of this call so far, and awaits what that returns.
+        Calls `on_progress(n)` after each step with the bytes of this call so far, and awaits what that returns.
 
         Raises:
-            OutOfSpace: what `kept` was told is written.
+            OutOfSpace: what `on_progress` was told is written.
         """
 
     async def put(self, upload: Upload, data: bytes) -> None:
@@ -175,11 +175,11 @@ class Store(Protocol):
             UploadNotFound
         """
 
-    async def concatenate(self, final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
+    async def concatenate(self, final: Upload, parts: Sequence[Upload], on_progress: OnCopied) -> None:
         """Put the parts' bytes behind the final upload's offset, in order. They exist only once committed.
 
-        Awaits `kept(n)` after each step that takes less than a second, with the bytes of the final upload so far. What
-        that raises ends it; from an offset that was told and committed it can go on.
+        Awaits `on_progress(n)` after each step that takes less than a second, with the bytes of the final upload so
+        far. What that raises ends it; from an offset that was told and committed it can go on.
         """
 
     async def note_awaiting(self, final: UploadId, part: UploadId) -> None:

@@ -38,18 +38,25 @@ from tusserver import clock
 from tusserver.clock import WallClock, boot_id
 from tusserver.lanes import Lane, Lanes
 from tusserver.protocol.checksum import Digest
-from tusserver.protocol.errors import IdTaken, MaxSizeExceeded, OutOfSpace, StoreUnavailable, TusError, UploadNotFound
+from tusserver.protocol.errors import (
+    MaxSizeExceeded,
+    OutOfSpace,
+    StoreUnavailable,
+    TusError,
+    UploadExists,
+    UploadNotFound,
+)
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
 from tusserver.stores import awaited, disk, folder, record, space, writeback
-from tusserver.stores.base import Copied, Reaped
+from tusserver.stores.base import OnCopied, Reaped
 from tusserver.stores.cached import Cached
 from tusserver.stores.calendar import Calendar
 from tusserver.stores.naming import Template
 from tusserver.stores.space import FILES
 from tusserver.stores.untouched import Untouched
 from tusserver.stores.writeback import Ahead
-from tusserver.streams import Kept, Source
+from tusserver.streams import OnProgress, Source
 
 logger = logging.getLogger("tusserver.store")
 
@@ -250,7 +257,7 @@ class FileStore:
             try:
                 fd = self._open_new(path)
             except FileExistsError:
-                raise IdTaken from None
+                raise UploadExists from None
             try:
                 try:
                     # A pending final upload takes its space when its parts are there.
@@ -270,7 +277,7 @@ class FileStore:
                     disk.sync_folder(self._uploads)
             except FileExistsError:  # the bytes of that one have gone to their readable place
                 disk.discard(path)
-                raise IdTaken from None
+                raise UploadExists from None
             except BaseException:
                 disk.discard(path + _RECORD, path)
                 raise
@@ -382,7 +389,7 @@ class FileStore:
 
     # bytes -----------------------------------------------------------------------------------------------------------
 
-    async def write(self, upload: Upload, source: Source, kept: Kept) -> int:
+    async def write(self, upload: Upload, source: Source, on_progress: OnProgress) -> int:
         """See `Store.write`."""
         fd = -1
         ahead = Ahead(self._lanes, upload.offset) if self.durability is Durability.FINISH else None
@@ -390,7 +397,7 @@ class FileStore:
         def on_disk(added: int) -> Awaitable[None] | None:
             if ahead is not None:
                 ahead.note(fd, upload.offset + added)
-            return kept(added)
+            return on_progress(added)
 
         try:
             if source.drainable:
@@ -723,7 +730,7 @@ class FileStore:
 
     # concatenation ---------------------------------------------------------------------------------------------------
 
-    async def concatenate(self, final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
+    async def concatenate(self, final: Upload, parts: Sequence[Upload], on_progress: OnCopied) -> None:
         """See `Store.concatenate`."""
         assert final.length is not None
         fd = -1
@@ -738,7 +745,7 @@ class FileStore:
                     step = min(COPY_STEP, ends - done)
                     await self._lanes.run(Lane.COPIES, self._copy, part, done - begins, fd, done, step)
                     done += step
-                    await kept(done)
+                    await on_progress(done)
                 begins = ends
         except (StoreUnavailable, OutOfSpace, MaxSizeExceeded):
             with contextlib.suppress(TusError):

@@ -9,11 +9,11 @@ from datetime import datetime
 
 from tusserver.clock import WallClock
 from tusserver.protocol.checksum import Digest
-from tusserver.protocol.errors import IdTaken, UploadNotFound
+from tusserver.protocol.errors import UploadExists, UploadNotFound
 from tusserver.protocol.messages import Content, Extension
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.stores.base import Copied, Reaped
-from tusserver.streams import Kept, Source
+from tusserver.stores.base import OnCopied, Reaped
+from tusserver.streams import OnProgress, Source
 
 _BATCH = 64 * 1024
 
@@ -52,7 +52,7 @@ class MemoryStore:
     async def create(self, upload: Upload, data: bytes = b"") -> None:
         """See `Store.create`."""
         if upload.id in self._records:
-            raise IdTaken
+            raise UploadExists
         self._records[upload.id] = upload
         self._moments[upload.id] = self.clock.steady()
         self._bytes[upload.id] = bytearray(data)
@@ -66,7 +66,7 @@ class MemoryStore:
         except KeyError:
             raise UploadNotFound from None
 
-    async def write(self, upload: Upload, source: Source, kept: Kept) -> int:
+    async def write(self, upload: Upload, source: Source, on_progress: OnProgress) -> int:
         """See `Store.write`."""
         content = self._bytes_of(upload.id)
         del content[upload.offset :]
@@ -75,7 +75,7 @@ class MemoryStore:
             for chunk in batch:
                 content += chunk
                 written += len(chunk)
-            if (telling := kept(written)) is not None:
+            if (telling := on_progress(written)) is not None:
                 await telling
         return written
 
@@ -130,11 +130,11 @@ class MemoryStore:
         if upload.length is None:
             del self._bytes_of(upload_id)[upload.offset :]
 
-    async def concatenate(self, final: Upload, parts: Sequence[Upload], kept: Copied) -> None:
+    async def concatenate(self, final: Upload, parts: Sequence[Upload], on_progress: OnCopied) -> None:
         """See `Store.concatenate`."""
         content = self._bytes_of(final.id)
         content[:] = b"".join(self._bytes_of(part.id)[: part.offset] for part in parts)
-        await kept(len(content))
+        await on_progress(len(content))
 
     async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
         """See `Store.note_awaiting`."""

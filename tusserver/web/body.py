@@ -9,7 +9,7 @@ from starlette.types import Message, Receive, Scope
 
 from tusserver.protocol.checksum import Checksum, Digest
 from tusserver.protocol.dialect import Dialect
-from tusserver.protocol.errors import ClientGone
+from tusserver.protocol.errors import ClientDisconnected
 from tusserver.streams import WIRE, Disk, MakeRoom, Wire
 
 
@@ -42,7 +42,7 @@ class RequestBody:
         while not self.ended:
             message = await self._next()
             if message["type"] == "http.disconnect":
-                raise ClientGone
+                raise ClientDisconnected
             self.ended = not message.get("more_body", False)
             chunk: bytes = message.get("body", b"")
             if chunk:

@@ -8,7 +8,7 @@ import time
 from starlette.types import Receive, Scope, Send
 
 from tusserver.protocol.dialect import Dialect, Reply, RequestHead
-from tusserver.protocol.errors import ClientGone, HeaderTooLarge, StoreUnavailable, TusError, UploadNotFound
+from tusserver.protocol.errors import ClientDisconnected, HeaderTooLarge, StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.messages import Append, Content, Create
 from tusserver.service.uploads import UploadService
 from tusserver.web import download
@@ -73,7 +73,7 @@ class UploadEndpoint:
             reply = self._dialect.write(outcome, head)
         except TusError as error:
             reply = self._refuse(error, head)
-        except ClientGone:
+        except ClientDisconnected:
             logger.info("client went away", extra={"method": head.method, "upload_id": head.name or None})
             # Nobody reads it, but middleware around us would take silence for a broken app.
             reply = Reply(499, closes=True)

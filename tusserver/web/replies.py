@@ -6,7 +6,7 @@ import anyio
 from starlette.types import Scope, Send
 
 from tusserver.protocol.dialect import Reply, RequestHead
-from tusserver.protocol.errors import ClientGone, TusError
+from tusserver.protocol.errors import ClientDisconnected, TusError
 from tusserver.web.body import RequestBody
 
 NEVER_KEPT = {"Cache-Control": "no-store"}
@@ -78,7 +78,7 @@ class Responder:
             try:
                 while await body.receive():
                     scope.deadline = min(began + self._linger, anyio.current_time() + _PAUSE)
-            except ClientGone:
+            except ClientDisconnected:
                 pass
             finally:
                 self._lingering.discard(scope)
