@@ -253,7 +253,7 @@ async def test_who_asks_of_an_upload_that_nobody_holds_any_more_does_not_wait(
     locker: FileLocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its holder may have ended between the look at the lock and the question."""
-    monkeypatch.setattr("tusserver.locks.file._ANSWER", 3600.0)
+    monkeypatch.setattr("tusserver.locks.peers._ANSWER", 3600.0)
     async with other(tmp_path) as second:
         await take(second, None, 0)  # so that it listens
         async with asyncio.timeout(600):
@@ -349,7 +349,7 @@ async def test_thousands_of_names_that_were_left_do_not_hold_up_the_loop(locker:
 async def test_a_holder_is_found_behind_names_that_were_left_and_processes_that_hold_nothing(
     locker: FileLocker, staying: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tusserver.locks.file._TURN", 1)
+    monkeypatch.setattr("tusserver.locks.peers._TURN", 1)
     async with other(tmp_path) as second, other(tmp_path) as third:
         assert await second.listen()
         assert await third.listen()
