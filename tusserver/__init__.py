@@ -1,7 +1,7 @@
 """tusserver: resumable uploads with the tus protocol. This is the face: what an embedding app may import."""
 
 from tusserver.app import Tus
-from tusserver.locks.base import Lease, Locker, Takeover
+from tusserver.locks.base import Lease, Locker, Preempt
 from tusserver.locks.file import FileLocker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import CreationRejected, TusError, UploadRejected
@@ -31,9 +31,9 @@ __all__ = [
     "MemoryLocker",
     "MemoryStore",
     "Metadata",
+    "Preempt",
     "Role",
     "Store",
-    "Takeover",
     "Tus",
     "TusError",
     "Upload",

@@ -153,7 +153,7 @@ class Tus:
             expiry=expiry,
             unfinished=Extension.CONCATENATION_UNFINISHED in on,
             delete_parts=delete_parts,
-            patience=lock_patience,
+            lock_timeout=lock_patience,
             now=now,
         )
         quota = Quota(store, ledger or _ledger_of(store), locker, limits, now)
@@ -168,7 +168,7 @@ class Tus:
             idle=idle_timeout,
             speed=min_speed,
             buffers=buffers,
-            patience=lock_patience,
+            lock_timeout=lock_patience,
             new_id=_checked(new_id or _RandomIds()),
             before_create=before_create,
             now=now,
@@ -247,7 +247,7 @@ class Tus:
             ValueError: see `Store.claim`. Only now: who made this app may have forked those that serve it.
         """
         if self._claim is None:
-            self._claim = self._store.claim(self._locker.scope)
+            self._claim = self._store.claim(self._locker.domain)
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.get_running_loop().create_task(self._sweeper.run(), name="tusserver sweeper")
         return self._sweeping

@@ -150,7 +150,7 @@ def claim_store(configured: Effective, store: FileStore, locker: Locker) -> Clai
         SettingsError: somebody does.
     """
     try:
-        return store.claim(locker.scope)
+        return store.claim(locker.domain)
     except ValueError as error:
         raise configured.refusal("store.root", f"cannot be used: {error}") from None
 

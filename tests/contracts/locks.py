@@ -7,40 +7,38 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tusserver.locks.base import Locker, Takeover
+from tusserver.locks.base import Locker, Preempt
 from tusserver.protocol.errors import OffsetMismatch, UploadLocked
 from tusserver.protocol.upload import UploadId
 
 ID = UploadId("abc")
 OTHER = UploadId("xyz")
-ALWAYS = Takeover()
-AT_FIVE = Takeover(5)
+ALWAYS = Preempt()
+AT_FIVE = Preempt(5)
 SOON = 0.01
-"""Seconds: patience of those who shall lose it."""
+"""Seconds: the timeout of those who shall not get the lock."""
 LONG = 30.0
-"""Seconds: patience of those who shall not."""
+"""Seconds: the timeout of those who shall."""
 
 
 class Holder:
     """Whoever holds the upload in a test: notes who asked, and answers as it is told."""
 
     def __init__(self, *answers: bool) -> None:
-        self.asked: list[Takeover] = []
-        self.wanted = asyncio.Event()
+        self.asked: list[Preempt] = []
+        self.requested = asyncio.Event()
         """Set once somebody asked."""
         self._answers = list(answers)
 
-    def ask(self, takeover: Takeover) -> bool:
-        self.asked.append(takeover)
-        self.wanted.set()
+    def ask(self, preempt: Preempt) -> bool:
+        self.asked.append(preempt)
+        self.requested.set()
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
-async def take(
-    locker: Locker, takeover: Takeover | None = ALWAYS, patience: float = LONG, upload_id: UploadId = ID
-) -> None:
+async def take(locker: Locker, preempt: Preempt | None = ALWAYS, waits: float = LONG, upload_id: UploadId = ID) -> None:
     """Hold the upload for a moment."""
-    async with locker.hold(upload_id, takeover, patience):
+    async with locker.hold(upload_id, preempt, waits):
         pass
 
 
@@ -52,16 +50,16 @@ class LockerContract:
         """Return a fresh locker."""
         raise NotImplementedError
 
-    async def test_it_says_the_same_scope_whenever_it_is_asked(self, locker: Locker) -> None:
-        scope = locker.scope
+    async def test_it_says_the_same_domain_whenever_it_is_asked(self, locker: Locker) -> None:
+        domain = locker.domain
         async with locker.hold(ID):
-            assert locker.scope == scope != ""
+            assert locker.domain == domain != ""
 
     # one at a time ---------------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("takeover", [None, ALWAYS, AT_FIVE])
-    async def test_a_free_upload_is_held_at_once(self, locker: Locker, takeover: Takeover | None) -> None:
-        async with locker.hold(ID, takeover):
+    @pytest.mark.parametrize("preempt", [None, ALWAYS, AT_FIVE])
+    async def test_a_free_upload_is_held_at_once(self, locker: Locker, preempt: Preempt | None) -> None:
+        async with locker.hold(ID, preempt):
             with pytest.raises(UploadLocked):
                 await take(locker, None, 0)
 
@@ -124,15 +122,13 @@ class LockerContract:
 
     # taking over -----------------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("patience", [0, SOON])
-    async def test_a_newcomer_that_does_not_want_to_take_over_asks_nobody(
-        self, locker: Locker, patience: float
-    ) -> None:
+    @pytest.mark.parametrize("waits", [0, SOON])
+    async def test_a_newcomer_that_does_not_want_to_take_over_asks_nobody(self, locker: Locker, waits: float) -> None:
         holder = Holder(True)
         async with locker.hold(ID) as lease:
-            lease.on_wanted(holder.ask)
+            lease.on_release_request(holder.ask)
             with pytest.raises(UploadLocked):
-                await take(locker, None, patience)
+                await take(locker, None, waits)
         assert holder.asked == []
 
     async def test_it_may_wait_for_the_holder_all_the_same(self, locker: Locker) -> None:
@@ -142,60 +138,60 @@ class LockerContract:
             assert not waiting.done()
         await waiting
 
-    @pytest.mark.parametrize("takeover", [ALWAYS, AT_FIVE])
-    async def test_a_holder_is_asked_as_the_newcomer_says(self, locker: Locker, takeover: Takeover) -> None:
+    @pytest.mark.parametrize("preempt", [ALWAYS, AT_FIVE])
+    async def test_a_holder_is_asked_as_the_newcomer_says(self, locker: Locker, preempt: Preempt) -> None:
         holder = Holder(False)
         async with locker.hold(ID) as lease:
-            lease.on_wanted(holder.ask)
+            lease.on_release_request(holder.ask)
             with pytest.raises(UploadLocked):
-                await take(locker, takeover, 0)
-        assert set(holder.asked) == {takeover}
+                await take(locker, preempt, 0)
+        assert set(holder.asked) == {preempt}
 
     async def test_a_holder_that_cannot_be_asked_stays(self, locker: Locker) -> None:
         async with locker.hold(ID):
             with pytest.raises(UploadLocked):
                 await take(locker, ALWAYS, 0)
 
-    async def test_a_holder_that_stays_is_waited_for_as_long_as_patience_lasts(self, locker: Locker) -> None:
+    async def test_a_holder_that_stays_is_waited_for_for_its_timeout(self, locker: Locker) -> None:
         holder = Holder(False)
         loop = asyncio.get_running_loop()
         async with locker.hold(ID) as lease:
-            lease.on_wanted(holder.ask)
+            lease.on_release_request(holder.ask)
             began = loop.time()
             with pytest.raises(UploadLocked):
                 await take(locker, ALWAYS, 0.2)
             assert 0.19 < loop.time() - began < 2
 
-    async def test_a_newcomer_with_patience_has_the_upload_once_it_is_free(self, locker: Locker) -> None:
+    async def test_a_newcomer_that_waits_has_the_upload_once_it_is_free(self, locker: Locker) -> None:
         holder = Holder(False)
         async with locker.hold(ID) as lease:
-            lease.on_wanted(holder.ask)
+            lease.on_release_request(holder.ask)
             newcomer = asyncio.create_task(take(locker))
-            await holder.wanted.wait()
+            await holder.requested.wait()
             assert not newcomer.done()
         await newcomer
 
-    async def test_a_holder_that_goes_is_waited_for_without_any_patience(self, locker: Locker) -> None:
+    async def test_a_holder_that_goes_is_waited_for_also_without_a_timeout(self, locker: Locker) -> None:
         holder = Holder(True)
         async with locker.hold(ID) as lease:
-            lease.on_wanted(holder.ask)
+            lease.on_release_request(holder.ask)
             newcomer = asyncio.create_task(take(locker, ALWAYS, 0))
-            await holder.wanted.wait()
+            await holder.requested.wait()
             assert not newcomer.done()
         await newcomer
 
     async def test_a_holder_that_stays_is_asked_again(self, locker: Locker) -> None:
         gone = asyncio.Event()
 
-        def ask(takeover: Takeover) -> bool:
-            asked.append(takeover)
+        def ask(preempt: Preempt) -> bool:
+            asked.append(preempt)
             if len(asked) == 3:
                 gone.set()
             return len(asked) >= 3
 
-        asked: list[Takeover] = []
+        asked: list[Preempt] = []
         async with AsyncExitStack() as held:
-            (await held.enter_async_context(locker.hold(ID))).on_wanted(ask)
+            (await held.enter_async_context(locker.hold(ID))).on_release_request(ask)
             newcomer = asyncio.create_task(take(locker))
             await gone.wait()
         await newcomer
@@ -203,9 +199,9 @@ class LockerContract:
     async def test_of_two_who_wait_each_has_its_turn(self, locker: Locker) -> None:
         holder = Holder(True)
         async with locker.hold(ID) as lease:
-            lease.on_wanted(holder.ask)
+            lease.on_release_request(holder.ask)
             newcomers = [asyncio.create_task(take(locker)) for _ in range(2)]
-            await holder.wanted.wait()
+            await holder.requested.wait()
         await asyncio.gather(*newcomers)
 
     # reports ---------------------------------------------------------------------------------------------------------
@@ -231,9 +227,9 @@ class LockerContract:
     async def test_a_newcomer_that_gives_up_leaves_no_trace(self, locker: Locker) -> None:
         holder = Holder(False)
         async with locker.hold(ID) as lease:
-            lease.on_wanted(holder.ask)
+            lease.on_release_request(holder.ask)
             newcomer = asyncio.create_task(take(locker))
-            await holder.wanted.wait()
+            await holder.requested.wait()
             newcomer.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await newcomer
@@ -244,9 +240,9 @@ class LockerContract:
     async def test_a_newcomer_that_gives_up_costs_the_next_one_nothing(self, locker: Locker) -> None:
         holder = Holder(False)
         async with locker.hold(ID) as lease:
-            lease.on_wanted(holder.ask)
+            lease.on_release_request(holder.ask)
             gives_up, waits = (asyncio.create_task(take(locker)) for _ in range(2))
-            await holder.wanted.wait()
+            await holder.requested.wait()
             gives_up.cancel()
         await waits
         with pytest.raises(asyncio.CancelledError):
@@ -266,9 +262,9 @@ class LockerContract:
                 order.append("holds")
 
         async with locker.hold(ID) as lease:
-            lease.on_wanted(holder.ask)
+            lease.on_release_request(holder.ask)
             task = asyncio.create_task(newcomer())
-            await holder.wanted.wait()
+            await holder.requested.wait()
             order.append("asked")
         await task
         assert order == ["looked, 0 asked", "asked", "holds"]
@@ -280,7 +276,7 @@ class LockerContract:
             raise OffsetMismatch(expected=1, provided=2)
 
         async with locker.hold(ID) as lease:
-            lease.on_wanted(holder.ask)
+            lease.on_release_request(holder.ask)
             with pytest.raises(OffsetMismatch):
                 async with locker.hold(ID, ALWAYS, LONG, look):
                     pytest.fail("it was let in")

@@ -20,8 +20,9 @@ import pytest
 
 from tests.contracts.locks import ALWAYS, AT_FIVE, ID, LONG, Holder, LockerContract, take
 from tusserver.locks import names
-from tusserver.locks.base import Takeover
+from tusserver.locks.base import Preempt
 from tusserver.locks.file import FileLocker, byte_of
+from tusserver.locks.peers import ANSWER_TIMEOUT, PEERS_PER_TURN
 from tusserver.protocol.errors import OffsetMismatch, UploadLocked
 from tusserver.protocol.upload import UploadId
 
@@ -35,13 +36,13 @@ async def main(folder, name, answer):
     leave = asyncio.Event()
     async def report():
         return 12345
-    def ask(takeover):
-        print("asked", takeover.at, flush=True)
+    def ask(preempt):
+        print("asked", preempt.at, flush=True)
         if answer == "leave":
             leave.set()
         return answer == "leave"
     async with FileLocker(folder).hold(name) as lease:
-        lease.on_wanted(ask)
+        lease.on_release_request(ask)
         lease.on_report(report)
         print("holds", flush=True)
         await leave.wait()
@@ -108,12 +109,10 @@ def leaving(tmp_path: Path) -> Iterator[Elsewhere]:
     elsewhere.end()
 
 
-@pytest.mark.parametrize("takeover", [ALWAYS, AT_FIVE])
-async def test_a_holder_elsewhere_is_asked_and_leaves(
-    locker: FileLocker, leaving: Elsewhere, takeover: Takeover
-) -> None:
-    await take(locker, takeover, LONG)
-    assert leaving.line() == f"asked {takeover.at}"
+@pytest.mark.parametrize("preempt", [ALWAYS, AT_FIVE])
+async def test_a_holder_elsewhere_is_asked_and_leaves(locker: FileLocker, leaving: Elsewhere, preempt: Preempt) -> None:
+    await take(locker, preempt, LONG)
+    assert leaving.line() == f"asked {preempt.at}"
 
 
 async def in_real_time(asked: Coroutine[Any, Any, T]) -> T:
@@ -182,9 +181,11 @@ async def test_a_process_that_died_leaves_nothing_behind(
 
 
 @asynccontextmanager
-async def other(tmp_path: Path) -> AsyncIterator[FileLocker]:
+async def other(
+    tmp_path: Path, *, answer_timeout: float = ANSWER_TIMEOUT, peers_per_turn: int = PEERS_PER_TURN
+) -> AsyncIterator[FileLocker]:
     """A second locker of this process: its open files exclude ours as another process's do."""
-    made = FileLocker(tmp_path / "locks")
+    made = FileLocker(tmp_path / "locks", answer_timeout=answer_timeout, peers_per_turn=peers_per_turn)
     yield made
     made.close()
 
@@ -192,7 +193,7 @@ async def other(tmp_path: Path) -> AsyncIterator[FileLocker]:
 async def test_two_lockers_ask_each_other(locker: FileLocker, tmp_path: Path) -> None:
     holder = Holder(False)
     async with other(tmp_path) as second, second.hold(ID) as lease:
-        lease.on_wanted(holder.ask)
+        lease.on_release_request(holder.ask)
         with pytest.raises(UploadLocked):
             await take(locker, ALWAYS, 0)
     assert holder.asked == [ALWAYS]
@@ -240,7 +241,7 @@ def test_threads_that_list_the_names_at_once_miss_none(tmp_path: Path) -> None:
 async def test_many_who_ask_keep_nobody_from_taking_over(locker: FileLocker, tmp_path: Path) -> None:
     holder = Holder(False)
     async with other(tmp_path) as second, second.hold(ID) as lease:
-        lease.on_wanted(holder.ask)
+        lease.on_release_request(holder.ask)
         asking = [asyncio.create_task(locker.report(UploadId(f"other-{number}"))) for number in range(100)]
         await asyncio.sleep(0)  # they have asked
         with pytest.raises(UploadLocked):
@@ -250,14 +251,13 @@ async def test_many_who_ask_keep_nobody_from_taking_over(locker: FileLocker, tmp
 
 
 async def test_who_asks_of_an_upload_that_nobody_holds_any_more_does_not_wait(
-    locker: FileLocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """Its holder may have ended between the look at the lock and the question."""
-    monkeypatch.setattr("tusserver.locks.peers._ANSWER", 3600.0)
-    async with other(tmp_path) as second:
+    async with other(tmp_path) as second, other(tmp_path, answer_timeout=3600.0) as asking:
         await take(second, None, 0)  # so that it listens
         async with asyncio.timeout(600):
-            assert await locker.report(ID) is None
+            assert await asking.report(ID) is None
 
 
 # what killed processes leave -----------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ async def test_names_that_killed_processes_left_go_with_the_next_start(locker: F
 
 async def test_names_that_killed_processes_left_go_while_others_live(locker: FileLocker, tmp_path: Path) -> None:
     gone = left(tmp_path / "locks", *numbered(3))
-    assert locker.leads()
+    assert locker.is_leader()
     assert there(gone) == []
 
 
@@ -303,7 +303,7 @@ async def test_what_is_not_the_name_of_a_process_stays(locker: FileLocker, tmp_p
     (folder / "3-00000003.sock").symlink_to(dead)
     (folder / "4-00000004.sock").write_text("mine")
     kept += [dead, folder / "3-00000003.sock", folder / "4-00000004.sock", folder / "held"]
-    assert locker.leads()
+    assert locker.is_leader()
     assert await locker.report(ID) is None
     assert there(kept) == kept
 
@@ -317,7 +317,7 @@ async def test_a_socket_that_is_being_bound_is_not_taken_for_one_that_was_left(
 
     def slowly(listener: socket.socket, address: str) -> None:
         os.mknod(address, stat.S_IFSOCK | 0o600)
-        FileLocker(tmp_path / "locks").leads()
+        FileLocker(tmp_path / "locks").is_leader()
         made.append(os.path.lexists(address) and Path(address).name not in names.listed(locker._folder))
         os.unlink(address)
         bind(listener, address)
@@ -347,14 +347,13 @@ async def test_thousands_of_names_that_were_left_do_not_hold_up_the_loop(locker:
 
 
 async def test_a_holder_is_found_behind_names_that_were_left_and_processes_that_hold_nothing(
-    locker: FileLocker, staying: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    staying: Elsewhere, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("tusserver.locks.peers._TURN", 1)
-    async with other(tmp_path) as second, other(tmp_path) as third:
+    async with other(tmp_path) as second, other(tmp_path) as third, other(tmp_path, peers_per_turn=1) as asking:
         assert await second.listen()
         assert await third.listen()
         left(tmp_path / "locks", *numbered(50))
-        assert await in_real_time(locker.report(ID)) == 12345
+        assert await in_real_time(asking.report(ID)) == 12345
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -369,11 +368,11 @@ def test_uploads_have_bytes_of_their_own() -> None:
     assert all(0 < byte < 2**63 for byte in bytes_of)
 
 
-def test_lockers_of_one_folder_have_one_scope_by_whatever_name(tmp_path: Path) -> None:
+def test_lockers_of_one_folder_have_one_domain_by_whatever_name(tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(tmp_path)
-    scopes = {FileLocker(tmp_path / "alias" / "locks").scope, FileLocker(tmp_path / "locks").scope}
-    assert len(scopes) == 1
-    assert FileLocker(tmp_path / "others").scope not in scopes
+    domains = {FileLocker(tmp_path / "alias" / "locks").domain, FileLocker(tmp_path / "locks").domain}
+    assert len(domains) == 1
+    assert FileLocker(tmp_path / "others").domain not in domains
 
 
 FORKED = """
@@ -381,9 +380,9 @@ import os, sys
 from tusserver.locks.file import FileLocker
 locker = FileLocker(sys.argv[1])
 locker.try_byte(1)
-ours = locker.leads()
+ours = locker.is_leader()
 if (child := os.fork()) == 0:
-    os._exit(2 * locker.try_byte(1) + locker.leads())
+    os._exit(2 * locker.try_byte(1) + locker.is_leader())
 _, status = os.waitpid(child, 0)
 print(ours, os.waitstatus_to_exitcode(status))
 """

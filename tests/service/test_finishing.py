@@ -335,7 +335,7 @@ async def test_what_another_process_finds_to_be_owed_is_told_by_the_one_with_the
     else:
         upload_id, _ = await unfinished(world)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.locker, "leads", lambda: False)
+        patch.setattr(world.locker, "is_leader", lambda: False)
         telling = asyncio.create_task(world.sweeper.run())
         for _ in range(3):
             world.clock.advance(LATE)

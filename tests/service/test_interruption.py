@@ -15,7 +15,7 @@ import pytest
 
 from tests.service.world import Feed, World, elapse
 from tusserver.events import Created, Finished, Terminated
-from tusserver.locks.base import Takeover
+from tusserver.locks.base import Preempt
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
     ClientDisconnected,
@@ -343,7 +343,7 @@ async def test_who_takes_over_while_somebody_asks_starts_where_it_was_told(
 async def test_who_is_interrupted_leaves_nothing_for_others_to_be_told(world: World) -> None:
     """Somebody who asks may come between who leaves and who takes over, and what it hears is binding."""
     upload_id, writing = await committed_untold(world)
-    async with world.locker.hold(upload_id, Takeover(0), 1.0):
+    async with world.locker.hold(upload_id, Preempt(0), 1.0):
         with pytest.raises(UploadInterrupted):
             await writing
         assert (await world.store.load(upload_id)).offset == 0

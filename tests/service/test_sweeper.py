@@ -528,7 +528,7 @@ async def test_a_sweep_by_other_rules_beside_the_server_leaves_deadlines_alone(m
     other = make_world(clock=world.clock)
     other.store = world.store
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(other.locker, "leads", lambda: False)
+        patch.setattr(other.locker, "is_leader", lambda: False)
         await other.sweeper.sweep()
     assert [(await world.store.load(upload_id)).expires_at for upload_id in uploads] == before
 

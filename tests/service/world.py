@@ -217,7 +217,7 @@ class World:
             expiry=self._expiry,
             unfinished=self._unfinished,
             delete_parts=self._delete_parts,
-            patience=PATIENCE,
+            lock_timeout=PATIENCE,
             now=self.clock,
         )
         quota = Quota(self.store, self._ledger, self.locker, self._limits, self.clock)
@@ -231,7 +231,7 @@ class World:
             expiry=self._expiry,
             idle=IDLE,
             speed=self._speed,
-            patience=PATIENCE,
+            lock_timeout=PATIENCE,
             new_id=self._new_id,
             before_create=self._before_create,
             now=self.clock,

@@ -17,7 +17,7 @@ import anyio
 from tusserver.cli import listing
 from tusserver.cli.flags import UsageError, effective
 from tusserver.cli.terminal import complain, say
-from tusserver.locks.base import Takeover
+from tusserver.locks.base import Preempt
 from tusserver.protocol.errors import TusError, UploadNotFound
 from tusserver.protocol.upload import Upload, as_upload_id
 from tusserver.server.logs import configure, escaped
@@ -213,7 +213,7 @@ async def _remove(configured: Effective, *, ids: Sequence[str]) -> int:
             there = False
             with contextlib.suppress(UploadNotFound):
                 upload_id = as_upload_id(text)
-                async with locker.hold(upload_id, Takeover(), _PATIENCE):
+                async with locker.hold(upload_id, Preempt(), _PATIENCE):
                     there = await store.remove(upload_id)
             if there:
                 say(f"Removed {text}")

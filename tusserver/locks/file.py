@@ -2,10 +2,9 @@
 
 Each upload is one byte of one file, found by the hash of its id; who holds the upload holds that byte (an open file
 description lock). The kernel frees it when the process dies, however it dies: there are no lock files to go stale, no
-process numbers to mistake for others, and nothing to clean up.
+process ids to mistake for others, and nothing to clean up.
 
-A holder in another process is asked how far it is, or to leave, by a datagram to the socket on which every process
-listens.
+A holder in another process is asked how far it is, or to release the upload, by a datagram (see `peers`).
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from pathlib import Path
 from types import TracebackType
 
 from tusserver.locks import names
-from tusserver.locks.base import LEAVING, Lease, Takeover
+from tusserver.locks.base import RELEASE_TIMEOUT, Lease, Preempt
 from tusserver.locks.memory import MemoryLocker
-from tusserver.locks.peers import Peers
+from tusserver.locks.peers import ANSWER_TIMEOUT, PEERS_PER_TURN, Peers
 from tusserver.protocol.errors import StoreUnavailable, UploadLocked
 from tusserver.protocol.upload import UploadId
 from tusserver.threads import Threads
@@ -33,18 +32,18 @@ from tusserver.threads import Threads
 AVAILABLE = hasattr(fcntl, "F_OFD_SETLK")
 """Whether this system has such locks; Linux does."""
 
-_TRY_SOON = 0.001
-"""Seconds until the second attempt at a byte that another process holds; each next wait is twice as long."""
-_TRY_AGAIN = 0.025
-"""The longest of these waits."""
+_FIRST_PAUSE = 0.001
+"""Seconds before the second attempt at a byte that another process holds; each further pause is twice as long."""
+_LONGEST_PAUSE = 0.025
+"""Seconds."""
 _ASK_AGAIN = 0.25
-"""Seconds after which its holder is asked again: one that stays now may leave later."""
-_LOOKED_AT = 100
-"""Names that who leads looks at each time, whether their processes live."""
-_LEAD = 0
-"""Byte that the one holds who leads."""
+"""Seconds after which a holder that stays is asked again: it may release the upload later."""
+_CHECKED_NAMES = 100
+"""Names that the leader checks each time for processes that have died."""
+_LEADER = 0
+"""Byte that the leader holds."""
 _PROBE = 1
-"""Byte that is taken and given back to see that locks work."""
+"""Byte that is locked and freed to see that locks work."""
 logger = logging.getLogger("tusserver.locks")
 
 _FLOCK = struct.Struct("hhqqi4x")
@@ -53,18 +52,29 @@ _FLOCK = struct.Struct("hhqqi4x")
 class FileLocker:
     """Locks below `folder`, which all processes name alike and which is on a local disk.
 
+    `answer_timeout`: seconds for which other processes are waited for when they are asked about an upload.
+    `peers_per_turn`: processes that are asked before the event loop runs something else.
+
     Raises:
         ValueError: the folder cannot be used.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        answer_timeout: float = ANSWER_TIMEOUT,
+        peers_per_turn: int = PEERS_PER_TURN,
+    ) -> None:
+        self._answer_timeout = answer_timeout
+        self._peers_per_turn = peers_per_turn
         self._within = MemoryLocker()
-        self._post: Peers | None = None
+        self._peers: Peers | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._leading = False
+        self._leader = False
         self._process = os.getpid()
-        self._deaf = False
-        self._run = Threads(2, "tusserver-locks").run  # a disk that hangs hangs with names too, of sockets as of files
+        self._unreachable = False
+        self._run = Threads(2, "tusserver-locks").run  # a disk that hangs also blocks the names of sockets
         self._open: list[int] = []
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -76,7 +86,7 @@ class FileLocker:
         except OSError as error:
             reason = "it is a symbolic link" if Path(folder).is_symlink() else error.strerror
             raise ValueError(f"the folder for locks {folder} cannot be used: {reason}") from error
-        self._scope = f"file {found.st_ino} of device {found.st_dev}"
+        self._domain = f"file {found.st_ino} of device {found.st_dev}"
 
     def _open_bytes(self) -> int:
         fd = os.open("held", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self._folder)
@@ -91,25 +101,25 @@ class FileLocker:
     def hold(
         self,
         upload_id: UploadId,
-        takeover: Takeover | None = None,
-        patience: float = 0.0,
-        before_asking: Callable[[], Awaitable[None]] | None = None,
+        preempt: Preempt | None = None,
+        timeout: float = 0.0,
+        before_request: Callable[[], Awaitable[None]] | None = None,
     ) -> AbstractAsyncContextManager[Lease]:
         """See `Locker.hold`."""
-        return _Hold(self, upload_id, takeover, patience, before_asking)
+        return _Hold(self, upload_id, preempt, timeout, before_request)
 
-    def leads(self) -> bool:
-        """See `Locker.leads`."""
+    def is_leader(self) -> bool:
+        """See `Locker.is_leader`."""
         self._after_fork()
-        self._leading = self._leading or self.try_byte(_LEAD)
-        if self._leading:
-            names.clear(self._folder, most=_LOOKED_AT)
-        return self._leading
+        self._leader = self._leader or self.try_byte(_LEADER)
+        if self._leader:
+            names.clear(self._folder, most=_CHECKED_NAMES)
+        return self._leader
 
     @property
-    def scope(self) -> str:
-        """See `Locker.scope`: the file's number, as a folder may have several names."""
-        return self._scope
+    def domain(self) -> str:
+        """See `Locker.domain`: the file's number, as a folder may have several names."""
+        return self._domain
 
     def check(self) -> None:
         """See `Locker.check`."""
@@ -123,18 +133,18 @@ class FileLocker:
         if self._process != os.getpid():
             self._forget()
             return
-        self._close_post()
-        if self._leading:
-            self._leading = False
-            self.free_byte(_LEAD)
+        self._close_peers()
+        if self._leader:
+            self._leader = False
+            self.free_byte(_LEADER)
 
-    def _close_post(self) -> None:
-        if self._post is not None:
-            self._post.close()
-            self._post = None
+    def _close_peers(self) -> None:
+        if self._peers is not None:
+            self._peers.close()
+            self._peers = None
 
     def try_byte(self, at: int) -> bool:
-        """Take a byte if no other process has it.
+        """Lock a byte if no other process has locked it.
 
         Raises:
             StoreUnavailable: the file system has no such locks.
@@ -142,7 +152,7 @@ class FileLocker:
         return self._set(fcntl.F_WRLCK, at)
 
     def free_byte(self, at: int) -> None:
-        """Give a byte back."""
+        """Free a byte."""
         self._set(fcntl.F_UNLCK, at)
 
     def _set(self, kind: int, at: int) -> bool:
@@ -157,22 +167,22 @@ class FileLocker:
         return True
 
     def _after_fork(self) -> None:
-        """Open the file anew in a forked child: the open file of its parent would not keep the two apart."""
+        """Open the file again in a forked child: the open file of its parent would not exclude the two."""
         if self._process != (process := os.getpid()):
             self._bytes = self._open_bytes()
             self._forget()
             self._process = process
 
     def _forget(self) -> None:
-        """Leave to the parent what is the parent's."""
-        self._leading = False
-        if self._post is not None:
-            self._post.forget()
-            self._post = None
+        """Drop what belongs to the parent of a fork."""
+        self._leader = False
+        if self._peers is not None:
+            self._peers.forget()
+            self._peers = None
 
-    async def ask(self, upload_id: UploadId, takeover: Takeover) -> bool:
-        """Ask whichever process holds an upload; return whether the holder leaves."""
-        at = "-" if takeover.at is None else takeover.at
+    async def ask(self, upload_id: UploadId, preempt: Preempt) -> bool:
+        """Ask whichever process holds an upload to release it; return whether it does."""
+        at = "-" if preempt.at is None else preempt.at
         return await self.listen() and await self._ask(upload_id, f"leave {at}") == "leaving"
 
     async def report(self, upload_id: UploadId) -> int | None:
@@ -185,48 +195,55 @@ class FileLocker:
         return int(answer) if answer is not None and answer.isdigit() else None
 
     async def _ask(self, upload_id: UploadId, question: str) -> str | None:
-        post = self._post
-        return None if post is None else await post.ask(upload_id, question, await self._run(post.others))
+        peers = self._peers
+        return None if peers is None else await peers.ask(upload_id, question, await self._run(peers.others))
 
     @property
     def listens(self) -> bool:
         """Whether other processes can ask the running loop."""
         self._after_fork()
-        return self._post is not None and self._post.loop is asyncio.get_running_loop()
+        return self._peers is not None and self._peers.loop is asyncio.get_running_loop()
 
     async def listen(self) -> bool:
-        """Let other processes ask us from now on, if that can be: on a full disk there is no room for a socket's name.
+        """Let other processes ask this one from now on; return whether they can: a full disk has no room for a
+        socket's name.
 
-        Without it locks hold as ever, and who wants ours has to wait.
+        Without it locks exclude all the same, and other processes wait for ours.
         """
         if not self.listens:
             try:
-                await asyncio.shield(self._post_being_opened())
+                await asyncio.shield(self._peers_being_opened())
             except OSError as error:
-                if not self._deaf:
+                if not self._unreachable:
                     logger.warning("other processes cannot ask for locks now: %s", error.strerror)
-                self._deaf = True
+                self._unreachable = True
                 return False
-        self._deaf = False
+        self._unreachable = False
         return True
 
-    def _post_being_opened(self) -> asyncio.Task[None]:
-        """One socket, however many requests want to ask before there is one, and whichever of them are cancelled."""
+    def _peers_being_opened(self) -> asyncio.Task[None]:
+        """Open one socket, however many requests need it at once and whichever of them are cancelled."""
         loop = asyncio.get_running_loop()
         if self._opening is None or self._opening.done() or self._opening.get_loop() is not loop:
-            self._opening = loop.create_task(self._open_post())
+            self._opening = loop.create_task(self._open_peers())
         return self._opening
 
-    async def _open_post(self) -> None:
-        post = Peers(self._folder, asyncio.get_running_loop(), self._within)
+    async def _open_peers(self) -> None:
+        peers = Peers(
+            self._folder,
+            asyncio.get_running_loop(),
+            self._within,
+            answer_timeout=self._answer_timeout,
+            peers_per_turn=self._peers_per_turn,
+        )
         try:
-            await self._run(post.bind)
+            await self._run(peers.bind)
         except BaseException:
-            post.close()
+            peers.close()
             raise
-        self._close_post()
-        self._post = post
-        post.begin()
+        self._close_peers()
+        self._peers = peers
+        peers.listen()
 
 
 class _Hold:
@@ -236,17 +253,17 @@ class _Hold:
         self,
         locker: FileLocker,
         upload_id: UploadId,
-        takeover: Takeover | None,
-        patience: float,
-        before_asking: Callable[[], Awaitable[None]] | None,
+        preempt: Preempt | None,
+        timeout: float,
+        before_request: Callable[[], Awaitable[None]] | None,
     ) -> None:
         self._locker = locker
         self._id = upload_id
-        self._takeover = takeover
-        self._patience = patience
-        self._before_asking = before_asking
+        self._preempt = preempt
+        self._timeout = timeout
+        self._before_request = before_request
         self._byte = byte_of(upload_id)
-        self._within = locker._within.hold(upload_id, takeover, patience, before_asking)
+        self._within = locker._within.hold(upload_id, preempt, timeout, before_request)
 
     async def __aenter__(self) -> Lease:
         if not self._locker.listens:
@@ -267,26 +284,26 @@ class _Hold:
         await self._within.__aexit__(kind, error, trace)
 
     async def _wait(self) -> None:
-        if self._takeover is None and not self._patience:
+        if self._preempt is None and not self._timeout:
             raise UploadLocked
         loop = asyncio.get_running_loop()
         began = loop.time()
         asked = -_ASK_AGAIN
-        pause = _TRY_SOON
-        leaving = False
+        pause = _FIRST_PAUSE
+        releasing = False
         while True:
-            if not leaving and loop.time() - asked >= _ASK_AGAIN:
-                if self._before_asking is not None:
-                    await self._before_asking()
-                if self._takeover is not None:
-                    leaving = await self._locker.ask(self._id, self._takeover)
+            if not releasing and loop.time() - asked >= _ASK_AGAIN:
+                if self._before_request is not None:
+                    await self._before_request()
+                if self._preempt is not None:
+                    releasing = await self._locker.ask(self._id, self._preempt)
                 asked = loop.time()
             if self._locker.try_byte(self._byte):
                 return
-            if loop.time() >= began + (max(LEAVING, self._patience) if leaving else self._patience):
+            if loop.time() >= began + (max(RELEASE_TIMEOUT, self._timeout) if releasing else self._timeout):
                 raise UploadLocked
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _TRY_AGAIN)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def byte_of(upload_id: str) -> int:

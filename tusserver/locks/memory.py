@@ -9,33 +9,33 @@ from types import TracebackType
 
 import anyio
 
-from tusserver.locks.base import LEAVING, Leave, Report, Takeover
+from tusserver.locks.base import RELEASE_TIMEOUT, OnReleaseRequest, OnReport, Preempt
 from tusserver.protocol.errors import UploadLocked
 from tusserver.protocol.upload import UploadId
 
-_ASK_AGAIN = 0.05
-"""Seconds: a holder that stays now may leave later."""
+_RETRY = 0.05
+"""Seconds after which a holder that stays is asked again: it may release the upload later."""
 
 
 class _Lease:
-    __slots__ = ("_leave", "_released", "_report")
+    __slots__ = ("_on_release_request", "_on_report", "_released")
 
     def __init__(self) -> None:
-        self._leave: Leave | None = None
-        self._report: Report | None = None
+        self._on_release_request: OnReleaseRequest | None = None
+        self._on_report: OnReport | None = None
         self._released: anyio.Event | None = None
 
-    def on_wanted(self, leave: Leave) -> None:
-        self._leave = leave
+    def on_release_request(self, call: OnReleaseRequest) -> None:
+        self._on_release_request = call
 
-    def on_report(self, report: Report | None) -> None:
-        self._report = report
+    def on_report(self, call: OnReport | None) -> None:
+        self._on_report = call
 
-    def ask(self, takeover: Takeover) -> bool:
-        return self._leave is not None and self._leave(takeover)
+    def ask(self, preempt: Preempt) -> bool:
+        return self._on_release_request is not None and self._on_release_request(preempt)
 
     async def report(self) -> int | None:
-        return None if self._report is None else await self._report()
+        return None if self._on_report is None else await self._on_report()
 
     async def wait(self, seconds: float) -> None:
         """Wait for the release, but not longer."""
@@ -45,7 +45,7 @@ class _Lease:
             await self._released.wait()
 
     def release(self) -> None:
-        self._leave = self._report = None  # they lead to a body, and from what ended it back to us
+        self._on_release_request = self._on_report = None  # they refer to a body, and what ended that refers to us
         if self._released is not None:
             self._released.set()
 
@@ -60,35 +60,35 @@ class MemoryLocker:
     def hold(
         self,
         upload_id: UploadId,
-        takeover: Takeover | None = None,
-        patience: float = 0.0,
-        before_asking: Callable[[], Awaitable[None]] | None = None,
+        preempt: Preempt | None = None,
+        timeout: float = 0.0,
+        before_request: Callable[[], Awaitable[None]] | None = None,
     ) -> _Hold:
         """See `Locker.hold`."""
-        return _Hold(self._leases, upload_id, takeover, patience, before_asking)
+        return _Hold(self._leases, upload_id, preempt, timeout, before_request)
 
     @property
-    def scope(self) -> str:
-        """See `Locker.scope`: itself. A forked child is another one."""
+    def domain(self) -> str:
+        """See `Locker.domain`: this locker alone. That of a forked child is another one."""
         return f"memory of process {os.getpid()}, {self._name}"
 
     def check(self) -> None:
-        """See `Locker.check`: they do."""
+        """See `Locker.check`: they always work."""
 
     def close(self) -> None:
-        """See `Locker.close`: there is nothing."""
+        """See `Locker.close`: nothing is open."""
 
-    def leads(self) -> bool:
-        """See `Locker.leads`."""
+    def is_leader(self) -> bool:
+        """See `Locker.is_leader`."""
         return True
 
-    def ask(self, upload_id: UploadId, takeover: Takeover) -> bool | None:
-        """Ask a holder to leave; return whether it does, None if nobody holds the upload."""
+    def ask(self, upload_id: UploadId, preempt: Preempt) -> bool | None:
+        """Ask the holder to release an upload; return whether it does, None if there is no holder."""
         holder = self._leases.get(upload_id)
-        return None if holder is None else holder.ask(takeover)
+        return None if holder is None else holder.ask(preempt)
 
     def holds(self, upload_id: UploadId) -> bool:
-        """Whether somebody does."""
+        """Whether the upload is held."""
         return upload_id in self._leases
 
     async def report(self, upload_id: UploadId) -> int | None:
@@ -100,21 +100,21 @@ class MemoryLocker:
 class _Hold:
     """The context of one lease. A class: a generator costs more than the lock."""
 
-    __slots__ = ("_before_asking", "_id", "_leases", "_patience", "_takeover")
+    __slots__ = ("_before_request", "_id", "_leases", "_preempt", "_timeout")
 
     def __init__(
         self,
         leases: dict[UploadId, _Lease],
         upload_id: UploadId,
-        takeover: Takeover | None,
-        patience: float,
-        before_asking: Callable[[], Awaitable[None]] | None,
+        preempt: Preempt | None,
+        timeout: float,
+        before_request: Callable[[], Awaitable[None]] | None,
     ) -> None:
         self._leases = leases
-        self._before_asking = before_asking
+        self._before_request = before_request
         self._id = upload_id
-        self._takeover = takeover
-        self._patience = patience
+        self._preempt = preempt
+        self._timeout = timeout
 
     async def __aenter__(self) -> _Lease:
         if self._id in self._leases:
@@ -128,17 +128,17 @@ class _Hold:
         self._leases.pop(self._id).release()
 
     async def _wait(self) -> None:
-        if self._takeover is None and not self._patience:
+        if self._preempt is None and not self._timeout:
             raise UploadLocked
         began = anyio.current_time()
         while (holder := self._leases.get(self._id)) is not None:
-            if self._before_asking is not None:
-                await self._before_asking()
+            if self._before_request is not None:
+                await self._before_request()
                 holder = self._leases.get(self._id)
                 if holder is None:
                     return
-            leaves = self._takeover is not None and holder.ask(self._takeover)
-            left = began + max(LEAVING if leaves else 0.0, self._patience) - anyio.current_time()
+            releases = self._preempt is not None and holder.ask(self._preempt)
+            left = began + max(RELEASE_TIMEOUT if releases else 0.0, self._timeout) - anyio.current_time()
             if left <= 0:
                 raise UploadLocked
-            await holder.wait(min(left, _ASK_AGAIN))
+            await holder.wait(min(left, _RETRY))

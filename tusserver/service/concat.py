@@ -18,7 +18,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from tusserver.events import Expired, Terminated
-from tusserver.locks.base import Locker, Takeover
+from tusserver.locks.base import Locker, Preempt
 from tusserver.protocol import rules
 from tusserver.protocol.errors import (
     ClientDisconnected,
@@ -52,7 +52,7 @@ JOINS = 16
 
 class Joiner:
     """Joins partial uploads. `unfinished`: whether a final upload may wait for its parts; `delete_parts`: whether they
-    go once it is done; `patience`: seconds to wait for a part that is being written."""
+    go once it is done; `lock_timeout`: seconds to wait for a part that is being written."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Joiner:
         expiry: Expiry,
         unfinished: bool,
         delete_parts: bool,
-        patience: float,
+        lock_timeout: float,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
@@ -74,7 +74,7 @@ class Joiner:
         self._expiry = expiry
         self._unfinished = unfinished
         self._delete_parts = delete_parts
-        self._patience = patience
+        self._lock_timeout = lock_timeout
         self._now = now
         self._parts = Parts(store, expiry, now)
         self._finals = Finals(store, limits.finals_per_part)
@@ -117,7 +117,7 @@ class Joiner:
             InvalidConcat: one of the parts is in too many others; also what `Lifecycle.begin` raises.
         """
         name = hashlib.sha256(" ".join((*final.parts, final.metadata.text)).encode("utf-8", "surrogateescape"))
-        async with self._locker.hold(UploadId(f"final-{name.hexdigest()}"), patience=self._patience):
+        async with self._locker.hold(UploadId(f"final-{name.hexdigest()}"), timeout=self._lock_timeout):
             if (found := await self.find(final.parts, final.metadata.text)) is not None:
                 return found, False
             await self._finals.require_room(final.parts)
@@ -182,7 +182,7 @@ class Joiner:
     async def discard(self, final: Upload) -> None:
         """Remove a final upload that was made for nothing, as far as it is still there and not finished."""
         try:
-            async with self._locker.hold(final.id, Takeover(), self._patience):
+            async with self._locker.hold(final.id, Preempt(), self._lock_timeout):
                 found = await self._store.load(final.id)
                 if not found.complete:
                     await self._lifecycle.remove(found, Terminated)
@@ -315,10 +315,10 @@ class Joiner:
     async def _run(self, final_id: UploadId) -> None:
         if self._closing:
             raise ShuttingDown
-        async with self._locker.hold(final_id, patience=self._patience) as lease:
+        async with self._locker.hold(final_id, timeout=self._lock_timeout) as lease:
             unwanted = False
 
-            def leave(takeover: Takeover) -> bool:
+            def leave(preempt: Preempt) -> bool:
                 nonlocal unwanted
                 unwanted = True
                 return True
@@ -338,7 +338,7 @@ class Joiner:
                     part.complete for part in await self._parts.load(final.parts)
                 ):
                     return
-                lease.on_wanted(leave)
+                lease.on_release_request(leave)
                 final = await self._join(final, go_on)
             if not final.finished:
                 await self._lifecycle.finish(final)
@@ -404,5 +404,5 @@ class Joiner:
         """Hold every distinct part, in one order for everybody, so that nobody waits in a circle."""
         async with AsyncExitStack() as held:
             async for upload_id in in_turns(sorted(set(ids))):
-                await held.enter_async_context(self._locker.hold(upload_id, patience=self._patience))
+                await held.enter_async_context(self._locker.hold(upload_id, timeout=self._lock_timeout))
             yield

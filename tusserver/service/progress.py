@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
-from tusserver.locks.base import Takeover
+from tusserver.locks.base import Preempt
 from tusserver.protocol import rules
 from tusserver.protocol.errors import UploadInterrupted
 from tusserver.protocol.rules import Expiry
@@ -105,7 +105,7 @@ class BodyProgress:
     # who asks --------------------------------------------------------------------------------------------------------
 
     async def report(self) -> int | None:
-        """See `locks.base.Report`: write and commit what is here, and return the offset that is told.
+        """See `locks.base.OnReport`: write and commit what is here, and return the offset that is told.
 
         A large body that is running on a disk that must be waited for is not held up: of it the last commit is told.
         """
@@ -158,9 +158,9 @@ class BodyProgress:
         except TimeoutError:
             pass
 
-    def leave(self, takeover: Takeover) -> bool:
-        """See `locks.base.Leave`: go if the newcomer starts where the upload was told to stand."""
-        if takeover.at is None or takeover.at == self.upload.told:
+    def leave(self, preempt: Preempt) -> bool:
+        """See `locks.base.OnReleaseRequest`: go if the newcomer starts where the upload was told to stand."""
+        if preempt.at is None or preempt.at == self.upload.told:
             self._intake.stop(UploadInterrupted(self._start.takeovers))
         return self._interrupted
 

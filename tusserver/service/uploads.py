@@ -14,7 +14,7 @@ from typing import assert_never
 import anyio
 
 from tusserver.events import Terminated as TerminatedEvent
-from tusserver.locks.base import Lease, Locker, Takeover
+from tusserver.locks.base import Lease, Locker, Preempt
 from tusserver.protocol import rules
 from tusserver.protocol.errors import (
     ChecksumMismatch,
@@ -73,7 +73,7 @@ class UploadService:
     """Runs commands.
 
     `idle`: seconds a client may be silent; `speed`: bytes a second that a body brings on the average of that time;
-    `patience`: seconds to wait for somebody who holds an upload and does not leave.
+    `lock_timeout`: seconds to wait for somebody who holds an upload and does not leave.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class UploadService:
         expiry: Expiry,
         idle: float,
         speed: float,
-        patience: float,
+        lock_timeout: float,
         new_id: Callable[[], UploadId],
         before_create: BeforeCreate | None,
         now: Callable[[], datetime],
@@ -102,7 +102,7 @@ class UploadService:
         self._limits = limits
         self._expiry = expiry
         self._idle = idle
-        self._patience = patience
+        self._lock_timeout = lock_timeout
         self._new_id = new_id
         self._before_create = before_create
         self._now = now
@@ -260,7 +260,7 @@ class UploadService:
             self._plan(append, await self._store.load(upload_id), held=True)
             contended = True
 
-        async with self._locker.hold(upload_id, Takeover(append.offset), self._patience, refuse_early) as lease:
+        async with self._locker.hold(upload_id, Preempt(append.offset), self._lock_timeout, refuse_early) as lease:
             upload = before = await self._store.load(upload_id)
             plan = self._plan(append, upload)
             if contended:
@@ -341,7 +341,7 @@ class UploadService:
         if is_here(body, append.body_length):
             return await self._receive_at_once(upload, intake, before), None
         progress = BodyProgress(self._store, upload, intake, self._expiry, self._now)
-        lease.on_wanted(progress.leave)
+        lease.on_release_request(progress.leave)
         lease.on_report(progress.report)
         self._intakes.add(intake)
         self._pace.watch()
@@ -472,9 +472,9 @@ class UploadService:
         upload = await self._store.load(upload_id)
         if upload.complete or upload.pending:  # what is complete counts as told
             return upload
-        for patience in (0.0, LOOK):
+        for timeout in (0.0, LOOK):
             try:
-                async with self._locker.hold(upload_id, patience=patience):
+                async with self._locker.hold(upload_id, timeout=timeout):
                     return await self._tell(await self._store.load(upload_id))
             except UploadLocked:
                 offset = await self._locker.report(upload_id)
@@ -541,7 +541,7 @@ class UploadService:
 
     async def terminate(self, terminate: Terminate) -> Terminated:
         """Remove an upload, also under the hands of whoever writes it."""
-        async with self._locker.hold(terminate.id, Takeover(), self._patience):
+        async with self._locker.hold(terminate.id, Preempt(), self._lock_timeout):
             upload = await self._store.load(terminate.id)
             await self._lifecycle.remove(upload, TerminatedEvent)
         return Terminated()

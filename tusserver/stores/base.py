@@ -101,7 +101,7 @@ class Store(Protocol):
         """Where the locks of all processes on this store are; None if there can be one process only."""
 
     def claim(self, scope: str) -> Claim:
-        """Say with which locks uploads are held here (see `Locker.scope`), until that is closed or the process dies.
+        """Say with which locks uploads are held here (see `Locker.domain`), until that is closed or the process dies.
 
         Raises:
             ValueError: somebody else is on this store with other locks, which would keep nobody off our uploads.
