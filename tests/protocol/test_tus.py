@@ -918,7 +918,7 @@ def test_a_refusal_is_told_by_status_code_and_words() -> None:
             "Content-Type": "text/plain; charset=utf-8",
             "Upload-Offset": "5",
         },
-        b"ERR_MISMATCHED_OFFSET: mismatched offset: the upload stands at 5, Upload-Offset says 7\n",
+        b"ERR_MISMATCHED_OFFSET: mismatched offset: the offset of the upload is 5, Upload-Offset is 7\n",
     )
 
 

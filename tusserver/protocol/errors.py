@@ -1,15 +1,15 @@
-"""Every refusal, as one tree. The class is the kind (status, code, words), the instance holds the facts.
+"""Every refusal, as one tree. A class is a kind of refusal (status, code, message), an instance carries its facts.
 
-Codes are those of tusd where it has one, so clients and dashboards carry over.
+Codes are those of tusd where it has one, so that clients and dashboards need no change.
 
     TusError
     ├── BadRequest 400
     │   ├── InvalidLength  AmbiguousLength  InvalidDeferLength  InconsistentLength  InvalidOffset
     │   ├── InvalidMetadata  InvalidConcat  PartsUnfinished  ConcatenationUnsupported
     │   ├── InvalidChecksum  RepeatedHeader  ExtensionDisabled
-    │   └── UploadRejected  CreationRejected  (an application said no; status and words are its own)
+    │   └── UploadRejected  CreationRejected  (by an application, which chooses status and message)
     ├── Forbidden 403            FinalIsReadOnly
-    ├── UploadNotFound 404       UploadExpired  UploadWithheld (the application has not taken it yet)
+    ├── UploadNotFound 404       UploadExpired  UploadWithheld (the application has not accepted it yet)
     ├── MethodNotAllowed 405
     ├── OffsetMismatch 409       UploadExists
     ├── UnsupportedVersion 412
@@ -19,11 +19,11 @@ Codes are those of tusd where it has one, so clients and dashboards carry over.
     ├── TooManyUploads 429       TooMuchReserved
     ├── HeaderTooLarge 431
     ├── ChecksumMismatch 460
-    ├── FinishFailed 500
+    ├── InternalError 500        FinishFailed
     ├── BodyTimeout 503           BodyTooSlow  TooManyConnections  ServerFull  ShuttingDown  StoreUnavailable
     └── OutOfSpace 507           SpaceReserved
 
-Not errors of ours, but facts about a body that ended early: `ClientDisconnected`.
+`ClientDisconnected` is no refusal: it says that a body ended early because its client disconnected.
 """
 
 from __future__ import annotations
@@ -33,31 +33,30 @@ from typing import ClassVar
 
 
 class TusError(Exception):
-    """A refusal that a client may read. `status` is the HTTP status, `code` a stable name, `message` its words."""
+    """A refusal that is sent to the client. `status`: of HTTP; `code`: a stable name; `message`: for people."""
 
     status: int = 400
     code: ClassVar[str] = "ERR_BAD_REQUEST"
     message: ClassVar[str] = "the request is not valid"
     retry_after: int | None = None
-    """Seconds after which the same request may succeed."""
+    """Seconds after which the same request may succeed; set where a client is to retry."""
     closes: ClassVar[bool] = False
     """Whether the connection cannot carry another request."""
 
-    def __init__(self, detail: str = "") -> None:
+    def __init__(self, detail: str = "", *, retry_after: int | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.expires_at: datetime | None = None
-        """When the upload in question expires, if it does (tus 1.0.0, Upload-Expires: in *every* PATCH response)."""
+        """When the upload expires, if it does (tus 1.0.0, Expiration: "in every PATCH response")."""
+        if retry_after is not None:
+            self.retry_after = retry_after
 
     def __str__(self) -> str:
         return f"{self.message}: {self.detail}" if self.detail else self.message
 
 
-# 400 -----------------------------------------------------------------------------------------------------------------
-
-
 class BadRequest(TusError):
-    """Something in the request cannot be read."""
+    """Part of the request is not valid."""
 
 
 class InvalidLength(BadRequest):
@@ -68,7 +67,7 @@ class InvalidLength(BadRequest):
 
 
 class AmbiguousLength(BadRequest):
-    """A creation both declares and defers its length."""
+    """A creation has both Upload-Length and Upload-Defer-Length."""
 
     code = "ERR_AMBIGUOUS_UPLOAD_LENGTH"
     message = "provided both Upload-Length and Upload-Defer-Length"
@@ -82,7 +81,7 @@ class InvalidDeferLength(BadRequest):
 
 
 class InconsistentLength(BadRequest):
-    """A declared length contradicts what is known: "Once set the length MUST NOT be changed"."""
+    """The length differs from the known one ("Once set the length MUST NOT be changed"), or is below the offset."""
 
     code = "ERR_INCONSISTENT_UPLOAD_LENGTH"
     message = "Upload-Length contradicts the upload"
@@ -110,14 +109,14 @@ class InvalidConcat(BadRequest):
 
 
 class PartsUnfinished(BadRequest):
-    """A final upload names a partial upload that is not complete, and waiting for it is switched off."""
+    """A final upload names a partial upload that is not complete, and concatenation-unfinished is off."""
 
     code = "ERR_UPLOAD_NOT_FINISHED"
     message = "one of the partial uploads is not finished"
 
 
 class ConcatenationUnsupported(BadRequest):
-    """Upload-Concat was sent while the extension is off."""
+    """Upload-Concat was sent, and the extension is off."""
 
     code = "ERR_CONCATENATION_UNSUPPORTED"
     message = "Upload-Concat header is not supported by server"
@@ -131,7 +130,7 @@ class InvalidChecksum(BadRequest):
 
 
 class RepeatedHeader(BadRequest):
-    """A header that may stand once stands more than once."""
+    """A header that is allowed once was sent more than once."""
 
     code = "ERR_REPEATED_HEADER"
     message = "header sent more than once"
@@ -145,9 +144,9 @@ class ExtensionDisabled(BadRequest):
 
 
 class UploadRejected(BadRequest):
-    """The application refuses an upload; `status` is yours to choose, 400 to 499.
+    """Raised by an application to refuse an upload, with a `status` from 400 to 499.
 
-    Raise it in `before_create`, and there will be no upload; raise it in `on_finished`, and the upload is removed.
+    Raised in `before_create`, no upload is created; raised in `on_finished`, the upload is removed.
     """
 
     code = "ERR_UPLOAD_REJECTED"
@@ -159,19 +158,15 @@ class UploadRejected(BadRequest):
 
 
 class CreationRejected(UploadRejected):
-    """The application refuses to let an upload be made."""
+    """The application refuses the creation of an upload."""
 
     message = "upload creation has been rejected by server"
-
-
-# 403 to 423 ----------------------------------------------------------------------------------------------------------
 
 
 class Forbidden(TusError):
     """The upload may not be changed in this way."""
 
-    status = 403
-    code = "ERR_FORBIDDEN"
+    status, code = 403, "ERR_FORBIDDEN"
     message = "not allowed"
 
 
@@ -183,17 +178,16 @@ class FinalIsReadOnly(Forbidden):
 
 
 class UploadNotFound(TusError):
-    """No such upload: never made, removed, or an id that cannot exist."""
+    """There is no such upload: never created, removed, or an id that no upload can have."""
 
-    status = 404
-    code = "ERR_UPLOAD_NOT_FOUND"
+    status, code = 404, "ERR_UPLOAD_NOT_FOUND"
     message = "upload not found"
 
 
 class UploadExpired(UploadNotFound):
-    """The upload is past its Upload-Expires; its bytes are gone or go soon.
+    """The upload is past its Upload-Expires; its bytes are removed, or will be soon.
 
-    404 and not 410: "404 Not Found or 410 Gone", and on 410 tus-java-client does not start anew.
+    Of "404 Not Found or 410 Gone" it is 404: after 410 tus-java-client does not start again.
     """
 
     code = "ERR_UPLOAD_EXPIRED"
@@ -201,263 +195,231 @@ class UploadExpired(UploadNotFound):
 
 
 class UploadWithheld(UploadNotFound):
-    """A download of an upload that the application has not taken yet."""
+    """A download of an upload that the application has not accepted yet."""
 
     code = "ERR_UPLOAD_WITHHELD"
     message = "the upload is not released yet"
 
 
 class MethodNotAllowed(TusError):
-    """The URL exists, the method does not apply to it. `allow` lists those that do."""
+    """The URL exists, but not with this method; `allow` lists those that it has, separated by commas."""
 
-    status = 405
-    code = "ERR_METHOD_NOT_ALLOWED"
+    status, code = 405, "ERR_METHOD_NOT_ALLOWED"
     message = "method not allowed"
 
     def __init__(self, allow: str) -> None:
-        super().__init__("")
+        super().__init__()
         self.allow = allow
 
 
 class OffsetMismatch(TusError):
-    """Upload-Offset is not where the upload stands."""
+    """Upload-Offset (`provided`) is not the offset of the upload (`expected`)."""
 
-    status = 409
-    code = "ERR_MISMATCHED_OFFSET"
+    status, code = 409, "ERR_MISMATCHED_OFFSET"
     message = "mismatched offset"
 
     def __init__(self, expected: int, provided: int) -> None:
-        super().__init__(f"the upload stands at {expected}, Upload-Offset says {provided}")
+        super().__init__(f"the offset of the upload is {expected}, Upload-Offset is {provided}")
         self.expected = expected
         self.provided = provided
 
 
 class UploadExists(TusError):
-    """The application named a new upload like one that exists."""
+    """The application gave a new upload the id of one that exists."""
 
-    status = 409
-    code = "ERR_UPLOAD_EXISTS"
+    status, code = 409, "ERR_UPLOAD_EXISTS"
     message = "an upload with this id exists"
 
 
 class UnsupportedVersion(TusError):
-    """Tus-Resumable is missing or names another version. Nothing was done."""
+    """Tus-Resumable is missing or names another version. Nothing was changed."""
 
-    status = 412
-    code = "ERR_UNSUPPORTED_VERSION"
+    status, code = 412, "ERR_UNSUPPORTED_VERSION"
     message = "missing, invalid or unsupported Tus-Resumable header"
 
 
 class SizeExceeded(TusError):
-    """The body runs over the upload's length."""
+    """The body goes beyond the length of the upload."""
 
-    status = 413
-    code = "ERR_UPLOAD_SIZE_EXCEEDED"
+    status, code = 413, "ERR_UPLOAD_SIZE_EXCEEDED"
     message = "upload's size exceeded"
 
 
 class MaxSizeExceeded(TusError):
-    """The upload would be larger than this server takes (Tus-Max-Size)."""
+    """The upload would be larger than this server accepts (Tus-Max-Size)."""
 
-    status = 413
-    code = "ERR_MAX_SIZE_EXCEEDED"
+    status, code = 413, "ERR_MAX_SIZE_EXCEEDED"
     message = "maximum size exceeded"
 
 
 class BodyTooLarge(TusError):
-    """One request brings more than this server takes in one; the same bytes may come in several."""
+    """The body is larger than this server accepts in one request; it may be sent in several."""
 
-    status = 413
-    code = "ERR_BODY_TOO_LARGE"
+    status, code = 413, "ERR_BODY_TOO_LARGE"
     message = "request body too large"
 
 
 class InvalidContentType(TusError):
-    """A body that is not application/offset+octet-stream."""
+    """The body is not application/offset+octet-stream."""
 
-    status = 415
-    code = "ERR_INVALID_CONTENT_TYPE"
+    status, code = 415, "ERR_INVALID_CONTENT_TYPE"
     message = "missing or invalid Content-Type header"
 
 
 class ContentEncodingUnsupported(TusError):
-    """A compressed body: the bytes of an upload are stored as they are, so they must come as they are."""
+    """The body has a content coding; the bytes of an upload are stored as they are sent."""
 
-    status = 415
-    code = "ERR_UNSUPPORTED_CONTENT_ENCODING"
+    status, code = 415, "ERR_UNSUPPORTED_CONTENT_ENCODING"
     message = "Content-Encoding is not supported"
 
 
 class UploadLocked(TusError):
-    """Another request is writing this upload and is alive."""
+    """Another request is writing this upload."""
 
-    status = 423
-    code = "ERR_UPLOAD_LOCKED"
+    status, code = 423, "ERR_UPLOAD_LOCKED"
     message = "upload is currently written by another request"
     retry_after = 1
 
 
 class UploadInterrupted(TusError):
-    """A newer request took over. What was told of this upload stays; what this request brought beyond that may go.
+    """A newer request took the upload over. Bytes of this request beyond the offset that was reported may be lost.
 
-    423 and not tusd's 400: on other 4xx tus-js-client and tuspy forget the upload. `retry_after` grows with the number
-    of takeovers in a row, so that two who want the same upload do not cut each other off for ever.
+    423 and not tusd's 400: after other 4xx tus-js-client and tuspy forget the upload. `retry_after` grows with the
+    number of takeovers in a row, so that two clients do not interrupt each other for ever.
     """
 
-    status = 423
-    code = "ERR_UPLOAD_INTERRUPTED"
+    status, code = 423, "ERR_UPLOAD_INTERRUPTED"
     message = "upload has been interrupted by another request for this upload resource"
     retry_after = 1
     closes = True
 
     def __init__(self, takeovers: int = 0) -> None:
-        super().__init__()
-        self.retry_after = min(1 << min(takeovers, 5), 30)
+        super().__init__(retry_after=min(1 << min(takeovers, 5), 30))
 
 
 class UploadUnfinished(TusError):
-    """A download of an upload that is not complete: its state is told as to a HEAD.
+    """A download of an upload that is not complete; the answer has the headers of a HEAD.
 
-    423 and no 404: caches turn a HEAD into a GET, and on a 404 clients forget the upload.
+    423 and not 404: caches turn a HEAD into a GET, and after 404 clients forget the upload.
     """
 
-    status = 423
-    code = "ERR_INCOMPLETE_UPLOAD"
+    status, code = 423, "ERR_INCOMPLETE_UPLOAD"
     message = "the upload is not finished"
     retry_after = 1
 
 
 class FinishPending(TusError):
-    """The bytes are all here, and the application that must be told of them is told, or is told again later."""
+    """All bytes are stored; the application that must know is being called, or is called again later."""
 
-    status = 423
-    code = "ERR_FINISH_PENDING"
+    status, code = 423, "ERR_FINISH_PENDING"
     message = "the upload is complete, but not finished yet"
     retry_after = 1
 
-    def __init__(self, retry_after: int = 1) -> None:
-        super().__init__()
-        self.retry_after = retry_after
-
-
-# the rest ------------------------------------------------------------------------------------------------------------
-
 
 class TooManyUploads(TusError):
-    """The client has too many unfinished uploads already.
+    """The client has too many unfinished uploads already. 429, after which Uppy pauses its whole queue."""
 
-    429 although it may pass by itself: Uppy then holds its whole queue, and for others the trouble is their own.
-    """
-
-    status = 429
-    code = "ERR_TOO_MANY_UPLOADS"
+    status, code = 429, "ERR_TOO_MANY_UPLOADS"
     message = "too many unfinished uploads of this client"
     retry_after = 10
 
 
-class TooMuchReserved(TusError):
+class TooMuchReserved(TooManyUploads):
     """The client's unfinished uploads lack too many bytes already for another one of this length."""
 
-    status = 429
     code = "ERR_TOO_MUCH_RESERVED"
     message = "too much space is reserved for unfinished uploads of this client"
-    retry_after = 10
 
 
 class HeaderTooLarge(TusError):
-    """One header is longer than the server reads."""
+    """A header, or the whole request head, is longer than this server accepts."""
 
-    status = 431
-    code = "ERR_HEADER_TOO_LARGE"
+    status, code = 431, "ERR_HEADER_TOO_LARGE"
     message = "request header field too large"
 
 
 class ChecksumMismatch(TusError):
-    """The body does not have the checksum that came with it; it was discarded."""
+    """The body does not have the checksum that was sent with it, and was discarded."""
 
-    status = 460
-    code = "ERR_CHECKSUM_MISMATCH"
+    status, code = 460, "ERR_CHECKSUM_MISMATCH"
     message = "checksum mismatch"
 
 
+class InternalError(TusError):
+    """An error in this server. The log has the trace, the client gets no detail."""
+
+    status, code = 500, "ERR_INTERNAL_SERVER_ERROR"
+    message = "internal server error"
+    retry_after = None
+
+
 class FinishFailed(TusError):
-    """The bytes are all here, but what the application does at the end failed; an empty PATCH at the end tries again.
+    """All bytes are stored, but the application failed at the end; an empty PATCH at the end tries again.
 
     A 5xx because clients retry only 5xx, 409 and 423.
     """
 
-    status = 500
-    code = "ERR_FINISH_FAILED"
+    status, code = 500, "ERR_FINISH_FAILED"
     message = "the upload is complete, but finishing it failed"
     retry_after = 1
 
 
 class BodyTimeout(TusError):
-    """The client sent nothing for too long; the bytes that came before are kept."""
+    """The client sent nothing for too long; the bytes that arrived are kept."""
 
-    status = 503
-    code = "ERR_READ_TIMEOUT"
+    status, code = 503, "ERR_READ_TIMEOUT"
     message = "timeout while reading request body"
     retry_after = 1
     closes = True
 
 
 class BodyTooSlow(TusError):
-    """The client sent too little for too long; the bytes that came before are kept.
+    """The client sent too slowly for too long; the bytes that arrived are kept. 503 because 408 is not retried."""
 
-    503 and not 408: clients retry only 5xx, 409 and 423.
-    """
-
-    status = 503
-    code = "ERR_BODY_TOO_SLOW"
+    status, code = 503, "ERR_BODY_TOO_SLOW"
     message = "request body came in too slowly"
     retry_after = 1
     closes = True
 
 
 class TooManyConnections(TusError):
-    """There is no room for another connection, in all or from this address."""
+    """There are too many connections, in all or from this address."""
 
-    status = 503
-    code = "ERR_TOO_MANY_CONNECTIONS"
-    message = "no further connection"
+    status, code = 503, "ERR_TOO_MANY_CONNECTIONS"
+    message = "too many connections"
     retry_after = 5
     closes = True
 
 
 class ServerFull(TusError):
-    """There are too many unfinished uploads in all."""
+    """There are too many unfinished uploads on this server."""
 
-    status = 503
-    code = "ERR_SERVER_FULL"
+    status, code = 503, "ERR_SERVER_FULL"
     message = "too many unfinished uploads on this server"
     retry_after = 10
 
 
 class ShuttingDown(TusError):
-    """The server stops; the bytes that came before are kept."""
+    """The server stops; the bytes that arrived are kept."""
 
-    status = 503
-    code = "ERR_SERVER_SHUTDOWN"
+    status, code = 503, "ERR_SERVER_SHUTDOWN"
     message = "request has been interrupted because the server is shutting down"
     retry_after = 1
     closes = True
 
 
 class StoreUnavailable(TusError):
-    """The storage does not work right now."""
+    """The storage does not work at the moment."""
 
-    status = 503
-    code = "ERR_STORE_UNAVAILABLE"
+    status, code = 503, "ERR_STORE_UNAVAILABLE"
     message = "the storage is not available"
     retry_after = 5
 
 
 class OutOfSpace(TusError):
-    """No room for the upload (tus says nothing; 507 is retried by clients)."""
+    """The storage has no space for the upload. 507, which tus does not mention, is retried by clients."""
 
-    status = 507
-    code = "ERR_OUT_OF_SPACE"
+    status, code = 507, "ERR_OUT_OF_SPACE"
     message = "not enough space in the storage"
     retry_after = 60
 
@@ -471,4 +433,4 @@ class SpaceReserved(OutOfSpace):
 
 
 class ClientDisconnected(Exception):
-    """The client went away before its body was whole. Nobody is there to read a refusal."""
+    """The client disconnected before the end of its body, so nobody reads an answer."""

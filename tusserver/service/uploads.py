@@ -506,10 +506,10 @@ class UploadService:
         """
         now = self._now()
         if rules.gave_up(upload):
-            raise FinishPending(GIVEN_UP)
+            raise FinishPending(retry_after=GIVEN_UP)
         if not rules.is_time_to_finish(upload, now):
             assert upload.retry_at is not None
-            raise FinishPending(max(1, round((upload.retry_at - now).total_seconds())))
+            raise FinishPending(retry_after=max(1, round((upload.retry_at - now).total_seconds())))
         trying = self._finishing.get(upload.id)
         if trying is None:
             trying = self._finishing[upload.id] = asyncio.get_running_loop().create_task(self._try_to_finish(upload.id))

@@ -23,12 +23,11 @@ from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tusserver.protocol.errors import StoreUnavailable, UploadNotFound
+from tusserver.protocol.errors import InternalError, StoreUnavailable, UploadNotFound
 from tusserver.protocol.messages import Content
 from tusserver.stores.naming import safe_name
 from tusserver.threads import Threads
 from tusserver.web.media import is_shown, type_of
-from tusserver.web.replies import InternalError
 
 logger = logging.getLogger("tusserver.web")
 

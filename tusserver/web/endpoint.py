@@ -8,13 +8,20 @@ import time
 from starlette.types import Receive, Scope, Send
 
 from tusserver.protocol.dialect import Dialect, Reply, RequestHead
-from tusserver.protocol.errors import ClientDisconnected, HeaderTooLarge, StoreUnavailable, TusError, UploadNotFound
+from tusserver.protocol.errors import (
+    ClientDisconnected,
+    HeaderTooLarge,
+    InternalError,
+    StoreUnavailable,
+    TusError,
+    UploadNotFound,
+)
 from tusserver.protocol.messages import Append, Content, Create
 from tusserver.service.uploads import UploadService
 from tusserver.web import download
 from tusserver.web.body import RequestBody
 from tusserver.web.origin import LISTS, Origin
-from tusserver.web.replies import InternalError, Responder
+from tusserver.web.replies import Responder
 
 logger = logging.getLogger("tusserver.web")
 

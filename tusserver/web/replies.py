@@ -6,7 +6,7 @@ import anyio
 from starlette.types import Scope, Send
 
 from tusserver.protocol.dialect import Reply, RequestHead
-from tusserver.protocol.errors import ClientDisconnected, TusError
+from tusserver.protocol.errors import ClientDisconnected
 from tusserver.web.body import RequestBody
 
 NEVER_KEPT = {"Cache-Control": "no-store"}
@@ -21,14 +21,6 @@ _LINGER_AT_THE_END = 0.25
 """The same, while the server stops."""
 _HAS_CONNECTION = ("1.0", "1.1")
 """Versions of HTTP with a Connection header; the newer ones forbid it."""
-
-
-class InternalError(TusError):
-    """Something of ours is broken; the log has the story, the client does not."""
-
-    status = 500
-    code = "ERR_INTERNAL_SERVER_ERROR"
-    message = "internal server error"
 
 
 class Responder:
