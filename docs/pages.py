@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from tusserver.settings import SHORT, Settings, declared
+from tusserver.settings.catalog import SHORT, declared
+from tusserver.settings.schema import Settings
 
 DOCS = Path(__file__).parent
 
 _SETTINGS = """\
 # Settings
 
-<!-- Written by `make docs` from tusserver/settings.py: change it there. -->
+<!-- Written by `make docs` from tusserver/settings/schema.py: change it there. -->
 
 Each setting can be given as a flag (`--limits.max_size 2GB`), in the environment (`TUSSERVER_LIMITS__MAX_SIZE=2GB`) or
 in a TOML file:

@@ -32,7 +32,6 @@ STILL_LARGE_MODULES = {
     "server/drain.py",
     "server/wire.py",
     "service/uploads.py",
-    "settings.py",
     "stores/disk.py",
     "stores/file.py",
 }

@@ -8,7 +8,7 @@ import pytest
 
 from tusserver.assembly import assemble, open_store
 from tusserver.protocol.messages import Extension
-from tusserver.settings import Effective, Given, Origin, SettingsError, load
+from tusserver.settings.sources import Effective, Given, Origin, SettingsError, load
 
 
 def effective(storage: Path, **given: str) -> Effective:

@@ -8,18 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tusserver.cli.flags import Parser, UsageError, add_settings, parse
-from tusserver.settings import (
-    Effective,
-    Given,
-    Origin,
-    SettingsError,
-    declared,
-    load,
-    read_duration,
-    read_size,
-    show_duration,
-    show_size,
-)
+from tusserver.settings.catalog import declared
+from tusserver.settings.sources import Effective, Given, Origin, SettingsError, load
+from tusserver.settings.values import read_duration, read_size, show_duration, show_size
 
 
 @pytest.fixture(autouse=True)

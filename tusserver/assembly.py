@@ -11,7 +11,7 @@ from tusserver.locks import file
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.rules import Expiry, Limits
-from tusserver.settings import Effective
+from tusserver.settings.sources import Effective
 from tusserver.stores import folder
 from tusserver.stores.base import Claim
 from tusserver.stores.file import FileStore

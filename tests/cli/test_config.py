@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
-from tusserver.settings import declared, load
+from tusserver.settings.catalog import declared
+from tusserver.settings.sources import load
 
 
 def test_every_setting_is_told_with_its_origin(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.cli.conftest import Run
 from tests.support.wire import PATIENCE
 from tusserver import __version__
-from tusserver.settings import declared
+from tusserver.settings.catalog import declared
 
 COMMANDS = ("serve", "upload", "download", "completion", "list", "show", "remove", "sweep", "config")
 

@@ -28,7 +28,7 @@ from tests.interop.goods import assert_arrived
 from tests.support.server import TusServer
 from tests.support.tus import metadata
 from tests.support.wire import PATIENCE
-from tusserver import settings
+from tusserver.settings.sources import load
 
 LANGUAGES = {"sh", "python", "js", "toml", "ini", "json"}
 
@@ -340,7 +340,7 @@ def test_toml_is_settings_that_a_server_takes(block: Block, tmp_path: Path) -> N
     file = tmp_path / "tusserver.toml"
     file.write_text(block.code, "utf-8")
 
-    given = settings.load(config=file).given
+    given = load(config=file).given
 
     assert set(given) == {f"{group}.{key}" for group, keys in tomllib.loads(block.code).items() for key in keys}
     assert given

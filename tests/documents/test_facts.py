@@ -16,7 +16,7 @@ from tests.documents.pages import PAGES, ROOT, table
 from tests.support.wire import PATIENCE
 from tusserver.protocol import errors
 from tusserver.protocol.messages import Extension
-from tusserver.settings import declared
+from tusserver.settings.catalog import declared
 
 BENCH = "| work | tusserver | tusd 2.9.1 | rustus 0.5 | @tus/server 2.4 | tuspyserver 4.4 |"
 """Head of the table of figures, without the floor."""

@@ -9,7 +9,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tusserver.settings import CONFIG, CONFIG_FILE, Effective, Given, Origin, Setting, Settings, declared, load
+from tusserver.settings.catalog import Setting, declared
+from tusserver.settings.schema import Settings
+from tusserver.settings.sources import CONFIG, CONFIG_FILE, Effective, Given, Origin, load
 
 
 class UsageError(Exception):

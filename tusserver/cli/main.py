@@ -11,7 +11,7 @@ from tusserver import __version__
 from tusserver.cli import completion, config, manage, serve, transfers
 from tusserver.cli.flags import SOURCES, Parser, UsageError, add_settings, parse
 from tusserver.cli.terminal import complain, say
-from tusserver.settings import SettingsError
+from tusserver.settings.sources import SettingsError
 
 OK, FAILED, WRONG = 0, 1, 2
 """Exit codes: done; not found or failed; wrong usage or settings."""

@@ -21,7 +21,7 @@ from tusserver.locks.base import Preempt
 from tusserver.protocol.errors import TusError, UploadNotFound
 from tusserver.protocol.upload import Upload, as_upload_id
 from tusserver.server.logs import configure, escaped
-from tusserver.settings import Effective
+from tusserver.settings.sources import Effective
 from tusserver.stores.base import Store
 
 if TYPE_CHECKING:  # rich is slow to import, and most commands draw nothing

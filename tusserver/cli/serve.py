@@ -16,7 +16,8 @@ from tusserver.cli.flags import effective
 from tusserver.protocol.messages import Extension
 from tusserver.server import signals
 from tusserver.server.lines import Writer
-from tusserver.settings import Effective, SettingsError, show_duration
+from tusserver.settings.sources import Effective, SettingsError
+from tusserver.settings.values import show_duration
 
 PATIENCE = 1.0
 """Seconds for a port to become free: the workers of a parent that was killed let go of it a moment later."""
