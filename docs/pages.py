@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from tusserver.settings.catalog import SHORT, declared
+from tusserver.settings.catalog import ALIASES, catalog
 from tusserver.settings.schema import Settings
 
 DOCS = Path(__file__).parent
@@ -58,13 +58,13 @@ _GROUP = """
 def settings_page() -> str:
     """Return docs/settings.md as the declaration of the settings wants it."""
     short = [
-        f"| `--{word}` | `TUSSERVER_{word.replace('-', '_').upper()}` | `{name}` |" for word, name in SHORT.items()
+        f"| `--{word}` | `TUSSERVER_{word.replace('-', '_').upper()}` | `{name}` |" for word, name in ALIASES.items()
     ]
     page = _SETTINGS.replace("{short}", "\n".join(short))
     for name, holder in Settings.model_fields.items():
         rows = [
             f"| `{setting.name}` | {f'`{setting.default}`' if setting.default else ''} | {setting.help} |"
-            for setting in declared().values()
+            for setting in catalog().values()
             if setting.name.startswith(f"{name}.")
         ]
         page += _GROUP.format(name=name, meaning=inspect.getdoc(holder.annotation) or "", rows="\n".join(rows))

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tusserver.cli.flags import Parser, UsageError, add_settings, parse
-from tusserver.settings.catalog import declared
-from tusserver.settings.sources import Effective, Given, Origin, SettingsError, load
+from tusserver.settings.catalog import catalog
+from tusserver.settings.sources import LoadedSettings, SettingsError, SetValue, Source, load
 from tusserver.settings.values import read_duration, read_size, show_duration, show_size
 
 
@@ -20,7 +20,7 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def by_flags(*arguments: str, environ: dict[str, str] | None = None) -> Effective:
+def by_flags(*arguments: str, environ: dict[str, str] | None = None) -> LoadedSettings:
     """Settings of a command line."""
     parser = Parser(prog="tusserver", allow_abbrev=False)
     add_settings(parser)
@@ -28,7 +28,7 @@ def by_flags(*arguments: str, environ: dict[str, str] | None = None) -> Effectiv
     return load(options.given, environ=environ, config=options.config)
 
 
-def by_file(text: str, *, path: Path = Path("tusserver.toml"), environ: dict[str, str] | None = None) -> Effective:
+def by_file(text: str, *, path: Path = Path("tusserver.toml"), environ: dict[str, str] | None = None) -> LoadedSettings:
     """Settings of a TOML file."""
     path.write_text(text, encoding="utf-8")
     return load(environ=environ)
@@ -58,44 +58,44 @@ def test_without_any_source_the_defaults_count() -> None:
 
 
 def test_a_file_in_the_working_folder_is_read() -> None:
-    effective = by_file('[server]\nport = 9000\n[limits]\nmax_size = "2GB"\n')
-    assert effective.settings.server.port == 9000
-    assert effective.settings.limits.max_size == 2_000_000_000
-    assert str(effective.origin("server.port")) == "file tusserver.toml"
+    loaded = by_file('[server]\nport = 9000\n[limits]\nmax_size = "2GB"\n')
+    assert loaded.settings.server.port == 9000
+    assert loaded.settings.limits.max_size == 2_000_000_000
+    assert str(loaded.source("server.port")) == "file tusserver.toml"
 
 
 def test_the_environment_wins_over_the_file() -> None:
-    effective = by_file("[server]\nport = 9000\n", environ={"TUSSERVER_SERVER__PORT": "9001"})
-    assert effective.settings.server.port == 9001
-    assert str(effective.origin("server.port")) == "environment TUSSERVER_SERVER__PORT"
+    loaded = by_file("[server]\nport = 9000\n", environ={"TUSSERVER_SERVER__PORT": "9001"})
+    assert loaded.settings.server.port == 9001
+    assert str(loaded.source("server.port")) == "environment TUSSERVER_SERVER__PORT"
 
 
 def test_a_flag_wins_over_the_environment() -> None:
-    effective = by_flags("--server.port", "9002", environ={"TUSSERVER_PORT": "9001"})
-    assert effective.settings.server.port == 9002
-    assert str(effective.origin("server.port")) == "flag --server.port"
+    loaded = by_flags("--server.port", "9002", environ={"TUSSERVER_PORT": "9001"})
+    assert loaded.settings.server.port == 9002
+    assert str(loaded.source("server.port")) == "flag --server.port"
 
 
 def test_what_nobody_gave_comes_from_the_default() -> None:
-    assert str(by_flags("--port", "9002").origin("server.host")) == "default"
+    assert str(by_flags("--port", "9002").source("server.host")) == "default"
 
 
-@pytest.mark.parametrize("name", declared())
+@pytest.mark.parametrize("name", catalog())
 def test_each_flag_of_a_setting_sets_it(name: str) -> None:
-    for flag in declared()[name].flags:
-        given = by_flags(flag, declared()[name].default).given
-        assert given == {name: Given(declared()[name].default, Origin("flag", flag))}
+    for flag in catalog()[name].flags:
+        given = by_flags(flag, catalog()[name].default).given
+        assert given == {name: SetValue(catalog()[name].default, Source("flag", flag))}
 
 
-@pytest.mark.parametrize("name", declared())
+@pytest.mark.parametrize("name", catalog())
 def test_each_environment_variable_of_a_setting_sets_it(name: str) -> None:
-    for variable in declared()[name].variables:
-        given = load(environ={variable: declared()[name].default or " "}).given
-        assert given[name].origin == Origin("environment", variable)
+    for variable in catalog()[name].variables:
+        given = load(environ={variable: catalog()[name].default or " "}).given
+        assert given[name].source == Source("environment", variable)
 
 
 def test_every_default_can_be_written_as_a_flag() -> None:
-    arguments = [part for setting in declared().values() for part in (setting.flags[-1], setting.default)]
+    arguments = [part for setting in catalog().values() for part in (setting.flags[-1], setting.default)]
     assert by_flags(*arguments).settings == load().settings
 
 

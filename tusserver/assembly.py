@@ -11,7 +11,7 @@ from tusserver.locks import file
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.rules import Expiry, Limits
-from tusserver.settings.sources import Effective
+from tusserver.settings.sources import LoadedSettings
 from tusserver.stores import folder
 from tusserver.stores.base import Claim
 from tusserver.stores.file import FileStore
@@ -57,7 +57,7 @@ class Site:
         await self.tus(scope, receive, send)
 
 
-def assemble(configured: Effective) -> Site:
+def assemble(configured: LoadedSettings) -> Site:
     """Build the server.
 
     Raises:
@@ -125,7 +125,7 @@ def assemble(configured: Effective) -> Site:
     return Site(app, settings.server.path, locker, claim, page)
 
 
-def open_locker(configured: Effective, store: FileStore) -> Locker:
+def open_locker(configured: LoadedSettings, store: FileStore) -> Locker:
     """Build the locks alone: such that a second server on the same folder, or `tusserver remove`, does no harm.
 
     Raises:
@@ -143,7 +143,7 @@ def open_locker(configured: Effective, store: FileStore) -> Locker:
         raise configured.refusal("store.root", f"cannot be used: {error}") from None
 
 
-def claim_store(configured: Effective, store: FileStore, locker: Locker) -> Claim:
+def claim_store(configured: LoadedSettings, store: FileStore, locker: Locker) -> Claim:
     """Keep those off the store who would use it with other locks.
 
     Raises:
@@ -155,7 +155,7 @@ def claim_store(configured: Effective, store: FileStore, locker: Locker) -> Clai
         raise configured.refusal("store.root", f"cannot be used: {error}") from None
 
 
-def open_store(configured: Effective) -> FileStore:
+def open_store(configured: LoadedSettings) -> FileStore:
     """Build the store alone.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
-from tusserver.settings.catalog import declared
+from tusserver.settings.catalog import catalog
 from tusserver.settings.sources import load
 
 
@@ -42,13 +42,13 @@ def test_what_is_told_is_a_file_that_means_the_same(run: Run, tmp_path: Path) ->
     assert again.server.port == 9000
     assert again.limits.max_size == 3 * 2**29
     assert str(again.store.finished_folder) == 'a "quoted" földer'
-    assert run("config", "--config", path, "--json").out.count('"origin": "file ') == len(declared())
+    assert run("config", "--config", path, "--json").out.count('"origin": "file ') == len(catalog())
 
 
 def test_json_is_for_programs(run: Run) -> None:
     done = run("config", "--json", "--tus.disable", "checksum,termination")
     entries = json.loads(done.out)
-    assert list(entries) == list(declared())
+    assert list(entries) == list(catalog())
     assert entries["tus.disable"] == {"value": ["checksum", "termination"], "origin": "flag --tus.disable"}
     assert entries["expiry.after"] == {"value": "24h", "origin": "default"}
 

@@ -8,7 +8,7 @@ import pytest
 from tests.cli.conftest import Run
 from tests.support.wire import PATIENCE
 from tusserver import __version__
-from tusserver.settings.catalog import declared
+from tusserver.settings.catalog import catalog
 
 COMMANDS = ("serve", "upload", "download", "completion", "list", "show", "remove", "sweep", "config")
 
@@ -41,7 +41,7 @@ def test_help_names_every_command(run: Run, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("command", ["serve", "config"])
 def test_help_names_every_setting_and_its_default(run: Run, capsys: pytest.CaptureFixture[str], command: str) -> None:
     text = " ".join(helped(run, capsys, command).split())
-    for setting in declared().values():
+    for setting in catalog().values():
         # From 3.13 on argparse names the value once: --server.port, --port PORT.
         assert all(f"{flag} " in text or f"{flag}, " in text for flag in setting.flags)
         assert f"(default: {setting.default or 'none'})" in text

@@ -16,7 +16,7 @@ from tests.documents.pages import PAGES, ROOT, table
 from tests.support.wire import PATIENCE
 from tusserver.protocol import errors
 from tusserver.protocol.messages import Extension
-from tusserver.settings.catalog import declared
+from tusserver.settings.catalog import catalog
 
 BENCH = "| work | tusserver | tusd 2.9.1 | rustus 0.5 | @tus/server 2.4 | tuspyserver 4.4 |"
 """Head of the table of figures, without the floor."""
@@ -35,7 +35,7 @@ def test_every_setting_stands_in_its_page_with_its_default_and_meaning() -> None
 
     assert rows == [
         f"| `{setting.name}` | {f'`{setting.default}`' if setting.default else ''} | {setting.help} |"
-        for setting in declared().values()
+        for setting in catalog().values()
     ]
 
 
@@ -86,18 +86,18 @@ def test_figures_in_the_readme_are_those_of_the_benchmarks() -> None:
 
 
 def test_flags_and_variables_in_the_documents_exist() -> None:
-    flags = {flag for setting in declared().values() for flag in setting.flags}
-    variables = {variable for setting in declared().values() for variable in setting.variables}
+    flags = {flag for setting in catalog().values() for flag in setting.flags}
+    variables = {variable for setting in catalog().values() for variable in setting.variables}
 
     assert set(re.findall(r"--[a-z]+\.[a-z_]+", ALL)) <= flags
     assert set(re.findall(r"\bTUSSERVER_[A-Z_]*[A-Z]\b", ALL)) <= variables | {"TUSSERVER_CONFIG", "TUSSERVER_TOKEN"}
 
 
 def test_settings_that_the_documents_name_exist() -> None:
-    groups = "|".join({name.split(".")[0] for name in declared()} - {"tus"})  # `tus` is a variable, too
+    groups = "|".join({name.split(".")[0] for name in catalog()} - {"tus"})  # `tus` is a variable, too
     documents = "\n".join(text for page, text in PAGES.items() if page != "docs/architecture.md")  # speaks of modules
 
-    assert set(re.findall(rf"`((?:{groups})\.[a-z_]+)", documents)) <= set(declared())
+    assert set(re.findall(rf"`((?:{groups})\.[a-z_]+)", documents)) <= set(catalog())
 
 
 def test_the_protocol_class_that_the_documents_name_exists() -> None:

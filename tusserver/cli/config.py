@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from tusserver.cli.flags import effective
+from tusserver.cli.flags import load_settings
 from tusserver.cli.terminal import say
 
 
@@ -15,11 +15,11 @@ def config(options: argparse.Namespace) -> int:
     Raises:
         SettingsError
     """
-    configured = effective(options)
+    configured = load_settings(options)
     values = configured.settings.model_dump(mode="json")
     if options.json:
         entries = {
-            f"{group}.{key}": {"value": value, "origin": str(configured.origin(f"{group}.{key}"))}
+            f"{group}.{key}": {"value": value, "origin": str(configured.source(f"{group}.{key}"))}
             for group, settings in values.items()
             for key, value in settings.items()
         }
@@ -30,6 +30,6 @@ def config(options: argparse.Namespace) -> int:
         lines = {key: f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()}
         width = min(max(map(len, lines.values())), 48)
         for key, line in lines.items():
-            say(f"{line:<{width}}  # {configured.origin(f'{group}.{key}')}")
+            say(f"{line:<{width}}  # {configured.source(f'{group}.{key}')}")
         say("")
     return 0

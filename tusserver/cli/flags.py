@@ -9,9 +9,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tusserver.settings.catalog import Setting, declared
+from tusserver.settings.catalog import Setting, catalog
 from tusserver.settings.schema import Settings
-from tusserver.settings.sources import CONFIG, CONFIG_FILE, Effective, Given, Origin, load
+from tusserver.settings.sources import CONFIG, CONFIG_FILE, LoadedSettings, SetValue, Source, load
 
 
 class UsageError(Exception):
@@ -38,12 +38,12 @@ class _Give(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        given: dict[str, Given] = namespace.given
+        given: dict[str, SetValue] = namespace.given
         name, value = self.setting.name, values
         if self.setting.listed and name in given:
             value = f"{given[name].value},{values}"
         # A new dict: the old one may be the parser's default.
-        namespace.given = {**given, name: Given(value, Origin("flag", option_string or self.setting.flags[0]))}
+        namespace.given = {**given, name: SetValue(value, Source("flag", option_string or self.setting.flags[0]))}
 
 
 def add_settings(parser: argparse.ArgumentParser, shown: Collection[str] | None = None) -> None:
@@ -58,7 +58,7 @@ def add_settings(parser: argparse.ArgumentParser, shown: Collection[str] | None 
         for name, info in Settings.model_fields.items()
         if info.annotation is not None
     }
-    for setting in declared().values():
+    for setting in catalog().values():
         text = f"{setting.help} (default: {setting.default or 'none'})".replace("%", "%%")
         action = groups[setting.name.split(".")[0]].add_argument(
             *setting.flags,
@@ -78,7 +78,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError
     """
-    known = [flag for setting in declared().values() for flag in setting.flags]
+    known = [flag for setting in catalog().values() for flag in setting.flags]
     options, rest = parser.parse_known_args([_underscored(argument) for argument in arguments])
     if rest:
         name = rest[0].split("=")[0]
@@ -96,7 +96,7 @@ def _underscored(argument: str) -> str:
     )
 
 
-def effective(options: argparse.Namespace) -> Effective:
+def load_settings(options: argparse.Namespace) -> LoadedSettings:
     """Load the settings with the flags of `parse`.
 
     Raises:

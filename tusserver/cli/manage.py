@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from tusserver.cli import listing
-from tusserver.cli.flags import UsageError, effective
+from tusserver.cli.flags import UsageError, load_settings
 from tusserver.cli.terminal import complain, say
 from tusserver.locks.base import Preempt
 from tusserver.protocol.errors import TusError, UploadNotFound
 from tusserver.protocol.upload import Upload, as_upload_id
 from tusserver.server.logs import configure, escaped
-from tusserver.settings.sources import Effective
+from tusserver.settings.sources import LoadedSettings
 from tusserver.stores.base import Store
 
 if TYPE_CHECKING:  # rich is slow to import, and most commands draw nothing
@@ -82,8 +82,8 @@ def sweep(options: argparse.Namespace) -> int:
     return 1 if configured is None else _guarded(partial(_sweep, configured))
 
 
-def _prepare(options: argparse.Namespace) -> Effective | None:
-    configured = effective(options)
+def _prepare(options: argparse.Namespace) -> LoadedSettings | None:
+    configured = load_settings(options)
     configure("warning", configured.settings.log.format, sys.stderr)
     root = configured.settings.store.root
     if not root.is_dir():  # a mistyped name should not leave a new, empty folder
@@ -201,7 +201,7 @@ async def _place(store: Store, upload: Upload) -> str | None:
         return None
 
 
-async def _remove(configured: Effective, *, ids: Sequence[str]) -> int:
+async def _remove(configured: LoadedSettings, *, ids: Sequence[str]) -> int:
     from tusserver.assembly import claim_store, open_locker, open_store
 
     store = open_store(configured)
@@ -226,7 +226,7 @@ async def _remove(configured: Effective, *, ids: Sequence[str]) -> int:
     return 1 if missing else 0
 
 
-async def _sweep(configured: Effective) -> int:
+async def _sweep(configured: LoadedSettings) -> int:
     from tusserver.assembly import assemble
 
     site = assemble(configured)

@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 
 from tusserver import __version__
-from tusserver.cli.flags import effective
+from tusserver.cli.flags import load_settings
 from tusserver.protocol.messages import Extension
 from tusserver.server import signals
 from tusserver.server.lines import Writer
-from tusserver.settings.sources import Effective, SettingsError
+from tusserver.settings.sources import LoadedSettings, SettingsError
 from tusserver.settings.values import show_duration
 
 PATIENCE = 1.0
@@ -35,7 +35,7 @@ def serve(options: argparse.Namespace) -> int:
     Raises:
         SettingsError
     """
-    configured = effective(options)
+    configured = load_settings(options)
     terminal = signals.Terminal()
     handlers = signals.begin(terminal)
     out = Writer(_STANDARD_OUTPUT, steady=False)
@@ -55,7 +55,7 @@ class _Service:
     """One `tusserver serve`: the settings that count, the sockets, and what is said of them to `out`."""
 
     def __init__(
-        self, options: argparse.Namespace, configured: Effective, terminal: signals.Terminal, out: Writer
+        self, options: argparse.Namespace, configured: LoadedSettings, terminal: signals.Terminal, out: Writer
     ) -> None:
         self._options = options
         self._configured = configured
@@ -122,7 +122,7 @@ class _Service:
 
         who = "the settings" if self._workers == 1 else "the workers"
         try:
-            fresh = effective(self._options)
+            fresh = load_settings(self._options)
             site = assemble(fresh)
         except SettingsError as refusal:
             logger.error("%s stay as they are: %s", who, refusal)
@@ -259,7 +259,7 @@ def _fail(line: str) -> int:
     return 1
 
 
-def _run(configured: Effective, site: Any, listeners: list[socket.socket], **how: Any) -> bool:
+def _run(configured: LoadedSettings, site: Any, listeners: list[socket.socket], **how: Any) -> bool:
     from tusserver.server import gate, run
     from tusserver.web.origin import Trusted
 
@@ -284,7 +284,7 @@ def _run(configured: Effective, site: Any, listeners: list[socket.socket], **how
     )
 
 
-def _listen(configured: Effective) -> list[socket.socket]:
+def _listen(configured: LoadedSettings) -> list[socket.socket]:
     from tusserver.server import run
 
     server = configured.settings.server

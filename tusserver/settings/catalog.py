@@ -14,7 +14,7 @@ from tusserver.settings.values import Metavar
 
 PREFIX = "TUSSERVER_"
 
-SHORT = {
+ALIASES = {
     "host": "server.host",
     "port": "server.port",
     "path": "server.path",
@@ -47,10 +47,10 @@ class Setting:
 
 
 @functools.cache
-def declared() -> Mapping[str, Setting]:
+def catalog() -> Mapping[str, Setting]:
     """Every setting by its name, in the order of the declaration."""
     defaults = Settings().model_dump(mode="json")
-    short = {name: word for word, name in SHORT.items()}
+    short = {name: word for word, name in ALIASES.items()}
     settings = {}
     for group, holder in Settings.model_fields.items():
         for key, info in cast(type[Group], holder.annotation).model_fields.items():

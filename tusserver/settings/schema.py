@@ -41,7 +41,7 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class Server(Group):
+class ServerSettings(Group):
     """Where it listens, and how it stops."""
 
     host: Host = "127.0.0.1"
@@ -60,7 +60,7 @@ class Server(Group):
     """Connections that may wait to be accepted."""
 
 
-class Store(Group):
+class StoreSettings(Group):
     """Where uploads are kept, and how safely."""
 
     root: Folder = Path("storage")
@@ -79,7 +79,7 @@ class Store(Group):
     """Permissions of folders."""
 
 
-class Limits(Group):
+class LimitsSettings(Group):
     """How much a client may ask for."""
 
     connections: CountOrOff = 8_000
@@ -122,7 +122,7 @@ class Limits(Group):
     """How long a PATCH waits for another one that is alive before it gets 423."""
 
 
-class Expiry(Group):
+class ExpirySettings(Group):
     """When uploads are removed."""
 
     after: DurationOrOff = timedelta(hours=24)
@@ -139,7 +139,7 @@ class Expiry(Group):
     """How often the server looks for uploads that are due."""
 
 
-class Tus(Group):
+class TusSettings(Group):
     """What is spoken."""
 
     disable: Extensions = ()
@@ -150,7 +150,7 @@ class Tus(Group):
     """Whether partial uploads are removed once their final one is done."""
 
 
-class Cors(Group):
+class CorsSettings(Group):
     """Which web pages may use the server."""
 
     enabled: bool = True
@@ -167,7 +167,7 @@ class Cors(Group):
     """How long a browser remembers the answer."""
 
 
-class Proxies(Group):
+class ProxiesSettings(Group):
     """Reverse proxies in front."""
 
     trusted: Networks = ()
@@ -180,14 +180,14 @@ class Proxies(Group):
     """Whether Location is a path, without scheme and host."""
 
 
-class Pages(Group):
+class PagesSettings(Group):
     """Pages for people."""
 
     upload: bool = True
     """Whether a browser gets a page to upload with at /."""
 
 
-class Log(Group):
+class LogSettings(Group):
     """What is told on standard error."""
 
     level: Literal["debug", "info", "warning", "error", "critical"] = "info"
@@ -199,18 +199,18 @@ class Log(Group):
 class Settings(Group):
     """All of them."""
 
-    server: Server = Field(default_factory=Server)
-    store: Store = Field(default_factory=Store)
-    limits: Limits = Field(default_factory=Limits)
-    expiry: Expiry = Field(default_factory=Expiry)
-    tus: Tus = Field(default_factory=Tus)
-    cors: Cors = Field(default_factory=Cors)
-    proxies: Proxies = Field(default_factory=Proxies)
-    pages: Pages = Field(default_factory=Pages)
-    log: Log = Field(default_factory=Log)
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    limits: LimitsSettings = Field(default_factory=LimitsSettings)
+    expiry: ExpirySettings = Field(default_factory=ExpirySettings)
+    tus: TusSettings = Field(default_factory=TusSettings)
+    cors: CorsSettings = Field(default_factory=CorsSettings)
+    proxies: ProxiesSettings = Field(default_factory=ProxiesSettings)
+    pages: PagesSettings = Field(default_factory=PagesSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
 
 
-def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
+def cross_checks(settings: Settings) -> Iterator[tuple[str, str]]:
     """Say which settings cannot stand together: the name of one, and the problem with its remedy."""
     if settings.cors.credentials and "*" in settings.cors.origins:
         # Echoing whoever asks would let any page on the web act with its visitor's login.
@@ -228,8 +228,8 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.limits.buffers < head_size:
         yield "limits.buffers", f"is less than one request head may take, limits.head_size ({size}); raise it"
     joins = not {Extension.CREATION, Extension.CONCATENATION} & set(settings.tus.disable)
-    origin = "" if settings.proxies.relative_location else "http://localhost"  # clients send back what Location said
-    least = settings.limits.parts * len(f"{origin}{settings.server.path}/{ID_DIGITS * 'x'} ")
+    prefix = "" if settings.proxies.relative_location else "http://localhost"  # clients send back what Location said
+    least = settings.limits.parts * len(f"{prefix}{settings.server.path}/{ID_DIGITS * 'x'} ")
     if joins and least > head_size:
         problem = f"need {least} bytes in Upload-Concat, and limits.head_size ({size}) lets in less"
         yield "limits.parts", f"{problem}; raise that one, or lower this one"

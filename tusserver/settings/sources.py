@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from tusserver.settings.catalog import PREFIX, SHORT, declared
-from tusserver.settings.schema import Settings, contradictions
+from tusserver.settings.catalog import ALIASES, PREFIX, catalog
+from tusserver.settings.schema import Settings, cross_checks
 
 CONFIG = "TUSSERVER_CONFIG"
 """Variable that names the TOML file, as `--config` does."""
@@ -22,11 +22,11 @@ CONFIG_FILE = Path("tusserver.toml")
 
 
 class SettingsError(Exception):
-    """A setting stops the start. The text is one line: the setting, its origin, the remedy."""
+    """A setting stops the start. The text is one line: the setting, its source, the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Source:
     """Where a value came from."""
 
     kind: Literal["default", "file", "environment", "flag"]
@@ -37,24 +37,24 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class SetValue:
     """A value as it was written, and where."""
 
     value: object
-    origin: Origin
+    source: Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effective:
+class LoadedSettings:
     """The settings that count, and what was given for them."""
 
     settings: Settings
-    given: Mapping[str, Given] = field(default_factory=dict)
+    given: Mapping[str, SetValue] = field(default_factory=dict)
     """By name; what is missing has its default."""
 
-    def origin(self, name: str) -> Origin:
+    def source(self, name: str) -> Source:
         """Where the value of the setting `name` came from."""
-        return self.given[name].origin if name in self.given else Origin("default")
+        return self.given[name].source if name in self.given else Source("default")
 
     def refusal(self, name: str, problem: str) -> SettingsError:
         """Build the one line about a setting that cannot work."""
@@ -62,11 +62,11 @@ class Effective:
 
 
 def load(
-    flags: Mapping[str, Given] | None = None,
+    flags: Mapping[str, SetValue] | None = None,
     *,
     environ: Mapping[str, str] | None = None,
     config: Path | None = None,
-) -> Effective:
+) -> LoadedSettings:
     """Put the sources together and check the result. `config` is the file of `--config`.
 
     Raises:
@@ -84,51 +84,53 @@ def load(
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"][:2]))
         raise _refusal(name, given.get(name), _problem(name, first)) from None
-    effective = Effective(settings=settings, given=given)
-    for name, problem in contradictions(settings):
-        raise effective.refusal(name, problem)
-    return effective
+    loaded = LoadedSettings(settings=settings, given=given)
+    for name, problem in cross_checks(settings):
+        raise loaded.refusal(name, problem)
+    return loaded
 
 
-def _file(environ: Mapping[str, str], config: Path | None) -> dict[str, Given]:
-    path, origin = CONFIG_FILE, ""
+def _file(environ: Mapping[str, str], config: Path | None) -> dict[str, SetValue]:
+    path, named_by = CONFIG_FILE, ""
     if config is not None:
-        path, origin = config, "flag --config: "
+        path, named_by = config, "flag --config: "
     elif environ.get(CONFIG):
-        path, origin = Path(environ[CONFIG]), f"environment {CONFIG}: "
+        path, named_by = Path(environ[CONFIG]), f"environment {CONFIG}: "
     try:
         data = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        if not origin:
+        if not named_by:
             return {}
-        raise SettingsError(f"{origin}there is no file {path}; correct the name or leave it out") from None
+        raise SettingsError(f"{named_by}there is no file {path}; correct the name or leave it out") from None
     except OSError as error:
-        raise SettingsError(f"{origin}{path} cannot be read ({error.strerror}); give this user access to it") from None
+        raise SettingsError(
+            f"{named_by}{path} cannot be read ({error.strerror}); give this user access to it"
+        ) from None
     except ValueError as error:  # of TOML and of UTF-8
         raise SettingsError(f"file {path} is not TOML: {error}") from None
-    return dict(_tables(data, Origin("file", str(path))))
+    return dict(_tables(data, Source("file", str(path))))
 
 
-def _tables(data: Mapping[str, object], origin: Origin) -> Iterator[tuple[str, Given]]:
+def _tables(data: Mapping[str, object], source: Source) -> Iterator[tuple[str, SetValue]]:
     for group, table in data.items():
         if not isinstance(table, dict):
-            name = SHORT.get(group.replace("_", "-"), "group.name")
+            name = ALIASES.get(group.replace("_", "-"), "group.name")
             remedy = f"write {name.split('.')[1]} below [{name.split('.')[0]}]"
-            raise SettingsError(f"{origin}: {group} stands outside of a group; {remedy}")
+            raise SettingsError(f"{source}: {group} stands outside of a group; {remedy}")
         for key, value in table.items():
             name = f"{group}.{key}"
-            if name not in declared():
-                raise SettingsError(f"{origin}: {name} is not a setting{_hint(name, declared())}")
-            yield name, Given(value, origin)
+            if name not in catalog():
+                raise SettingsError(f"{source}: {name} is not a setting{_hint(name, catalog())}")
+            yield name, SetValue(value, source)
 
 
 _KUBERNETES = re.compile(rf"{PREFIX}(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_\w+)")
 """Kubernetes gives every container in a namespace such variables for a service that is called tusserver."""
 
 
-def _environment(environ: Mapping[str, str]) -> dict[str, Given]:
-    names = {variable: setting.name for setting in declared().values() for variable in setting.variables}
-    given: dict[str, Given] = {}
+def _environment(environ: Mapping[str, str]) -> dict[str, SetValue]:
+    names = {variable: setting.name for setting in catalog().values() for variable in setting.variables}
+    given: dict[str, SetValue] = {}
     for variable, value in environ.items():
         if not variable.startswith(PREFIX) or variable == CONFIG or _KUBERNETES.fullmatch(variable):
             continue
@@ -139,9 +141,9 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Given]:
         name = names[variable]
         other = given.get(name)
         if other is not None and other.value != value:
-            problem = f"is given as {other.origin.name} too, with another value; unset one of them"
-            raise _refusal(name, Given(value, Origin("environment", variable)), problem)
-        given[name] = Given(value, Origin("environment", variable))
+            problem = f"is given as {other.source.name} too, with another value; unset one of them"
+            raise _refusal(name, SetValue(value, Source("environment", variable)), problem)
+        given[name] = SetValue(value, Source("environment", variable))
     return given
 
 
@@ -150,17 +152,17 @@ def _hint(name: str, known: Mapping[str, object]) -> str:
     return f"; did you mean {close[0]}?" if close else "; `tusserver config` prints all of them"
 
 
-def _refusal(name: str, given: Given | None, problem: str) -> SettingsError:
+def _refusal(name: str, given: SetValue | None, problem: str) -> SettingsError:
     if given is None:
-        return SettingsError(f"{name} = {declared()[name].default} (default) {problem}")
+        return SettingsError(f"{name} = {catalog()[name].default} (default) {problem}")
     value = json.dumps(given.value, default=str)  # escapes what could break the line
-    return SettingsError(f"{name} = {value if len(value) <= 200 else value[:200] + '…'} ({given.origin}) {problem}")
+    return SettingsError(f"{name} = {value if len(value) <= 200 else value[:200] + '…'} ({given.source}) {problem}")
 
 
 def _problem(name: str, error: Any) -> str:
     """Say what pydantic found in our words, with the remedy."""
     context = error.get("ctx", {})
-    example = f"; write one like {declared()[name].default}"
+    example = f"; write one like {catalog()[name].default}"
     match error["type"]:
         case "value_error":
             return str(context["error"])
@@ -175,6 +177,4 @@ def _problem(name: str, error: Any) -> str:
         case "bool_parsing" | "bool_type":
             return "must be true or false"
         case _:
-            return (
-                f"is not valid ({error['msg']}); write it like {declared()[name].default or declared()[name].metavar}"
-            )
+            return f"is not valid ({error['msg']}); write it like {catalog()[name].default or catalog()[name].metavar}"
