@@ -2,7 +2,7 @@
 
     pip install '.[server]' fastapi                       # in a checkout
     python -m examples.fastapi_login add-user ada          # asks for a password
-    uvicorn --http tusserver.server.wire:TusHttpProtocol examples.fastapi_login:app
+    uvicorn --http tusserver.server.protocol:TusHttpProtocol examples.fastapi_login:app
 
 (With `--workers 4`, if you like: what is shared stands in the database and in the data folder.)
 

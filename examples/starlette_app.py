@@ -1,7 +1,7 @@
 """A plain Starlette app that takes uploads at /files and lists what has arrived at /.
 
     pip install '.[server]'                                # in a checkout
-    uvicorn --http tusserver.server.wire:TusHttpProtocol examples.starlette_app:app
+    uvicorn --http tusserver.server.protocol:TusHttpProtocol examples.starlette_app:app
 
 Then upload to http://127.0.0.1:8000/files with any tus client and look at http://127.0.0.1:8000/.
 """

@@ -40,12 +40,12 @@ class Kind:
 KINDS = (
     Kind(
         name="wire",
-        command=(*_UVICORN, "--http", "tusserver.server.wire:TusHttpProtocol"),
+        command=(*_UVICORN, "--http", "tusserver.server.protocol:TusHttpProtocol"),
     ),
     Kind(
         name="wire-tls",
         command=(
-            *(*_UVICORN, "--http", "tusserver.server.wire:TusHttpProtocol"),
+            *(*_UVICORN, "--http", "tusserver.server.protocol:TusHttpProtocol"),
             *("--ssl-keyfile", "{key}", "--ssl-certfile", "{certificate}"),
         ),
         tls=True,

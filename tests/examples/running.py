@@ -89,7 +89,7 @@ def uvicorn(module: str, port: int, folder: Path, *options: str) -> Program:
     """An example app, as its header says it is run, in `folder`. `options` are further ones of uvicorn."""
     return Program(
         [
-            *(sys.executable, "-m", "uvicorn", "--http", "tusserver.server.wire:TusHttpProtocol"),
+            *(sys.executable, "-m", "uvicorn", "--http", "tusserver.server.protocol:TusHttpProtocol"),
             *("--port", str(port), *options, f"examples.{module}:app"),
         ],
         ready=lambda: listens(port),

@@ -15,7 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from tusserver.server.wire import WireProtocol
+from tusserver.server.protocol import WireProtocol
 
 
 class _Socket:

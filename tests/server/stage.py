@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.support.tus import eventually
 from tests.support.wire import PATIENCE, Connection
 from tusserver.protocol.errors import ClientDisconnected
-from tusserver.server.wire import TusHttpProtocol
+from tusserver.server.protocol import TusHttpProtocol
 from tusserver.streams import WIRE, Wire
 
 

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from tusserver import FileStore, Tus
 from tusserver.server.gate import Gate, Limits
-from tusserver.server.wire import WireProtocol, guarded
+from tusserver.server.protocol import WireProtocol, guarded
 from tusserver.service.intake import Intake
 
 PATIENCE = 120.0

@@ -19,7 +19,7 @@ from tests.support.tus import Tus, eventually, patching
 from tests.support.wire import render
 from tusserver.server.gate import Gate, Limits
 from tusserver.server.heads import FIELD, REQUEST, USUAL, Heads
-from tusserver.server.wire import PIPELINED, TusHttpProtocol, guarded
+from tusserver.server.protocol import PIPELINED, TusHttpProtocol, guarded
 from tusserver.stores.file import FileStore
 
 KIB = 1 << 10

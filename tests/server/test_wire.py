@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from tests.server.stage import Keep, Stage, answer, wire_of
 from tests.support.wire import LAST_CHUNK, PATIENCE, Connection, chunk, render
 from tusserver.protocol.errors import ClientDisconnected
-from tusserver.server import wire
+from tusserver.server import protocol
 
 HOST = ("Host", "stage")
 
@@ -459,7 +459,7 @@ def echo(stage: Stage) -> None:
 
 @pytest.mark.usefixtures("echo")
 def test_a_head_below_the_limit_is_read(client: Connection) -> None:
-    client.ask("GET", "/", [HOST, ("A", "x" * (wire.HEAD_SIZE - 100))])
+    client.ask("GET", "/", [HOST, ("A", "x" * (protocol.HEAD_SIZE - 100))])
     assert client.answer().body == b"2 0"
 
 
@@ -476,10 +476,10 @@ def test_a_head_below_the_limit_is_read_in_pieces_too(client: Connection) -> Non
 @pytest.mark.parametrize(
     ("flood", "named"),
     [
-        (render("GET", "/", [HOST, ("Upload-Concat", "x" * wire.HEAD_SIZE)]), b"Upload-Concat"),
+        (render("GET", "/", [HOST, ("Upload-Concat", "x" * protocol.HEAD_SIZE)]), b"Upload-Concat"),
         (render("GET", "/", [HOST, ("B", "x" * 150_000), *[("A", "x" * 100)] * 700]), b"B"),
         (render("GET", "/", [HOST, *[("A", "x" * 100)] * 2000]), b"A"),
-        (render("GET", "/" + "x" * wire.HEAD_SIZE, [HOST]), b"the request target"),
+        (render("GET", "/" + "x" * protocol.HEAD_SIZE, [HOST]), b"the request target"),
         (b"GET / HTTP/1.1\r\nUpload-Metadata: " + b"x" * 600_000, b"Upload-Metadata"),
         (
             b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"x" * 100 + b"\r\nUpload-Metadata:" + b"x" * 600_000,
@@ -499,7 +499,7 @@ def test_a_head_above_the_limit_is_refused_by_name(
     refused = client.answer()
     assert (refused.status, refused["Connection"], refused["Cache-Control"]) == (431, "close", "no-store")
     assert refused.body.startswith(b"ERR_HEADER_TOO_LARGE: ")
-    limit = f"limits.head_size is {wire.HEAD_SIZE} bytes for a whole request head".encode()
+    limit = f"limits.head_size is {protocol.HEAD_SIZE} bytes for a whole request head".encode()
     longest = b"" if named is None else b"; the longest part of it is " + named
     assert refused.body.rstrip().endswith(limit + longest)
     assert client.closes()
@@ -615,7 +615,7 @@ def test_a_request_on_its_way_when_the_server_stops_is_answered_and_is_the_last_
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, body=b"here")
 
-    monkeypatch.setattr(wire, "LAST_REQUEST", PATIENCE)
+    monkeypatch.setattr(protocol, "LAST_REQUEST", PATIENCE)
     stage.play(app)
     client.ask("GET", "/", [HOST])
     assert client.answer().body == b"here"
@@ -631,6 +631,6 @@ def test_a_request_on_its_way_when_the_server_stops_is_answered_and_is_the_last_
 def test_an_idle_connection_is_closed_when_the_server_stops(
     stage: Stage, client: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "LAST_REQUEST", 0.01)
+    monkeypatch.setattr(protocol, "LAST_REQUEST", 0.01)
     assert stage.begin_to_stop(1) == 1
     assert client.closes()

@@ -86,11 +86,11 @@ class _Service:
         logs.configure(log.level, log.format, worker=worker, steady=worker is not None or self._workers == 1)
 
     def _announce(self, site: Any) -> str:
-        from tusserver.server import run, wire
+        from tusserver.server import protocol, run
 
         settings = self._configured.settings
         extensions = site.tus.extensions
-        if not wire.AT_WORK:  # uvicorn's own protocol cannot deliver trailers, and so OPTIONS does not promise them
+        if not protocol.AT_WORK:  # uvicorn's own protocol cannot deliver trailers, and so OPTIONS does not promise them
             extensions = tuple(extension for extension in extensions if extension is not Extension.CHECKSUM_TRAILER)
         address = f"http://{run.address_of(self._listeners[0])}"
         lines = [

@@ -28,8 +28,8 @@ from starlette.types import ASGIApp
 from tusserver.server import descriptors, logs
 from tusserver.server.census import Row
 from tusserver.server.gate import Gate, Limits
+from tusserver.server.protocol import HEAD_SIZE, guarded
 from tusserver.server.signals import Hangup, Terminal, end_within, handle
-from tusserver.server.wire import HEAD_SIZE, guarded
 from tusserver.web.origin import Trusted
 
 logger = logging.getLogger("tusserver.server")

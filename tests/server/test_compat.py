@@ -9,12 +9,13 @@ import pytest
 from packaging.requirements import Requirement
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tusserver.server import wire
+from tusserver.server import protocol
+from tusserver.server.compat import choose, missing
 
 
 def test_everything_the_wire_leans_on_is_there() -> None:
-    assert wire.missing() == []
-    assert wire.TusHttpProtocol is wire.WireProtocol
+    assert missing() == []
+    assert protocol.TusHttpProtocol is protocol.WireProtocol
 
 
 def test_this_uvicorn_is_one_that_the_tests_vouch_for() -> None:
@@ -38,10 +39,10 @@ def test_this_uvicorn_is_one_that_the_tests_vouch_for() -> None:
     ],
 )
 def test_what_is_missing_is_named(leaned_on: dict[str, tuple[str, ...]], lost: list[str]) -> None:
-    assert wire.missing(leaned_on) == lost
+    assert missing(leaned_on) == lost
 
 
 def test_without_what_it_leans_on_the_wire_stays_away_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert wire.choose(["RequestResponseCycle.body"]) is HttpToolsProtocol
+        assert choose(protocol.WireProtocol, ["RequestResponseCycle.body"]) is HttpToolsProtocol
     assert "RequestResponseCycle.body" in caplog.text

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.server.stage import Keep, Stage, answer, wire_of
 from tests.support.wire import PATIENCE, Connection, render
-from tusserver.server import drain
+from tusserver.server import recvfile, recvfile_shared
 
 MIB = 1 << 20
 
@@ -33,11 +33,11 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """The engine that `engines` names."""
     name: str = request.param
     if name == "threads":
-        monkeypatch.setattr(drain, "BIG_READ", 1)
-        monkeypatch.setattr(drain, "WORTH_RELIEF", 1)
-        monkeypatch.setattr(drain, "SLOW_WRITE", -1.0)
+        monkeypatch.setattr(recvfile, "BIG_READ", 1)
+        monkeypatch.setattr(recvfile, "WORTH_RELIEF", 1)
+        monkeypatch.setattr(recvfile, "SLOW_WRITE", -1.0)
     else:
-        monkeypatch.setattr(drain, "WORTH_RELIEF", 1 << 62)
+        monkeypatch.setattr(recvfile, "WORTH_RELIEF", 1 << 62)
     return name
 
 
@@ -99,7 +99,8 @@ def test_a_body_sent_after_its_head_is_stored_whole(keep: Keep, client: Connecti
 def test_a_body_sent_byte_by_byte_is_stored_whole(
     loop: Literal["uvloop", "asyncio"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drain, "GATHERING", 3600.0)  # the kernel must wake us by itself at the end
+    monkeypatch.setattr(recvfile, "GATHERING", 3600.0)
+    monkeypatch.setattr(recvfile_shared, "GATHERING", 3600.0)  # the kernel must wake us by itself at the end
     keep = Keep(tmp_path)
     body = noise(300)
     with Stage(loop) as stage, stage.connect() as client:
@@ -114,13 +115,14 @@ def test_a_body_sent_byte_by_byte_is_stored_whole(
 def test_a_trickle_that_the_kernel_gathers_is_reported_all_the_same(
     keep: Keep, client: Connection, reported: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drain, "GATHERING", 0.1)
+    monkeypatch.setattr(recvfile, "GATHERING", 0.1)
+    monkeypatch.setattr(recvfile_shared, "GATHERING", 0.1)
     body = noise(30_000)
     client.send(head("a", len(body)))
-    for at in range(drain.SMALL_READS + 2):  # the last ones are too few for the kernel to wake us
+    for at in range(recvfile.SMALL_READS + 2):  # the last ones are too few for the kernel to wake us
         client.send(body[at : at + 1])
         reported(at + 1)
-    client.send(body[drain.SMALL_READS + 2 :])
+    client.send(body[recvfile.SMALL_READS + 2 :])
     assert client.answer().status == 200
     assert keep.stored("a") == body
     client.send(head("b", 1) + b"x")  # too few as well, if the kernel still gathered
@@ -193,7 +195,7 @@ def test_a_heavy_digest_runs_in_a_thread(tmp_path: Path, stage: Stage, client: C
 
     stage.play(app)
     body = noise(4 * MIB)
-    for _ in range(drain.THREADS + 1):  # none of them keeps its thread
+    for _ in range(recvfile_shared.THREADS + 1):  # none of them keeps its thread
         names.clear()
         client.send(head("a", len(body)) + body)
         assert client.answer().status == 200
@@ -334,13 +336,13 @@ def test_a_cancelled_drain_keeps_what_the_kernel_had_gathered(
     keep: Keep, client: Connection, reported: Callable[[int], None]
 ) -> None:
     client.send(head("a", MIB))
-    for at in range(drain.SMALL_READS):
+    for at in range(recvfile.SMALL_READS):
         client.send(b"x")
         reported(at + 1)
     client.send(b"y" * 10)
     keep.stop()
     assert client.answer().status == 503
-    assert keep.stored("a") == b"x" * drain.SMALL_READS + b"y" * 10
+    assert keep.stored("a") == b"x" * recvfile.SMALL_READS + b"y" * 10
 
 
 @pytest.mark.parametrize("engine", ["threads"], indirect=True)
@@ -418,7 +420,7 @@ def test_a_disk_that_fails_is_told_and_ends_the_connection(
 
 @pytest.mark.parametrize("engine", ["threads"], indirect=True)
 def test_nothing_of_a_body_that_the_disk_refused_gets_into_the_next(tmp_path: Path, stage: Stage, engine: str) -> None:
-    for round_ in range(2 * drain.THREADS):
+    for round_ in range(2 * recvfile_shared.THREADS):
         for flags in (os.O_RDONLY | os.O_CREAT, os.O_RDWR | os.O_CREAT):
             keep = Keep(tmp_path, flags=flags)
             stage.play(keep)

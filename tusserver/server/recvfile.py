@@ -13,37 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
-import mmap
 import os
-import select
 import socket
-import threading
-from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
-from tusserver.lanes import Lanes
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientDisconnected
-from tusserver.server.detour import Detour, Turn, outlive
+from tusserver.server.recvfile_base import Detour, Turn, outlive
+from tusserver.server.recvfile_shared import GATHERING, Pump, make_buffer
+from tusserver.server.recvfile_workers import BUFFER, PAGE, readable, worker, write_all
 from tusserver.streams import Disk
 
-BUFFER = 512 << 10
-"""Bytes of one read. ext4 takes writes of this size best: at 1 MiB the same bytes cost up to three times as much."""
-SPLICES = hasattr(os, "splice")
-"""Whether the kernel has a way past user space; Linux has."""
-PAGE = 4 << 10
-"""Writes begin at multiples of this where they can: one that begins inside a page touches that page a second time."""
-
-THREADS = 4
-"""Bodies that drain in threads at the same time."""
 SLICE = 0.1
 """Seconds until a thread tells how far it is."""
-QUIET = 0.025
-"""Seconds that a thread waits for more bytes before it gives the socket back to the loop."""
 BIG_READ = 64 << 10
 """Bytes of a read that shows a fast client."""
 WORTH_A_THREAD = 16 << 20
@@ -54,10 +38,6 @@ SLOW_WRITE = 0.005
 """Seconds that a write may hold the loop up: dirty pages are being throttled, or the disk is slow."""
 WAITING_READ = 16 << 10
 """Bytes of one read for a disk that is slow: each is held until it is written, of thousands of bodies maybe."""
-WINDOW = 0.02
-"""Seconds over which the loop's work is summed up."""
-BUSY = 4 << 20
-"""Bytes in a window that make the loop busy with bodies."""
 
 SMALL_READ = 8 << 10
 """Bytes of a read that is hardly worth waking up for."""
@@ -65,172 +45,6 @@ SMALL_READS = 3
 """Small reads in a row after which the kernel is asked to gather bytes first (SO_RCVLOWAT)."""
 GATHERED = 8 << 10
 """Bytes that the kernel gathers at most; they are held in its memory, three times their size."""
-GATHERING = 1.0
-"""Seconds that bytes may wait to be gathered, half as long again in the worst case: no trickle shall look silent."""
-ROUNDS = 10
-"""Parts in which the gathering connections are looked after, each part in its own turn of the loop."""
-
-
-def write_all(fd: int, data: memoryview, at: int) -> None:
-    """Write `data` from byte `at` on, however many calls it takes."""
-    written = os.pwrite(fd, data, at)
-    while written < len(data):
-        written += os.pwrite(fd, data[written:], at + written)
-
-
-class _Copy:
-    """A worker's way by a buffer, so that a digest can see the bytes."""
-
-    def __init__(self) -> None:
-        self._buffer = memoryview(mmap.mmap(-1, BUFFER))
-
-    def move(self, source: int, fd: int, at: int, most: int, digest: Digest | None) -> int:
-        """Move up to `most` bytes from a socket to byte `at` of a file; return their number, 0 at the end.
-
-        Raises:
-            BlockingIOError: there are none now.
-            OSError: the disk failed.
-        """
-        try:
-            count = os.readv(source, (self._buffer[:most],))
-        except BlockingIOError:
-            raise
-        except OSError:  # whatever befell the connection, it is over
-            return 0
-        data = self._buffer[:count]
-        if count:
-            write_all(fd, data, at)
-            if digest is not None:
-                digest.update(data)
-        return count
-
-
-class _Splice:
-    """A worker's way by a pipe: the kernel hands on what came from the network, and user space never sees it."""
-
-    def __init__(self) -> None:
-        self._out = self._in = -1
-        self._out, self._in = os.pipe2(os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # each user has a limit for all pipes; one of 64 KiB does as well
-            fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, BUFFER)
-
-    def move(self, source: int, fd: int, at: int, most: int, digest: Digest | None) -> int:
-        """See `_Copy.move`."""
-        try:
-            count = os.splice(source, self._in, most, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
-        except BlockingIOError:
-            raise
-        except OSError:
-            return 0
-        left = count
-        try:
-            while left:
-                left -= os.splice(self._out, fd, left, offset_dst=at + count - left, flags=os.SPLICE_F_MOVE)
-        except OSError:
-            self._rescue(fd, at + count - left, left)
-        return count
-
-    def _rescue(self, fd: int, at: int, left: int) -> None:
-        """Write what is in the pipe as plain bytes: some file systems want it so, else the error comes again.
-
-        Either way the pipe is empty then, and no byte of this body gets into the next.
-        """
-        data = b""
-        while len(data) < left:
-            data += os.read(self._out, left - len(data))
-        write_all(fd, memoryview(data), at)
-
-    def __del__(self) -> None:
-        if self._in >= 0:
-            os.close(self._in)
-            os.close(self._out)
-
-
-class Pump:
-    """What the drains of one event loop share: the buffer, the threads, a measure of how busy the loop is."""
-
-    def __init__(self, *, threads: int = THREADS) -> None:
-        self.buffer = _make_buffer()
-        self.disk = Lanes()
-        """For files of which nobody says where they are."""
-        self.bodies = 0
-        """Drains under way."""
-        self.threads = threads
-        """Threads that are free."""
-        self._pool: ThreadPoolExecutor | None = None
-        self._since = 0.0
-        self._bytes = 0
-        self._waited = 0.0
-        self._gathering: deque[Drain] = deque()
-        self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def pool(self) -> ThreadPoolExecutor:
-        """The worker threads; none is started before it is needed."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="tusserver-drain")
-        return self._pool
-
-    def busy(self, count: int, waited: float, now: float) -> bool:
-        """Note a read of `count` bytes that stood ready for `waited` seconds; say whether a thread would help.
-
-        Over all bodies, since with many connections none of them looks fast. A single body on an idle loop is as fast
-        there as in a thread.
-        """
-        if now - self._since > WINDOW:
-            self._since, self._bytes, self._waited = now, 0, 0.0
-        self._bytes += count
-        self._waited += waited
-        return self._bytes >= BUSY and (self.bodies > 1 or self._waited > WINDOW / 4)
-
-    def gather(self, drain: Drain) -> None:
-        """Look after a drain whose bytes the kernel gathers."""
-        self._gathering.append(drain)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GATHERING / ROUNDS, self._look)
-
-    def _look(self) -> None:
-        now = perf_counter()
-        for _ in range(len(self._gathering) // ROUNDS + 1):
-            drain = self._gathering.popleft()
-            if drain.look(now):
-                self._gathering.append(drain)
-            elif not self._gathering:
-                self._timer = None
-                return
-        self._timer = asyncio.get_running_loop().call_later(GATHERING / ROUNDS, self._look)
-
-
-def _make_buffer() -> memoryview:
-    return memoryview(mmap.mmap(-1, BUFFER))  # in memory only as far as it is used
-
-
-class _Thread(threading.local):
-    """What a thread keeps for itself: a pump where it runs a loop, ways for the bytes where it is a worker."""
-
-    pump: Pump | None = None
-    copy: _Copy | None = None
-    splice: _Splice | None = None
-
-    def way(self, digest: Digest | None) -> Callable[[int, int, int, int, Digest | None], int]:
-        """Return how to move bytes that `digest` wants to see."""
-        if digest is None and SPLICES:
-            with contextlib.suppress(OSError):  # too many open files for a pipe: a buffer needs none
-                self.splice = self.splice or _Splice()
-                return self.splice.move
-        self.copy = self.copy or _Copy()
-        return self.copy.move
-
-
-# A loop runs in one thread, and one buffer must not serve two loops; state of the process has no better place.
-_thread = _Thread()
-
-
-def pump() -> Pump:
-    """Return the pump of the running loop."""
-    if _thread.pump is None:
-        _thread.pump = Pump()
-    return _thread.pump
 
 
 def is_heavy(digest: Digest | None) -> bool:
@@ -375,7 +189,7 @@ class Drain(Detour):
             self._end(error)
             return
         if writing is not None:
-            self._pump.buffer = _make_buffer()  # the old one is being written from
+            self._pump.buffer = make_buffer()  # the old one is being written from
             self._writing = writing, data
             self._end(Turn.WRITING)
             return
@@ -535,7 +349,7 @@ class Drain(Detour):
 
         Nothing of this object is changed here, but for the digest.
         """
-        way = _thread.way(self._digest)
+        way = worker.way(self._digest)
         left, at, done = self._left, self._at, 0
         until = perf_counter() + SLICE
         while done < left:
@@ -543,7 +357,7 @@ class Drain(Detour):
             try:
                 count = way(source, self._fd, at + done, most, self._digest)
             except BlockingIOError:
-                if self._stop or not _readable(source):
+                if self._stop or not readable(source):
                     return done, Turn.QUIET
                 continue
             except OSError as error:
@@ -554,9 +368,3 @@ class Drain(Detour):
             if self._stop or perf_counter() > until:
                 break
         return done, Turn.SLICED if done < left else Turn.WHOLE
-
-
-def _readable(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(QUIET * 1000))

@@ -22,7 +22,7 @@ from tests.server.stage import Seen, Stage, answer, wire_of
 from tests.support.wire import PATIENCE, Connection, chunk, render
 from tusserver.lanes import Latency
 from tusserver.protocol.errors import ClientDisconnected, SizeExceeded
-from tusserver.server.parsed import ParsedDrain
+from tusserver.server.recvfile_parsed import ParsedDrain
 
 LAST = b"0\r\n\r\n"
 KIB = 1 << 10

@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable
 
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientDisconnected
-from tusserver.server.detour import Detour, Turn, outlive
-from tusserver.server.drain import BIG_READ, Pump, is_heavy
+from tusserver.server.recvfile import BIG_READ, is_heavy
+from tusserver.server.recvfile_base import Detour, Turn, outlive
+from tusserver.server.recvfile_shared import Pump
 from tusserver.stores.disk import write_all
 from tusserver.streams import Disk, MakeRoom
 
