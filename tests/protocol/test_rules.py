@@ -56,7 +56,7 @@ def test_a_new_upload_has_all_that_its_creation_says() -> None:
     create = Create(
         length=10, metadata=Metadata("k YQ=="), role=Role.FINAL, concat="final;/files/a", parts=(UploadId("a"),)
     )
-    assert rules.begin(create, ID, Expiry(after=DAY), NOW) == Upload(
+    assert rules.new_upload(create, ID, Expiry(after=DAY), NOW) == Upload(
         id=ID,
         created_at=NOW,
         length=10,
@@ -70,7 +70,7 @@ def test_a_new_upload_has_all_that_its_creation_says() -> None:
 
 
 def test_a_new_upload_never_expires_if_expiry_is_off() -> None:
-    assert rules.begin(a_creation(), ID, Expiry(after=None), NOW).expires_at is None
+    assert rules.new_upload(a_creation(), ID, Expiry(after=None), NOW).expires_at is None
 
 
 @pytest.mark.parametrize("length", [None, 0, 10])
@@ -100,7 +100,7 @@ def test_more_parts_than_the_limit_are_refused() -> None:
 
 
 def test_a_first_body_that_runs_over_the_length_is_refused() -> None:
-    with pytest.raises(SizeExceeded, match="the body has 11 bytes, room is for 10"):
+    with pytest.raises(SizeExceeded, match="the body has 11 bytes, the upload lacks 10"):
         rules.check_creation(a_creation(10, first=a_body(body_length=11)), UNLIMITED)
 
 
@@ -110,7 +110,7 @@ def test_a_first_body_that_runs_over_the_maximum_is_refused() -> None:
 
 
 def test_a_first_body_larger_than_one_request_may_bring_is_refused() -> None:
-    with pytest.raises(BodyTooLarge, match="one request may bring 5 bytes"):
+    with pytest.raises(BodyTooLarge, match="one request may have 5 bytes"):
         rules.check_creation(a_creation(10, first=a_body(body_length=6)), Limits(body_size=5))
     rules.check_creation(a_creation(10, first=a_body(body_length=5)), Limits(body_size=5))
 
@@ -131,11 +131,11 @@ def test_a_body_larger_than_one_request_may_bring_is_refused_and_a_smaller_one_i
     limits = Limits(body_size=5)
     with pytest.raises(BodyTooLarge):
         rules.plan_append(an_upload(offset=4), a_body(4, 6), limits, NOW)
-    assert rules.plan_append(an_upload(offset=4), a_body(4, 5), limits, NOW).room == 5
+    assert rules.plan_append(an_upload(offset=4), a_body(4, 5), limits, NOW).limit == 5
 
 
 @pytest.mark.parametrize(
-    ("limits", "length", "room", "beyond"),
+    ("limits", "length", "limit", "overflow"),
     [
         (Limits(), 10, 6, SizeExceeded),
         (Limits(), None, None, SizeExceeded),
@@ -145,11 +145,11 @@ def test_a_body_larger_than_one_request_may_bring_is_refused_and_a_smaller_one_i
         (Limits(max_size=20, body_size=50), 10, 6, SizeExceeded),
     ],
 )
-def test_a_body_of_unknown_length_has_the_least_room_of_all_limits_and_meets_its_refusal(
-    limits: Limits, length: int | None, room: int | None, beyond: type[TusError]
+def test_a_body_of_unknown_length_gets_the_lowest_limit_and_its_refusal(
+    limits: Limits, length: int | None, limit: int | None, overflow: type[TusError]
 ) -> None:
     plan = rules.plan_append(an_upload(offset=4, length=length), a_body(4), limits, NOW)
-    assert (plan.room, plan.beyond) == (room, beyond)
+    assert (plan.limit, plan.overflow) == (limit, overflow)
 
 
 @pytest.mark.parametrize("offset", [0, 3, 5, 10, 2**62])
@@ -164,7 +164,7 @@ def test_a_body_anywhere_else_is_refused(offset: int, held: bool) -> None:
 @pytest.mark.parametrize("held", [False, True])
 def test_a_body_may_go_where_the_upload_was_told_to_stand_whatever_came_beyond(held: bool) -> None:
     plan = rules.plan_append(an_upload(offset=6, told=4), a_body(4, 6), UNLIMITED, NOW, held=held)
-    assert (plan.upload.offset, plan.upload.told, plan.room) == (4, 4, 6)
+    assert (plan.upload.offset, plan.upload.told, plan.limit) == (4, 4, 6)
 
 
 def test_where_it_stands_a_body_may_go_only_while_nobody_else_is_at_it() -> None:
@@ -186,17 +186,17 @@ def test_a_wrong_offset_is_told_before_a_wrong_length() -> None:
 
 
 def test_a_body_that_says_it_runs_over_is_refused() -> None:
-    with pytest.raises(SizeExceeded, match="the body has 7 bytes, room is for 6"):
+    with pytest.raises(SizeExceeded, match="the body has 7 bytes, the upload lacks 6"):
         rules.plan_append(an_upload(offset=4), a_body(4, 7), UNLIMITED, NOW)
 
 
-def test_a_body_of_unknown_length_is_given_its_room() -> None:
-    assert rules.plan_append(an_upload(offset=4), a_body(4, None), UNLIMITED, NOW).room == 6
+def test_a_body_of_unknown_length_may_have_what_the_upload_lacks() -> None:
+    assert rules.plan_append(an_upload(offset=4), a_body(4, None), UNLIMITED, NOW).limit == 6
 
 
-def test_a_complete_upload_has_room_for_nothing() -> None:
+def test_a_body_for_a_complete_upload_may_have_no_byte() -> None:
     complete = an_upload(offset=10)
-    assert rules.plan_append(complete, a_body(10, 0), UNLIMITED, NOW).room == 0
+    assert rules.plan_append(complete, a_body(10, 0), UNLIMITED, NOW).limit == 0
     with pytest.raises(SizeExceeded):
         rules.plan_append(complete, a_body(10, 1), UNLIMITED, NOW)
 
@@ -212,15 +212,15 @@ def test_an_expired_upload_takes_no_body() -> None:
         rules.plan_append(an_upload(expires_at=NOW), a_body(0, 1), UNLIMITED, NOW)
 
 
-def test_a_body_of_a_deferred_upload_has_room_up_to_the_maximum() -> None:
+def test_a_body_of_a_deferred_upload_is_limited_by_the_maximum() -> None:
     upload = an_upload(length=None, offset=4)
-    assert rules.plan_append(upload, a_body(4, None), Limits(max_size=10), NOW).room == 6
+    assert rules.plan_append(upload, a_body(4, None), Limits(max_size=10), NOW).limit == 6
     with pytest.raises(MaxSizeExceeded, match="11 bytes are more than 10"):
         rules.plan_append(upload, a_body(4, 7), Limits(max_size=10), NOW)
 
 
-def test_a_body_of_a_deferred_upload_has_all_room_if_there_is_no_maximum() -> None:
-    assert rules.plan_append(an_upload(length=None), a_body(0, 2**60), UNLIMITED, NOW).room is None
+def test_a_body_of_a_deferred_upload_has_no_limit_if_there_is_no_maximum() -> None:
+    assert rules.plan_append(an_upload(length=None), a_body(0, 2**60), UNLIMITED, NOW).limit is None
 
 
 @given(st.integers(0, 100), st.integers(0, 100), st.none() | st.integers(0, 100), st.none() | st.integers(0, 100))
@@ -233,9 +233,9 @@ def test_no_plan_ever_leads_past_the_length_or_the_maximum(
         plan = rules.plan_append(upload, a_body(upload.offset, body_length, declared), limits, NOW)
     except TusError:
         return
-    assert plan.room is not None
-    assert body_length <= plan.room
-    end = plan.upload.offset + plan.room
+    assert plan.limit is not None
+    assert body_length <= plan.limit
+    end = plan.upload.offset + plan.limit
     assert end == (50 if plan.upload.length is None else plan.upload.length)
 
 
@@ -413,7 +413,7 @@ def test_without_sliding_it_counts_from_the_creation() -> None:
     ],
 )
 def test_what_waits_for_its_first_byte_has_a_short_life(create: Create, life: timedelta) -> None:
-    assert rules.begin(create, ID, Expiry(after=DAY), NOW).expires_at == NOW + life
+    assert rules.new_upload(create, ID, Expiry(after=DAY), NOW).expires_at == NOW + life
 
 
 @pytest.mark.parametrize(
@@ -426,15 +426,15 @@ def test_what_waits_for_its_first_byte_has_a_short_life(create: Create, life: ti
     ],
 )
 def test_that_life_is_never_longer_than_the_usual_one(expiry: Expiry, life: timedelta) -> None:
-    assert rules.begin(a_creation(), ID, expiry, NOW).expires_at == NOW + life
+    assert rules.new_upload(a_creation(), ID, expiry, NOW).expires_at == NOW + life
 
 
 def test_where_unfinished_uploads_never_expire_these_do_not_either() -> None:
-    assert rules.begin(a_creation(), ID, Expiry(after=None, untouched=HOUR), NOW).expires_at is None
+    assert rules.new_upload(a_creation(), ID, Expiry(after=None, untouched=HOUR), NOW).expires_at is None
 
 
 def test_the_first_byte_starts_the_usual_life() -> None:
-    made = rules.begin(a_creation(), ID, Expiry(after=DAY), NOW)
+    made = rules.new_upload(a_creation(), ID, Expiry(after=DAY), NOW)
     later = NOW + 10 * SECOND
     assert rules.advance(made, 1, Expiry(after=DAY), later).expires_at == later + DAY
     assert rules.advance(made, 1, Expiry(after=DAY, sliding=False), later).expires_at == NOW + DAY
@@ -450,35 +450,35 @@ def a_part(**values: Any) -> Upload:
 
 def test_a_final_upload_is_as_long_as_its_parts() -> None:
     # "The length of the final upload MUST be the sum of the length of all partial uploads."
-    assert rules.join([a_part(length=3), a_part(length=0), a_part(length=4)], UNLIMITED, NOW) == 7
+    assert rules.final_length([a_part(length=3), a_part(length=0), a_part(length=4)], UNLIMITED, NOW) == 7
 
 
 def test_the_length_is_unknown_while_that_of_a_part_is() -> None:
-    assert rules.join([a_part(length=3), a_part(length=None, offset=2)], UNLIMITED, NOW) is None
+    assert rules.final_length([a_part(length=3), a_part(length=None, offset=2)], UNLIMITED, NOW) is None
 
 
 def test_unfinished_parts_tell_the_length_too() -> None:
-    assert rules.join([a_part(length=3, offset=1), a_part(length=4)], UNLIMITED, NOW) == 7
+    assert rules.final_length([a_part(length=3, offset=1), a_part(length=4)], UNLIMITED, NOW) == 7
 
 
 @pytest.mark.parametrize("role", [Role.REGULAR, Role.FINAL])
 def test_only_partial_uploads_can_be_joined(role: Role) -> None:
     with pytest.raises(InvalidConcat, match="abc is not a partial upload"):
-        rules.join([a_part(), an_upload(role=role)], UNLIMITED, NOW)
+        rules.final_length([a_part(), an_upload(role=role)], UNLIMITED, NOW)
 
 
 def test_an_expired_part_is_a_bad_request_and_not_a_missing_upload() -> None:
     # On a 404 tus-js-client would forget the final upload.
     with pytest.raises(InvalidConcat, match="has expired"):
-        rules.join([a_part(expires_at=NOW)], UNLIMITED, NOW)
+        rules.final_length([a_part(expires_at=NOW)], UNLIMITED, NOW)
 
 
 def test_parts_that_are_too_large_together_are_refused() -> None:
-    assert rules.join([a_part(length=5), a_part(length=5)], Limits(max_size=10), NOW) == 10
+    assert rules.final_length([a_part(length=5), a_part(length=5)], Limits(max_size=10), NOW) == 10
     with pytest.raises(MaxSizeExceeded):
-        rules.join([a_part(length=5), a_part(length=6)], Limits(max_size=10), NOW)
+        rules.final_length([a_part(length=5), a_part(length=6)], Limits(max_size=10), NOW)
 
 
 def test_a_part_of_unknown_length_counts_with_what_is_here() -> None:
     with pytest.raises(MaxSizeExceeded):
-        rules.join([a_part(length=5), a_part(length=None, offset=6)], Limits(max_size=10), NOW)
+        rules.final_length([a_part(length=5), a_part(length=None, offset=6)], Limits(max_size=10), NOW)

@@ -377,7 +377,7 @@ def test_a_checksum_is_ignored_where_the_extension_is_off() -> None:
     # tuspy sends one without asking OPTIONS
     command = TusDialect(ALL - {Extension.CHECKSUM}).read(a_patch({"upload-checksum": "no such thing"}))
     assert isinstance(command, Append)
-    assert (command.checksum, command.checksum_follows) == (None, False)
+    assert (command.checksum, command.checksum_in_trailer) == (None, False)
 
 
 CHUNKED = {"transfer-encoding": "chunked"}
@@ -389,7 +389,7 @@ CHUNKED = {"transfer-encoding": "chunked"}
 def test_a_checksum_can_be_announced_as_a_trailer(announced: str) -> None:
     command = DIALECT.read(a_patch({"trailer": announced, **CHUNKED}, trailers=True))
     assert isinstance(command, Append)
-    assert (command.checksum, command.checksum_follows) == (None, True)
+    assert (command.checksum, command.checksum_in_trailer) == (None, True)
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_a_checksum_announced_as_a_trailer_that_cannot_come_is_refused(
 def test_other_trailers_may_be_announced_wherever_they_end(framing: dict[str, str]) -> None:
     command = DIALECT.read(a_patch({"trailer": "X-Other, X-Upload-Checksum", **framing}, trailers=False))
     assert isinstance(command, Append)
-    assert not command.checksum_follows
+    assert not command.checksum_in_trailer
 
 
 def test_a_checksum_both_sent_and_announced_is_refused() -> None:

@@ -106,7 +106,7 @@ def test_only_a_final_upload_without_its_bytes_is_pending(
 @given(uploads)
 def test_an_upload_comes_back_from_json_and_from_what_is_committed_with_every_request(upload: Upload) -> None:
     again = Upload.from_json(json.loads(json.dumps(upload.to_json())))
-    assert again.at(upload.offset, expires_at=upload.expires_at, finished=upload.finished) == upload
+    assert again.with_progress(upload.offset, expires_at=upload.expires_at, finished=upload.finished) == upload
 
 
 def test_a_record_of_a_newer_version_is_not_guessed_at() -> None:

@@ -502,7 +502,7 @@ async def test_a_part_that_is_held_for_a_moment_only_delays_its_final_upload(wor
     await world.append(part, 3, b"l")
     async with world.locker.hold(part):
         stored = await world.store.load(part)
-        await world.store.commit(stored.at(5, expires_at=stored.expires_at, finished=True))
+        await world.store.commit(stored.with_progress(5, expires_at=stored.expires_at, finished=True))
         await world.joiner.completed(part)
         assert (await world.store.load(final.id)).pending
     assert (await world.head(final.id)).finished

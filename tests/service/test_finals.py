@@ -141,7 +141,9 @@ async def a_head_behind_its_own_deadline(world: World) -> None:
     world.obey(Expiry(after=timedelta(days=9)))
     for part in final.parts:
         upload = await world.store.load(part)
-        await world.store.commit(upload.at(upload.offset, expires_at=world.clock() + 9 * DAY, finished=upload.finished))
+        await world.store.commit(
+            upload.with_progress(upload.offset, expires_at=world.clock() + 9 * DAY, finished=upload.finished)
+        )
     world.clock.advance(4 * DAY)
     with counted(world):
         assert (await world.head(final.id)).expires_at == world.clock() + 5 * DAY

@@ -315,7 +315,7 @@ class World:
             body_length=announced,
             length=length,
             checksum=checksum,
-            checksum_follows=follows,
+            checksum_in_trailer=follows,
         )
         return (await self.service.append(append, body)).upload
 

@@ -57,8 +57,8 @@ class Append:
     """Length of the whole upload, declared in this request."""
     checksum: Checksum | None = None
     """Of this body. With it the body is all or nothing."""
-    checksum_follows: bool = False
-    """Whether the checksum was announced as a trailer."""
+    checksum_in_trailer: bool = False
+    """Whether the checksum is announced as a trailer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

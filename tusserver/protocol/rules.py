@@ -111,10 +111,10 @@ class AppendPlan:
 
     upload: Upload
     """At the offset where the body goes, and with the length it declares, if it does."""
-    room: int | None
+    limit: int | None
     """Most bytes the body may have; None: no limit."""
-    beyond: type[TusError] = SizeExceeded
-    """What a body that has more of them meets."""
+    overflow: type[TusError] = SizeExceeded
+    """The refusal of a body that has more."""
 
 
 def lacking(upload: Upload) -> int:
@@ -164,11 +164,11 @@ def check_creation(create: Create, limits: Limits) -> None:
         raise InvalidConcat(f"Upload-Concat names more than limits.parts = {limits.parts} partial uploads")
     require_size(create.length, limits)
     if create.first is not None:
-        _room(create.first.body_length, 0, create.length, limits)
+        _body_limit(create.first.body_length, 0, create.length, limits)
 
 
-def begin(create: Create, upload_id: UploadId, expiry: Expiry, now: datetime, *, owed: bool = False) -> Upload:
-    """Draw up the record of a new upload. `owed`: whether an application is to be told of its end."""
+def new_upload(create: Create, upload_id: UploadId, expiry: Expiry, now: datetime, *, owed: bool = False) -> Upload:
+    """Return the record of a new upload. `owed`: whether an application is to be told of its end."""
     return Upload(
         id=upload_id,
         created_at=now,
@@ -185,7 +185,7 @@ def begin(create: Create, upload_id: UploadId, expiry: Expiry, now: datetime, *,
 
 def plan_first(upload: Upload, first: Append, limits: Limits) -> AppendPlan:
     """Decide what the body of a creation may do, after `check_creation`."""
-    return AppendPlan(upload, *_room(first.body_length, 0, upload.length, limits))
+    return AppendPlan(upload, *_body_limit(first.body_length, 0, upload.length, limits))
 
 
 def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime, *, held: bool = False) -> AppendPlan:
@@ -203,10 +203,10 @@ def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime, *
     if append.offset != upload.told and (held or append.offset != upload.offset):
         raise OffsetMismatch(expected=upload.told if held else upload.offset, provided=append.offset)
     if append.offset < upload.offset:
-        upload = upload.at(append.offset, expires_at=upload.expires_at, finished=False)
+        upload = upload.with_progress(append.offset, expires_at=upload.expires_at, finished=False)
     if append.length is not None:
         upload = _declare(upload, append.length, limits)
-    return AppendPlan(upload, *_room(append.body_length, upload.offset, upload.length, limits))
+    return AppendPlan(upload, *_body_limit(append.body_length, upload.offset, upload.length, limits))
 
 
 def advance(upload: Upload, added: int, expiry: Expiry, now: datetime, *, told: bool = False) -> Upload:
@@ -216,7 +216,7 @@ def advance(upload: Upload, added: int, expiry: Expiry, now: datetime, *, told: 
     """
     offset = upload.offset + added
     told = told or offset == upload.length
-    return upload.at(
+    return upload.with_progress(
         offset,
         expires_at=expiry.after_append(upload, now) if added else upload.expires_at,
         finished=upload.finished,
@@ -227,12 +227,12 @@ def advance(upload: Upload, added: int, expiry: Expiry, now: datetime, *, told: 
 
 def touch(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
     """Note that bytes come in which cannot be kept yet, as their checksum comes last: it does not expire meanwhile."""
-    return upload.at(upload.offset, expires_at=expiry.after_append(upload, now), finished=upload.finished)
+    return upload.with_progress(upload.offset, expires_at=expiry.after_append(upload, now), finished=upload.finished)
 
 
 def take_over(upload: Upload) -> Upload:
     """Note that a request takes the upload over from another one."""
-    return upload.at(
+    return upload.with_progress(
         upload.offset,
         expires_at=upload.expires_at,
         finished=upload.finished,
@@ -243,12 +243,12 @@ def take_over(upload: Upload) -> Upload:
 def tell(upload: Upload, offset: int | None = None) -> Upload:
     """Note that somebody is told of an offset; None: of where the upload stands."""
     told = upload.offset if offset is None else offset
-    return upload.at(upload.offset, expires_at=upload.expires_at, finished=upload.finished, told=told)
+    return upload.with_progress(upload.offset, expires_at=upload.expires_at, finished=upload.finished, told=told)
 
 
 def finish(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
     """Close the books of a complete upload; from now on its retention counts."""
-    return upload.at(upload.offset, expires_at=expiry.after_completion(upload, now), finished=True)
+    return upload.with_progress(upload.offset, expires_at=expiry.after_completion(upload, now), finished=True)
 
 
 def fail_to_finish(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
@@ -261,7 +261,7 @@ def fail_to_finish(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
     return replace(upload, retry_at=None, expires_at=expiry.from_creation(now)) if gave_up(upload) else upload
 
 
-def join(parts: Sequence[Upload], limits: Limits, now: datetime) -> int | None:
+def final_length(parts: Sequence[Upload], limits: Limits, now: datetime) -> int | None:
     """Check that partial uploads can become a final one; return its length, None while a part's is unknown.
 
     tus 1.0.0, Concatenation: "The length of the final upload MUST be the sum of the length of all partial uploads".
@@ -315,22 +315,22 @@ def _declare(upload: Upload, length: int, limits: Limits) -> Upload:
     return replace(upload, length=length)
 
 
-def _room(
+def _body_limit(
     body_length: int | None, offset: int, length: int | None, limits: Limits
 ) -> tuple[int | None, type[TusError]]:
-    """Return the room for a body at `offset`, and what one that is larger meets; refuse one that says that it is."""
-    room: int | None = None
-    beyond: type[TusError] = SizeExceeded
+    """Return the most bytes of a body at `offset`, and the refusal of more; refuse one that announces more."""
+    limit: int | None = None
+    overflow: type[TusError] = SizeExceeded
     if length is not None:
-        room = length - offset
-        if body_length is not None and body_length > room:
-            raise SizeExceeded(f"the body has {body_length} bytes, room is for {room}")
+        limit = length - offset
+        if body_length is not None and body_length > limit:
+            raise SizeExceeded(f"the body has {body_length} bytes, the upload lacks {limit}")
     elif limits.max_size is not None:
-        room, beyond = limits.max_size - offset, MaxSizeExceeded
-        if body_length is not None and body_length > room:
+        limit, overflow = limits.max_size - offset, MaxSizeExceeded
+        if body_length is not None and body_length > limit:
             raise MaxSizeExceeded(f"{offset + body_length} bytes are more than {limits.max_size}")
-    if limits.body_size is not None and (room is None or room > limits.body_size):
-        room, beyond = limits.body_size, BodyTooLarge
-        if body_length is not None and body_length > room:
-            raise BodyTooLarge(f"one request may bring {room} bytes")
-    return room, beyond
+    if limits.body_size is not None and (limit is None or limit > limits.body_size):
+        limit, overflow = limits.body_size, BodyTooLarge
+        if body_length is not None and body_length > limit:
+            raise BodyTooLarge(f"one request may have {limit} bytes")
+    return limit, overflow

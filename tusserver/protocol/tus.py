@@ -189,14 +189,14 @@ class TusDialect:
     def _body(self, head: RequestHead, upload_id: UploadId | None, offset: int, length: int | None) -> Append:
         if head.headers.get("content-encoding", "identity").lower() != "identity":
             raise ContentEncodingUnsupported("send the bytes as they are to be stored")
-        checksum, follows = self._checksum(head)
+        checksum, in_trailer = self._checksum(head)
         return Append(
             id=upload_id,
             offset=offset,
             body_length=head.body_length,
             length=length,
             checksum=checksum,
-            checksum_follows=follows,
+            checksum_in_trailer=in_trailer,
         )
 
     def _checksum(self, head: RequestHead) -> tuple[Checksum | None, bool]:

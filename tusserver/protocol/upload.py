@@ -103,7 +103,7 @@ class Upload:
         return self.owed and self.complete and not self.finished
 
     def to_json(self) -> dict[str, Any]:
-        """All but what is committed with every request (see `at`)."""
+        """All but what is committed with every request (see `with_progress`)."""
         return {
             "format": FORMAT,
             "id": self.id,
@@ -119,7 +119,7 @@ class Upload:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Upload:
-        """Rebuild an upload, but for what is committed with every request (see `at`).
+        """Rebuild an upload, but for what is committed with every request (see `with_progress`).
 
         Raises:
             ValueError, KeyError, TypeError: this is no record of ours, or one of a newer version.
@@ -138,7 +138,7 @@ class Upload:
             seal=data["seal"],
         )
 
-    def at(
+    def with_progress(
         self,
         offset: int,
         *,

@@ -94,7 +94,7 @@ class Joiner:
             InvalidConcat, PartsUnfinished, MaxSizeExceeded
         """
         parts = await self._parts.load(ids)
-        length = rules.join(parts, self._limits, self._now())
+        length = rules.final_length(parts, self._limits, self._now())
         if not self._unfinished and not all(part.complete for part in parts):
             raise PartsUnfinished
         return length
@@ -353,7 +353,7 @@ class Joiner:
         await self._store.remind(final.id, self._now() + TRY_AGAIN)
         async with self._hold_all(final.parts):
             parts = await self._parts.load(final.parts)
-            length = rules.join(parts, self._limits, self._now())
+            length = rules.final_length(parts, self._limits, self._now())
             if length != final.length:
                 final = replace(final, length=length)
                 await self._store.amend(final)

@@ -141,7 +141,7 @@ class Lifecycle:
     async def give_deadline(self, upload: Upload, *, now: bool = False) -> Upload:
         """Give an upload the deadline that it has by the rules of today, from its last bytes on or from `now` on."""
         expires_at = self._expiry.of(replace(upload, updated_at=None) if now else upload, self._now())
-        upload = upload.at(upload.offset, expires_at=expires_at, finished=upload.finished)
+        upload = upload.with_progress(upload.offset, expires_at=expires_at, finished=upload.finished)
         return await self._commit_deadline(upload)
 
     async def _commit_deadline(self, upload: Upload, commit: Commit | None = None) -> Upload:

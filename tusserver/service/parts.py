@@ -87,7 +87,7 @@ class Parts:
                 return final
             self._remember(self._deadlines, final.id, deadline)
         if deadline is None or deadline > final.expires_at:
-            return final.at(final.offset, expires_at=deadline, finished=False)
+            return final.with_progress(final.offset, expires_at=deadline, finished=False)
         return final
 
     async def _deadline(self, ids: Sequence[UploadId]) -> datetime | None:

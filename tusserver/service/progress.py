@@ -65,7 +65,7 @@ class BodyProgress:
 
     def _reached(self) -> Upload | None:
         """The upload with what is written; None if it would be complete: no byte too many may follow."""
-        start = self._start.at(
+        start = self._start.with_progress(
             self._start.offset,
             expires_at=self._start.expires_at,
             finished=False,

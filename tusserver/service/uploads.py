@@ -174,7 +174,7 @@ class UploadService:
 
     async def _draw_up(self, create: Create) -> Upload:
         owed = self._lifecycle.tells_of_the_end
-        upload = rules.begin(create, self._new_id(), self._expiry, self._now(), owed=owed)
+        upload = rules.new_upload(create, self._new_id(), self._expiry, self._now(), owed=owed)
         if self._before_create is not None:
             await self._before_create(upload)
         return upload
@@ -335,7 +335,7 @@ class UploadService:
         `before`: the upload as it was before the body declared a length; None while it is created.
         """
         upload = plan.upload
-        if append.body_length == 0 and append.checksum is None and not append.checksum_follows:
+        if append.body_length == 0 and append.checksum is None and not append.checksum_in_trailer:
             return upload, None
         intake = self._intake(plan, append, body)
         if is_here(body, append.body_length):
@@ -366,12 +366,12 @@ class UploadService:
     def _intake(self, plan: AppendPlan, append: Append, body: Body) -> Intake:
         return Intake(
             body,
-            room=plan.room,
+            room=plan.limit,
             expected=append.body_length,
             idle=self._idle,
-            beyond=plan.beyond,
+            beyond=plan.overflow,
             checksum=append.checksum,
-            follows=append.checksum_follows,
+            follows=append.checksum_in_trailer,
             buffers=self._buffers,
         )
 
@@ -422,12 +422,12 @@ class UploadService:
         cut = intake.cut
         if isinstance(cut, UploadInterrupted) and reached.offset > reached.told:
             # Here, and not only by who interrupts: somebody who asks in between would make the rest binding.
-            reached = reached.at(reached.told, expires_at=reached.expires_at, finished=False)
+            reached = reached.with_progress(reached.told, expires_at=reached.expires_at, finished=False)
             with anyio.CancelScope(shield=True):
                 await self._store.take_back(reached)
         if isinstance(cut, UploadInterrupted) or (cut is not None and intake.verifying) or not added:
             return reached
-        start = start.at(start.offset, expires_at=start.expires_at, finished=False, told=reached.told)
+        start = start.with_progress(start.offset, expires_at=start.expires_at, finished=False, told=reached.told)
         upload = rules.advance(start, added, self._expiry, self._now(), told=cut is None)
         with anyio.CancelScope(shield=True):  # what is written shall be told
             await self._remind_of_joins(upload)
@@ -484,7 +484,7 @@ class UploadService:
         upload = await self._store.load(upload_id)
         if upload.complete:
             return upload
-        return upload.at(max(upload.told, offset or 0), expires_at=upload.expires_at, finished=False)
+        return upload.with_progress(max(upload.told, offset or 0), expires_at=upload.expires_at, finished=False)
 
     async def _report_final(self, final: Upload) -> Upload:
         """A crash or a full disk may have come between the last part and the joining; nobody waits for that here."""

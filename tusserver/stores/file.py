@@ -484,7 +484,7 @@ class FileStore:
 
     async def put(self, upload: Upload, data: bytes) -> None:
         """See `Store.put`: one call where there is little to do, as most of what it costs is to go to a thread."""
-        start = upload.at(upload.offset - len(data), expires_at=upload.expires_at, finished=False)
+        start = upload.with_progress(upload.offset - len(data), expires_at=upload.expires_at, finished=False)
         syncs = self._syncs(upload)
         if _reserves_much(start, len(data)) or (syncs and upload.offset > LITTLE):
             fd = await self._open_for(start, len(data), len(data))
