@@ -35,8 +35,8 @@ from tusserver.stores.base import Claim, Ledger, Store
 from tusserver.stores.ledger import FileLedger, MemoryLedger
 from tusserver.web.cors import Cors, CorsMiddleware
 from tusserver.web.endpoint import UploadEndpoint
+from tusserver.web.forwarded import X_FORWARDED, PublicUrl
 from tusserver.web.health import Health
-from tusserver.web.origin import X_FORWARDED, Origin
 from tusserver.web.replies import NEVER_KEPT
 
 logger = logging.getLogger("tusserver")
@@ -174,8 +174,10 @@ class Tus:
             now=now,
         )
         dialect = TusDialect(on, max_size=limits.max_size, max_parts=limits.parts, download=download)
-        origin = Origin(trusted_proxies, family=proxy_headers, relative=relative_location, trailers=proxy_trailers)
-        self._endpoint = UploadEndpoint(service, dialect, origin, header_size=header_size, head_size=head_size)
+        public_url = PublicUrl(
+            trusted_proxies, family=proxy_headers, relative=relative_location, trailers=proxy_trailers
+        )
+        self._endpoint = UploadEndpoint(service, dialect, public_url, header_size=header_size, head_size=head_size)
         self._app: ASGIApp = self._endpoint
         if cors is not None:
             options = {"Tus-Resumable": VERSION, **NEVER_KEPT, **dialect.options(trailers=False)}

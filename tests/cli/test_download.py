@@ -21,7 +21,7 @@ from tests.support.proxy import Fault, Proxy
 from tests.support.served import Served
 from tests.support.server import TusServer
 from tests.support.wire import PATIENCE
-from tusserver.cli.download import safe_name
+from tusserver.cli.download import local_name
 
 BYTES = os.urandom(2_000_000)
 
@@ -177,7 +177,7 @@ def test_a_redirect_is_told_and_not_followed(download: Download) -> None:
     ],
 )
 def test_a_name_from_a_server_stays_in_the_folder(name: str, safe: str) -> None:
-    assert safe_name(name) == safe
+    assert local_name(name) == safe
 
 
 def test_wrong_usage_is_one_line(run: Run) -> None:

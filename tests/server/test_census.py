@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from tusserver.addresses import TrustedProxies
 from tusserver.protocol.errors import TooManyConnections
 from tusserver.server.census import Census, Row
 from tusserver.server.gate import Gate, Limits
-from tusserver.web.origin import Trusted
 
 
 class Visitor:
@@ -30,7 +30,7 @@ def census() -> Census:
     return Census(4, 2)
 
 
-def gates(census: Census, trusted: Trusted | None = None, **limits: Any) -> list[Gate]:
+def gates(census: Census, trusted: TrustedProxies | None = None, **limits: Any) -> list[Gate]:
     return [Gate(Limits(**limits), trusted, Row(census, number)) for number in range(3)]
 
 
@@ -63,7 +63,7 @@ async def test_a_process_takes_no_more_than_it_can_whatever_the_others_have(cens
 
 
 async def test_trusted_proxies_and_sockets_without_an_address_count_in_all_alone(census: Census) -> None:
-    one, two, _ = gates(census, Trusted(["10.0.0.0/8"]), per_address=1, connections=4)
+    one, two, _ = gates(census, TrustedProxies(["10.0.0.0/8"]), per_address=1, connections=4)
     for gate in (one, two):
         assert gate.enter(Visitor(), "10.0.0.1")
         assert gate.enter(Visitor(), None)

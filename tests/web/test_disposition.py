@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tusserver.stores.naming import safe_name
+from tusserver.text import safe_filename
 from tusserver.web.download import disposition
 
 FORM = re.compile(
@@ -35,7 +35,7 @@ def test_no_name_can_end_the_header_or_its_quotes(name: str) -> None:
 @given(st.text(max_size=300))
 def test_the_full_name_reads_back_as_the_safe_one(name: str) -> None:
     found = FORM.fullmatch(disposition(name, "text/html"))
-    assert (unquote(found["full"], errors="strict") if found else "") == safe_name(name)
+    assert (unquote(found["full"], errors="strict") if found else "") == safe_filename(name)
 
 
 @pytest.mark.parametrize("name", [None, "", "...", "/", "\0"])

@@ -17,7 +17,7 @@ from requests.auth import AuthBase
 
 from tusserver import __version__
 from tusserver.cli.flags import UsageError
-from tusserver.server.logs import escaped
+from tusserver.text import printable
 
 TIMEOUT = (10.0, 60.0)
 """Seconds to connect, and without a byte from the server."""
@@ -69,7 +69,9 @@ def checked_url(text: str) -> str:
     """
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{escaped(text)} is not an http:// or https:// address; the address of the server comes last")
+        raise UsageError(
+            f"{printable(text)} is not an http:// or https:// address; the address of the server comes last"
+        )
     if parts.username is not None:
         raise UsageError("a password in the address would be seen by others; use --token-file or TUSSERVER_TOKEN")
     return text
@@ -85,7 +87,7 @@ def checked_headers(options: argparse.Namespace) -> dict[str, str]:
     for line in options.headers:
         name, colon, value = line.partition(":")
         if not colon or not name.strip() or any(character in line for character in "\r\n"):
-            raise UsageError(f"--header {escaped(line)!r} is not of the form 'Name: value'")
+            raise UsageError(f"--header {printable(line)!r} is not of the form 'Name: value'")
         headers[name.strip()] = value.strip()
     return headers
 
@@ -126,11 +128,11 @@ def refuse(response: requests.Response) -> Cut | Failed:
     """What an answer that is no success means, in the server's own words."""
     status = response.status_code
     if 300 <= status < 400:
-        return Failed(f"the server points to {escaped(response.headers.get('Location', '?'))}; use that address")
+        return Failed(f"the server points to {printable(response.headers.get('Location', '?'))}; use that address")
     words = " ".join(response.content[:2000].decode("utf-8", "replace").split())[:300]
     if not words or "html" in response.headers.get("Content-Type", ""):
         words = response.reason or ""
-    text = escaped(f"{status} {words}".rstrip())
+    text = printable(f"{status} {words}".rstrip())
     if status in (409, 423, 425, 429, 460, 408) or (status >= 500 and status not in _FOR_GOOD):
         return Cut(text, _retry_after(response.headers.get("Retry-After")))
     return Failed(f"the server refuses: {text}")
@@ -191,4 +193,4 @@ def _reason(error: BaseException) -> str:
         seen = inner
     if isinstance(seen, OSError) and seen.strerror:
         return seen.strerror
-    return escaped(str(seen).rpartition(">: ")[2] or type(seen).__name__)
+    return printable(str(seen).rpartition(">: ")[2] or type(seen).__name__)

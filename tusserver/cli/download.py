@@ -24,7 +24,7 @@ from tusserver.cli.flags import UsageError
 from tusserver.cli.progress import Bars
 from tusserver.cli.remembered import Memory, key_from, state_folder
 from tusserver.cli.terminal import complain, say
-from tusserver.server.logs import escaped
+from tusserver.text import printable
 
 _BLOCK = 1 << 18
 _LONGEST_NAME = 200
@@ -97,7 +97,7 @@ class _Download:
         try:
             with ExitStack() as stack:
                 memory = Memory(folder, key_from(self._url, os.fspath(part.absolute())))
-                stack.enter_context(memory.alone(f"another command is downloading {escaped(str(target))}"))
+                stack.enter_context(memory.alone(f"another command is downloading {printable(str(target))}"))
                 file = stack.enter_context(open(part, "ab"))
                 there, total = file.tell(), _total(response, 0)
                 fits = total is None or there <= total
@@ -110,12 +110,12 @@ class _Download:
                 self._publish(part, target)
                 memory.forget()
         except OSError as error:
-            raise Failed(f"{escaped(str(error.filename or target))}: {error.strerror}") from None
+            raise Failed(f"{printable(str(error.filename or target))}: {error.strerror}") from None
         if self._options.json:
             seconds = round(time.monotonic() - self._began, 3)
             self.tell("done", file=str(target), bytes=self._offset, seconds=seconds)
         else:
-            self._bars.say(escaped(str(target)))
+            self._bars.say(printable(str(target)))
 
     def _get(self) -> requests.Response:
         """Ask for what is missing; afterwards `_offset` is where the answer's bytes begin."""
@@ -188,7 +188,7 @@ class _Download:
         if output and target.is_dir():
             target /= name
         if target.exists() and not self._options.overwrite:
-            raise Failed(f"{escaped(str(target))} is there already; name another with -o, or add --overwrite")
+            raise Failed(f"{printable(str(target))} is there already; name another with -o, or add --overwrite")
         return target
 
     def _name(self, response: requests.Response) -> str:
@@ -196,7 +196,7 @@ class _Download:
         message = email.message.Message()
         message["Content-Disposition"] = response.headers.get("Content-Disposition", "")
         suggested = (message.get_filename(), unquote(urlsplit(self._url).path.rstrip("/")))
-        return next((safe for name in suggested if name and (safe := safe_name(name))), "download")
+        return next((safe for name in suggested if name and (safe := local_name(name))), "download")
 
     def _publish(self, part: Path, target: Path) -> None:
         if self._options.overwrite:
@@ -205,7 +205,7 @@ class _Download:
         try:
             os.link(part, target)  # unlike a rename it never replaces
         except FileExistsError:
-            raise Failed(f"{escaped(str(target))} came to be meanwhile; the download is in {part.name}") from None
+            raise Failed(f"{printable(str(target))} came to be meanwhile; the download is in {part.name}") from None
         except OSError:  # file systems without links
             os.replace(part, target)
         else:
@@ -226,7 +226,7 @@ class _Download:
             say(line)
 
 
-def safe_name(name: str) -> str:
+def local_name(name: str) -> str:
     """What may become a file in the folder where we are: no path, not hidden, nothing that a terminal obeys."""
     last = re.split(r"[/\\]", name)[-1]
     shown = "".join(character for character in last if character.isprintable()).strip().lstrip(".")

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from tusserver.protocol.upload import Upload
-from tusserver.server.logs import escaped
 from tusserver.stores.base import Store
+from tusserver.text import printable
 
 if TYPE_CHECKING:  # rich is slow to import, and in a pipe it draws nothing
     from rich.table import Table
@@ -91,7 +91,7 @@ def _print_lines(uploads: Sequence[Upload], now: datetime, *, head: bool) -> Non
     if head:
         sys.stdout.write(_line("ID", "Name", "Progress", "Age", "Expires"))
     for upload in uploads:
-        name = escaped(upload.metadata.name or "")
+        name = printable(upload.metadata.name or "")
         age = span(now - upload.created_at)
         sys.stdout.write(_line(upload.id, name, progress(upload), age, expiry(upload, now)))
 
@@ -127,7 +127,7 @@ def table(uploads: Sequence[Upload], now: datetime, width: int, *, head: bool = 
         table.add_column("Uploads", no_wrap=True, overflow="ellipsis")
         for upload in uploads:
             state = progress(upload) if upload.complete else f"{progress(upload)}, expires {expiry(upload, now)}"
-            name = escaped(upload.metadata.name or "")
+            name = printable(upload.metadata.name or "")
             table.add_row(Text(f"{upload.id}\n  {state}" + (f"  {name}" if name else "")))
         return table
     # The name takes what width is left.
@@ -137,7 +137,7 @@ def table(uploads: Sequence[Upload], now: datetime, width: int, *, head: bool = 
     table.add_column("Age", no_wrap=True, justify="right")
     table.add_column("Expires", no_wrap=True, justify="right")
     for upload in uploads:
-        name = escaped(upload.metadata.name or "")
+        name = printable(upload.metadata.name or "")
         table.add_row(upload.id, Text(name), progress(upload), span(now - upload.created_at), expiry(upload, now))
     return table
 

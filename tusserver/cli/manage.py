@@ -20,9 +20,10 @@ from tusserver.cli.terminal import complain, say
 from tusserver.locks.base import Preempt
 from tusserver.protocol.errors import TusError, UploadNotFound
 from tusserver.protocol.upload import Upload, as_upload_id
-from tusserver.server.logs import configure, escaped
+from tusserver.server.logs import configure
 from tusserver.settings.sources import LoadedSettings
 from tusserver.stores.base import Store
+from tusserver.text import printable
 
 if TYPE_CHECKING:  # rich is slow to import, and most commands draw nothing
     from rich.console import Console
@@ -107,7 +108,7 @@ def _guarded(act: Callable[[], Awaitable[int]]) -> int:
     except (TusError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             raise
-        complain(escaped(str(error)))
+        complain(printable(str(error)))
         return 1
 
 
@@ -146,7 +147,7 @@ async def _show(store: Store, *, upload_id: str, as_json: bool) -> int:
     try:
         facts = await _facts(store, upload_id)
     except UploadNotFound:
-        complain(f"there is no upload {escaped(upload_id)}")
+        complain(f"there is no upload {printable(upload_id)}")
         return 1
     if as_json:
         say(json.dumps(facts, indent=2))
@@ -165,7 +166,7 @@ async def _lines_of(store: Store, console: Console, *, upload_id: str) -> Table:
         for name, word in _lines(await _facts(store, upload_id)):
             table.add_row(name, Text(word, overflow="fold"))
     except UploadNotFound:
-        table.add_row(Text(f"there is no upload {escaped(upload_id)}"))
+        table.add_row(Text(f"there is no upload {printable(upload_id)}"))
     return table
 
 
@@ -190,7 +191,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if key != "metadata":
             yield key, _word(value)
     for key, value in facts["metadata"].items():
-        yield "metadata", f"{escaped(key)} = {_word(value)}"
+        yield "metadata", f"{printable(key)} = {_word(value)}"
 
 
 async def _place(store: Store, upload: Upload) -> str | None:
@@ -218,7 +219,7 @@ async def _remove(configured: LoadedSettings, *, ids: Sequence[str]) -> int:
             if there:
                 say(f"Removed {text}")
             else:
-                complain(f"there is no upload {escaped(text)}")
+                complain(f"there is no upload {printable(text)}")
                 missing += 1
     finally:
         locker.close()
@@ -249,4 +250,4 @@ def _word(value: object) -> str:
         case bool():
             return "yes" if value else "no"
         case _:
-            return escaped(str(value))
+            return printable(str(value))

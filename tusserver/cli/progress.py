@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Column
 
 from tusserver.cli.terminal import complain, say
-from tusserver.server.logs import escaped
+from tusserver.text import printable
 
 _NARROW, _WIDE = 60, 90
 """Columns of a terminal: below the first there is room for the percentage only, above the second for sizes too."""
@@ -58,7 +58,7 @@ class Bars:
         """A new line, below the total."""
         if self._progress is None:
             return None
-        return self._progress.add_task(escaped(name), total=length)
+        return self._progress.add_task(printable(name), total=length)
 
     def restart(self, bar: int | None, offset: int) -> None:
         """It begins at an offset; what lies before is no speed."""

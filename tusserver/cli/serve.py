@@ -260,8 +260,8 @@ def _fail(line: str) -> int:
 
 
 def _run(configured: LoadedSettings, site: Any, listeners: list[socket.socket], **how: Any) -> bool:
+    from tusserver.addresses import TrustedProxies
     from tusserver.server import gate, run
-    from tusserver.web.origin import Trusted
 
     settings = configured.settings
     limits = settings.limits
@@ -279,7 +279,7 @@ def _run(configured: LoadedSettings, site: Any, listeners: list[socket.socket], 
             head_timeout=None if limits.head_timeout is None else limits.head_timeout.total_seconds(),
             heads=limits.buffers,
         ),
-        trusted=Trusted(settings.proxies.trusted),
+        trusted=TrustedProxies(settings.proxies.trusted),
         **how,
     )
 

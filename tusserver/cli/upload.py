@@ -26,7 +26,7 @@ from tusserver.cli.progress import Bars
 from tusserver.cli.remembered import Memory, key_of, state_folder
 from tusserver.cli.sender import Sender
 from tusserver.cli.terminal import complain, say
-from tusserver.server.logs import escaped
+from tusserver.text import printable
 
 _GRACE = 3.0
 """Seconds that what runs may take to leave after Ctrl-C."""
@@ -56,7 +56,7 @@ def upload(options: argparse.Namespace) -> int:
     if options.jobs < 1 or options.retries < 0:
         raise UsageError("--jobs is 1 or more, --retries 0 or more")
     if options.checksum and options.checksum not in hashlib.algorithms_available - {"shake_128", "shake_256"}:
-        raise UsageError(f"--checksum {escaped(options.checksum)} is not known here")
+        raise UsageError(f"--checksum {printable(options.checksum)} is not known here")
     open_session(options, endpoint).close()
     run = _Run(options, endpoint, metadata, sources)
     return run.run()
@@ -129,14 +129,14 @@ class _Run:
             if self._options.json:
                 self.tell("failed", source, error=str(failed), url=watch.url)
             else:
-                self._bars.complain(f"tusserver: {escaped(source.name)}: {failed}")
+                self._bars.complain(f"tusserver: {printable(source.name)}: {failed}")
             return False
         watch.end()
         if self._options.json:
             seconds = round(time.monotonic() - began, 3)
             self.tell("done", source, url=url, bytes=watch.offset, resumed_from=watch.resumed_from, seconds=seconds)
         else:
-            self._bars.say(f"{escaped(url)}\t{escaped(source.name)}" if self._several else escaped(url))
+            self._bars.say(f"{printable(url)}\t{printable(source.name)}" if self._several else printable(url))
         return True
 
     def _send(self, session: requests.Session, source: Source, watch: _Watch) -> str:
@@ -205,7 +205,7 @@ class _Run:
         algorithms = _listed(response, "Tus-Checksum-Algorithm")
         if self._options.checksum and self._options.checksum not in algorithms:
             offers = ", ".join(algorithms) or "no checksums"
-            raise Failed(f"the server does not check {self._options.checksum}; it offers {escaped(offers)}")
+            raise Failed(f"the server does not check {self._options.checksum}; it offers {printable(offers)}")
 
     def tell(self, event: str, source: Source, **facts: object) -> None:
         """One line of JSON."""
@@ -258,7 +258,7 @@ class _Watch:
         if self._run.json:
             self._run.tell("waiting", self._source, error=why, seconds=round(seconds, 1), url=self.url)
         else:
-            self._run.bars.note(f"{escaped(self._source.name)}: {why}; trying again in {seconds:.1f} s")
+            self._run.bars.note(f"{printable(self._source.name)}: {why}; trying again in {seconds:.1f} s")
 
     def end(self) -> None:
         """It is over."""
@@ -298,7 +298,7 @@ def _metadata(entries: Sequence[str]) -> dict[str, str]:
     for entry in entries:
         key, equals, value = entry.partition("=")
         if not equals or not key or not key.isascii() or any(c in " ," or not c.isprintable() for c in key):
-            raise UsageError(f"--metadata {escaped(entry)} is not of the form KEY=VALUE (KEY: no spaces, no commas)")
+            raise UsageError(f"--metadata {printable(entry)} is not of the form KEY=VALUE (KEY: no spaces, no commas)")
         pairs[key] = os.fsencode(value).decode("utf-8", "replace")
     return pairs
 

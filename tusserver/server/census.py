@@ -55,18 +55,18 @@ class Row:
         totals = self._census.totals
         return sum(totals) - totals[self._number]
 
-    def move(self, party: str, by: int) -> None:
-        """Write that `by` more connections are of one party."""
-        for place in self._places(party):
+    def move(self, key: str, by: int) -> None:
+        """Write that `by` more connections are of one client (see `addresses.client_key`)."""
+        for place in self._places(key):
             self._census.buckets[self._number * 2 * _BUCKETS + place] += by
 
-    def others_of(self, party: str) -> int:
-        """Return how many of a party the others have."""
+    def others_of(self, key: str) -> int:
+        """Return how many of a client the others have."""
         begins = [number * 2 * _BUCKETS for number in range(self._census.processes) if number != self._number]
         buckets = self._census.buckets
-        return min(sum(buckets[begin + place] for begin in begins) for place in self._places(party))
+        return min(sum(buckets[begin + place] for begin in begins) for place in self._places(key))
 
-    def _places(self, party: str) -> tuple[int, int]:
-        digest = hashlib.blake2b(party.encode("ascii"), digest_size=8, key=self._census.key).digest()
+    def _places(self, key: str) -> tuple[int, int]:
+        digest = hashlib.blake2b(key.encode("ascii"), digest_size=8, key=self._census.key).digest()
         one, two = int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:], "big")
         return one % _BUCKETS, _BUCKETS + two % _BUCKETS

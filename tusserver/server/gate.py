@@ -12,10 +12,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from tusserver.addresses import TrustedProxies, client_key, parse_address
 from tusserver.protocol.errors import TooManyConnections
 from tusserver.server.census import Row
 from tusserver.server.heads import Heads
-from tusserver.web.origin import Trusted, address_of, party_of
 
 logger = logging.getLogger("tusserver.gate")
 
@@ -59,13 +59,15 @@ class Gate:
     """Counts connections and times heads. Peers that are `trusted` as proxies stand for many clients: they are counted
     in all, and not by address. `row`: what is known of the other workers, if there are any."""
 
-    def __init__(self, limits: Limits | None = None, trusted: Trusted | None = None, row: Row | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, trusted: TrustedProxies | None = None, row: Row | None = None
+    ) -> None:
         self._limits = limits or Limits()
         self._row = row
-        self._trusted = trusted or Trusted()
+        self._trusted = trusted or TrustedProxies()
         self._inside: dict[Guest, str] = {}
-        """Who was let in, and the party that it counts for, if it does."""
-        self._parties: Counter[str] = Counter()
+        """Who was let in, and the key that it counts for, if it does."""
+        self._by_key: Counter[str] = Counter()
         self._outside: set[Guest] = set()
         """Who was turned away and is not gone yet."""
         self._waiting: dict[Guest, float] = {}
@@ -93,19 +95,19 @@ class Gate:
             self._tell("limits.connections", f"there are {limits.connections} connections")
             self._turn_away(guest, "there are too many")
             return False
-        party = ""
+        key = ""
         if limits.per_address is not None and peer is not None:
-            address = address_of(peer)
-            if address is not None and not self._trusted.has(address):
-                party = party_of(address)
-                if not self._count(party, limits.per_address):
+            address = parse_address(peer)
+            if address is not None and not self._trusted.trusts(address):
+                key = client_key(address)
+                if not self._count(key, limits.per_address):
                     remedy = "; if it is a proxy, name it in proxies.trusted"
-                    problem = f"{party} has {limits.per_address} connections"
+                    problem = f"{key} has {limits.per_address} connections"
                     self._tell("limits.connections_per_address", problem, remedy)
                     self._turn_away(guest, "there are too many from this address")
                     self._publish()
                     return False
-        self._inside[guest] = party
+        self._inside[guest] = key
         self.expect(guest)
         return True
 
@@ -115,8 +117,8 @@ class Gate:
         self._waiting.pop(guest, None)
         if self.heads is not None:
             self.heads.hold(guest, 0)
-        if party := self._inside.pop(guest, ""):
-            self._uncount(party)
+        if key := self._inside.pop(guest, ""):
+            self._uncount(key)
         self._publish()
 
     def _is_full(self, most: int) -> bool:
@@ -135,24 +137,24 @@ class Gate:
         if self._row is not None:
             self._row.put(len(self._inside))
 
-    def _count(self, party: str, most: int) -> bool:
-        """Count one more connection of a party, unless it has too many; say which."""
-        self._parties[party] += 1
+    def _count(self, key: str, most: int) -> bool:
+        """Count one more connection of a key, unless it has too many; say which."""
+        self._by_key[key] += 1
         others = 0
         if self._row is not None:
-            self._row.move(party, 1)
-            others = self._row.others_of(party)
-        if self._parties[party] + others > most:
-            self._uncount(party)
+            self._row.move(key, 1)
+            others = self._row.others_of(key)
+        if self._by_key[key] + others > most:
+            self._uncount(key)
             return False
         return True
 
-    def _uncount(self, party: str) -> None:
-        self._parties[party] -= 1
-        if not self._parties[party]:
-            del self._parties[party]
+    def _uncount(self, key: str) -> None:
+        self._by_key[key] -= 1
+        if not self._by_key[key]:
+            del self._by_key[key]
         if self._row is not None:
-            self._row.move(party, -1)
+            self._row.move(key, -1)
 
     def _turn_away(self, guest: Guest, why: str) -> None:
         self._outside.add(guest)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from tusserver.server.lines import Writer
+from tusserver.text import printable
 
 FIELDS = (
     "upload_id",
@@ -35,13 +36,6 @@ FIELDS = (
 _STANDARD_ERROR = 2
 _LONGEST = 256
 """Characters of one fact; an id in a URL is whatever a client makes it."""
-
-
-def escaped(text: str) -> str:
-    r"""`text` with everything that is not printable (line ends, ESC, right-to-left marks) as \n, \x1b, \u202e."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _facts(record: logging.LogRecord) -> Mapping[str, object]:
@@ -68,13 +62,13 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter.format`."""
-        line = f"{_time(record)} {record.levelname.lower()} {escaped(record.getMessage().strip())}"
+        line = f"{_time(record)} {record.levelname.lower()} {printable(record.getMessage().strip())}"
         for name, value in _facts(record).items():
-            text = escaped(str(value))
+            text = printable(str(value))
             line += f" {name}={json.dumps(text, ensure_ascii=False) if ' ' in text or not text else text}"
         if record.exc_info:
             trace = self.formatException(record.exc_info)
-            line += "".join(f"\n    {escaped(part)}" for part in trace.split("\n"))
+            line += "".join(f"\n    {printable(part)}" for part in trace.split("\n"))
         return line
 
 
@@ -126,7 +120,7 @@ class _Lines(logging.Handler):
         try:
             line = self.format(record)
         except Exception as error:  # a wrong call; logging itself would print a trace, and wait until it is read
-            line = escaped(f"a line could not be logged: {record.msg!r} in {record.pathname}: {error!r}")
+            line = printable(f"a line could not be logged: {record.msg!r} in {record.pathname}: {error!r}")
         self._writer.put(line)
 
     def flush(self) -> None:

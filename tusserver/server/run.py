@@ -25,12 +25,12 @@ from typing import Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
+from tusserver.addresses import TrustedProxies
 from tusserver.server import descriptors, logs
 from tusserver.server.census import Row
 from tusserver.server.gate import Gate, Limits
 from tusserver.server.protocol import HEAD_SIZE, guarded
 from tusserver.server.signals import Hangup, Terminal, end_within, handle
-from tusserver.web.origin import Trusted
 
 logger = logging.getLogger("tusserver.server")
 
@@ -235,7 +235,7 @@ def run(
     idle_timeout: float = 30.0,
     head_size: int = HEAD_SIZE,
     limits: Limits | None = None,
-    trusted: Trusted | None = None,
+    trusted: TrustedProxies | None = None,
     row: Row | None = None,
     make_server: MakeServer = Server,
 ) -> bool:

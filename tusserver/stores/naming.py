@@ -17,12 +17,9 @@ from pathlib import Path
 
 from tusserver.protocol.upload import Upload
 from tusserver.stores import disk
+from tusserver.text import safe_filename
 
 FIELDS = ("id", "filename", "stem", "suffix", "year", "month", "day")
-_LONGEST = 200
-"""Bytes of one name: file systems take 255, and a number may have to fit in."""
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f/\\:*?"<>|\u202a-\u202e\u2066-\u2069]+')
-_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 _TRIES = 65
 """A name gets the id instead of a number before so many were tried: each was free, and somebody else was faster."""
 _IN_TURN = 4
@@ -85,7 +82,7 @@ class Template:
         return self._folder.joinpath(*parts, name)
 
     def _render(self, upload: Upload) -> str:
-        filename = safe_name(upload.metadata.name or "") or upload.id
+        filename = safe_filename(upload.metadata.name or "") or upload.id
         path = Path(filename)
         parts = self._name.format(
             id=upload.id,
@@ -96,7 +93,7 @@ class Template:
             month=f"{upload.created_at:%m}",
             day=f"{upload.created_at:%d}",
         ).split("/")
-        return "/".join(safe_name(part) or upload.id for part in parts)
+        return "/".join(safe_filename(part) or upload.id for part in parts)
 
 
 class _Numbers:
@@ -194,21 +191,3 @@ def _link(source: Path, names: _Names, numbers: _Numbers) -> str:
         return names[number]
     os.link(source, names.with_id, dst_dir_fd=names.folder, follow_symlinks=False)
     return names.with_id
-
-
-def safe_name(name: str) -> str:
-    """Turn what a client calls a file into one component of a path; empty if nothing is left of it.
-
-    >>> safe_name("../../etc/pass\\0wd")
-    'etc_pass_wd'
-    """
-    name = unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode())
-    name = _UNSAFE.sub("_", name).strip(" ._")
-    if _RESERVED.fullmatch(name):
-        name = f"_{name}"
-    path = Path(name)
-    stem, suffix = path.stem, path.suffix
-    if len(suffix.encode()) > 32:
-        stem, suffix = name, ""
-    room = _LONGEST - len(suffix.encode())
-    return stem.encode()[:room].decode("utf-8", "ignore").rstrip(" .") + suffix

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tusserver.protocol.errors import InternalError, StoreUnavailable, UploadNotFound
 from tusserver.protocol.messages import Content
-from tusserver.stores.naming import safe_name
+from tusserver.text import safe_filename
 from tusserver.threads import Threads
 from tusserver.web.media import is_shown, type_of
 
@@ -258,7 +258,7 @@ def disposition(name: str | None, media_type: str) -> str:
     "attachment; filename=\\"na_ve.txt\\"; filename*=UTF-8''na_%C3%AFve.txt"
     """
     kind = "inline" if is_shown(media_type) else "attachment"
-    name = safe_name(name or "")
+    name = safe_filename(name or "")
     if not name:
         return kind
     plain = name.encode("ascii", "replace").decode().replace("?", "_").replace("%", "_")

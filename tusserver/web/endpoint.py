@@ -20,7 +20,7 @@ from tusserver.protocol.messages import Append, Content, Create
 from tusserver.service.uploads import UploadService
 from tusserver.web import download
 from tusserver.web.body import RequestBody
-from tusserver.web.origin import LISTS, Origin
+from tusserver.web.forwarded import LISTS, PublicUrl
 from tusserver.web.replies import Responder
 
 logger = logging.getLogger("tusserver.web")
@@ -39,11 +39,11 @@ class UploadEndpoint:
     """
 
     def __init__(
-        self, service: UploadService, dialect: Dialect, origin: Origin, *, header_size: int, head_size: int
+        self, service: UploadService, dialect: Dialect, public_url: PublicUrl, *, header_size: int, head_size: int
     ) -> None:
         self._service = service
         self._dialect = dialect
-        self._origin = origin
+        self._public_url = public_url
         self._header_size = header_size
         self._head_size = head_size
         self._responder = Responder()
@@ -75,7 +75,7 @@ class UploadEndpoint:
             command = self._dialect.read(head)
             client = ""
             if self._service.quota.by_client and isinstance(command, Create | Append):
-                client = self._origin.party(scope, head.headers)
+                client = self._public_url.client_key(scope, head.headers)
             outcome = await self._service.run(command, body, client)
             reply = self._dialect.write(outcome, head)
         except TusError as error:
@@ -122,7 +122,7 @@ class UploadEndpoint:
             and scope.get("http_version", "1.1") >= "2"
         ):
             headers["transfer-encoding"] = "chunked"  # so to speak: HTTP/2 and 3 tell the end of a body by themselves
-        base_url, base_paths = self._origin.locate(scope, headers)
+        base_url, base_paths = self._public_url.locate(scope, headers)
         path: str = scope["path"]
         return RequestHead(
             method=(headers.get("x-http-method-override") or scope["method"]).upper(),
@@ -131,7 +131,9 @@ class UploadEndpoint:
             repeated=frozenset(repeated),
             base_url=base_url,
             base_paths=base_paths,
-            trailers=body.wire is not None and body.wire.trailers is not None and self._origin.passes_trailers(scope),
+            trailers=body.wire is not None
+            and body.wire.trailers is not None
+            and self._public_url.passes_trailers(scope),
         )
 
     def _check_sizes(self, scope: Scope) -> None:
