@@ -5,27 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from typing import assert_never
-
-import anyio
 
 from tusserver.events import Terminated as TerminatedEvent
 from tusserver.locks.base import Lease, Locker, Preempt
 from tusserver.protocol import rules
 from tusserver.protocol.errors import (
-    ChecksumMismatch,
     ClientDisconnected,
     FinishFailed,
     FinishPending,
     OffsetMismatch,
-    OutOfSpace,
     ShuttingDown,
     TusError,
-    UploadInterrupted,
     UploadLocked,
     UploadNotFound,
 )
@@ -48,13 +42,13 @@ from tusserver.protocol.messages import (
 )
 from tusserver.protocol.rules import AppendPlan, Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.service.buffers import BUFFERS, Buffers
+from tusserver.service.activity import Activity
+from tusserver.service.buffers import BUFFERS
 from tusserver.service.concat import Joiner
-from tusserver.service.intake import Cut, Intake, is_here
+from tusserver.service.intake import Cut, is_here
 from tusserver.service.lifecycle import Lifecycle
-from tusserver.service.pace import Pace
-from tusserver.service.progress import BodyProgress
 from tusserver.service.quota import Quota
+from tusserver.service.receive import Receiver
 from tusserver.stores.base import Store
 from tusserver.streams import Body
 
@@ -101,30 +95,27 @@ class UploadService:
         self.quota = quota
         self._limits = limits
         self._expiry = expiry
-        self._idle = idle
         self._lock_timeout = lock_timeout
         self._new_id = new_id
         self._before_create = before_create
         self._now = now
-        self._intakes: set[Intake] = set()
-        self._buffers = Buffers(buffers, self._intakes)
+        self._activity = Activity(speed=speed, idle=idle)
+        self._receiver = Receiver(
+            store, lifecycle, joiner, self._activity, expiry=expiry, idle=idle, now=now, buffers=buffers
+        )
         self._finishing: dict[UploadId, asyncio.Task[None]] = {}
-        self._pace = Pace(self._intakes, speed * idle, idle)
-        self._closing = False
 
     def close(self) -> None:
         """Stop every body that is coming in, and take no more: bytes are kept, clients are told to come again.
 
         An upload can still be made, as that is short, and not every client asks for it twice (tuspy does not).
         """
-        self._closing = True
+        self._activity.close()
         self._joiner.close()
-        for intake in self._intakes:
-            intake.stop(ShuttingDown())
 
     def open(self) -> None:
         """Take bodies, again if need be: an app may be started more than once."""
-        self._closing = False
+        self._activity.open()
         self._joiner.open()
 
     async def finished(self) -> None:
@@ -181,7 +172,7 @@ class UploadService:
 
     async def _create_final(self, create: Create, body: Body, client: str) -> Created:
         """Join partial uploads. The same parts asked for again give the same final upload, also when they are gone."""
-        if self._closing:  # to join parts may take long
+        if self._activity.closing:  # to join parts may take long
             raise ShuttingDown
         found = await self._joiner.find(create.parts, create.metadata.text)
         if found is None:
@@ -199,16 +190,13 @@ class UploadService:
         at_once = is_here(body, first.body_length) and not self._lifecycle.tells_of_the_beginning
         cut: Cut | None = None
         if at_once:
-            data = await self._intake(plan, first, body).take()
-            upload = rules.advance(upload, len(data), self._expiry, self._now(), told=True)
-            with anyio.CancelScope(shield=True):
-                upload = await self._lifecycle.begin_with(upload, data)
+            upload = await self._receiver.create(upload, plan, first, body)
         else:
             await self._lifecycle.begin(upload)
         try:
             if not at_once:
-                async with self._trimmed(upload):
-                    upload, cut = await self._receive(plan, first, body, lease)
+                async with self._receiver.trimmed(upload):
+                    upload, cut = await self._receiver.receive(plan, first, body, lease)
             if isinstance(cut, ClientDisconnected):
                 try:
                     raise cut
@@ -227,7 +215,7 @@ class UploadService:
         """Write a body where the upload was told to stand, or where it stands if nobody is at it."""
         assert append.id is not None
         for again in (True, False):
-            if self._closing:
+            if self._activity.closing:
                 raise ShuttingDown
             try:
                 upload, cut, completes = await self._append(append, body, client)
@@ -266,7 +254,7 @@ class UploadService:
             if contended:
                 plan = replace(plan, upload=rules.take_over(plan.upload))
             try:
-                async with self._trimmed(upload):
+                async with self._receiver.trimmed(upload):
                     upload, cut = await self._write_behind(upload, plan, append, body, lease, client)
             except TusError as error:
                 _note_expiry(error, plan.upload)
@@ -286,39 +274,11 @@ class UploadService:
         declares = plan.upload.length != before.length
         place = self.quota.place(before.id, client, rules.lacking(plan.upload))
         async with place if declares else contextlib.nullcontext():
-            await self._go_to(plan.upload, before)
-        upload, cut = await self._receive(plan, append, body, lease, before=before)
+            await self._receiver.go_to(plan.upload, before)
+        upload, cut = await self._receiver.receive(plan, append, body, lease, before=before)
         if declares and plan.upload.complete:
-            await self._remind_of_joins(upload)
-            await self._store.amend(upload)  # not sooner: a body that is refused completes nothing
+            await self._receiver.declare_complete(upload)
         return upload, cut
-
-    @contextlib.asynccontextmanager
-    async def _trimmed(self, before: Upload) -> AsyncIterator[None]:
-        """Leave an upload that had no length no more space than it has bytes, however its request ends."""
-        try:
-            yield
-        finally:
-            if before.length is None:
-                # If that fails a sweep does it.
-                with anyio.CancelScope(shield=True), contextlib.suppress(TusError):
-                    await self._store.trim(before.id)
-
-    async def _go_to(self, start: Upload, upload: Upload) -> None:
-        """Record where a body starts, and the length that it declares: that stands even if the body does not arrive.
-
-        Raises:
-            OutOfSpace, MaxSizeExceeded: there is no room for that length, and nothing has changed.
-        """
-        declares = start.length != upload.length and not start.complete
-        if declares:
-            await self._store.reserve(start)
-        if start.offset < upload.offset:
-            await self._store.take_back(replace(start, length=upload.length))
-        elif start.takeovers != upload.takeovers and not declares:
-            await self._store.commit(replace(start, length=upload.length))
-        if declares:
-            await self._store.amend(start)
 
     def _plan(self, append: Append, upload: Upload, *, held: bool = False) -> AppendPlan:
         try:
@@ -326,118 +286,6 @@ class UploadService:
         except TusError as error:
             _note_expiry(error, upload)
             raise
-
-    async def _receive(
-        self, plan: AppendPlan, append: Append, body: Body, lease: Lease, *, before: Upload | None = None
-    ) -> tuple[Upload, Cut | None]:
-        """Write, verify, commit; return the upload as committed, and what cut the body short.
-
-        `before`: the upload as it was before the body declared a length; None while it is created.
-        """
-        upload = plan.upload
-        if append.body_length == 0 and append.checksum is None and not append.checksum_in_trailer:
-            return upload, None
-        intake = self._intake(plan, append, body)
-        if is_here(body, append.body_length):
-            return await self._receive_at_once(upload, intake, before), None
-        progress = BodyProgress(self._store, upload, intake, self._expiry, self._now)
-        lease.on_release_request(progress.leave)
-        lease.on_report(progress.report)
-        self._intakes.add(intake)
-        self._pace.watch()
-        if self._closing:  # it was waiting for something when the others were stopped
-            intake.stop(ShuttingDown())
-        try:
-            try:
-                added = await self._write(upload, intake, progress)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await progress.end()
-            try:
-                await self._verify(upload, intake, added)  # raises before anything is told
-            except TusError:
-                with anyio.CancelScope(shield=True):
-                    await self._undo(upload, progress.upload, before)
-                raise
-            return await self._keep(upload, progress.upload, intake, added), intake.cut
-        finally:
-            self._intakes.discard(intake)
-
-    def _intake(self, plan: AppendPlan, append: Append, body: Body) -> Intake:
-        return Intake(
-            body,
-            room=plan.limit,
-            expected=append.body_length,
-            idle=self._idle,
-            beyond=plan.overflow,
-            checksum=append.checksum,
-            follows=append.checksum_in_trailer,
-            buffers=self._buffers,
-        )
-
-    async def _receive_at_once(self, start: Upload, intake: Intake, before: Upload | None) -> Upload:
-        """Verify a body that is here, and write and commit it in one stroke."""
-        try:
-            data = await intake.take()
-        except TusError:
-            with anyio.CancelScope(shield=True):
-                await self._undo(start, start, before)
-            raise
-        upload = rules.advance(start, len(data), self._expiry, self._now(), told=True)
-        with anyio.CancelScope(shield=True):  # what is written shall be told
-            await self._remind_of_joins(upload)
-            upload = await self._lifecycle.keep(upload, partial(self._store.put, data=data))
-        return upload
-
-    async def _write(self, upload: Upload, intake: Intake, progress: BodyProgress) -> int:
-        """Return the bytes written: on a disk that got full those before. Of one that fails nobody can tell."""
-        try:
-            return await self._store.write(upload, intake, progress.on_progress)
-        except OutOfSpace as error:
-            if not intake.written:
-                raise
-            intake.fail(error)
-            return intake.written
-
-    async def _verify(self, upload: Upload, intake: Intake, added: int) -> None:
-        if (checksum := intake.verify()) is not None:
-            digest = checksum.digest()
-            await self._store.digest(upload, upload.offset, upload.offset + added, digest)
-            if not checksum.matches(digest):
-                raise ChecksumMismatch
-
-    async def _undo(self, start: Upload, reached: Upload, before: Upload | None) -> None:
-        """Leave nothing of a body that is refused as a whole, nor of the length that it declared."""
-        if before is None:
-            return  # the upload itself is removed
-        if reached.offset > start.offset:
-            await self._store.take_back(start)
-        elif reached.expires_at != start.expires_at:  # it got the deadline of an upload that got bytes
-            await self._store.commit(start)
-        if start.length != before.length and not start.complete:
-            await self._store.amend(replace(start, length=before.length))
-
-    async def _keep(self, start: Upload, reached: Upload, intake: Intake, added: int) -> Upload:
-        """Commit what a body brought; return the upload as it is committed."""
-        cut = intake.cut
-        if isinstance(cut, UploadInterrupted) and reached.offset > reached.told:
-            # Here, and not only by who interrupts: somebody who asks in between would make the rest binding.
-            reached = reached.with_progress(reached.told, expires_at=reached.expires_at, finished=False)
-            with anyio.CancelScope(shield=True):
-                await self._store.take_back(reached)
-        if isinstance(cut, UploadInterrupted) or (cut is not None and intake.verifying) or not added:
-            return reached
-        start = start.with_progress(start.offset, expires_at=start.expires_at, finished=False, told=reached.told)
-        upload = rules.advance(start, added, self._expiry, self._now(), told=cut is None)
-        with anyio.CancelScope(shield=True):  # what is written shall be told
-            await self._remind_of_joins(upload)
-            upload = await self._lifecycle.keep(upload)
-        return upload
-
-    async def _remind_of_joins(self, upload: Upload) -> None:
-        """Before it is committed that a part is complete: a crash may come before what waits for it is joined."""
-        if upload.complete and upload.role is Role.PARTIAL:
-            await self._joiner.remind(upload.id)
 
     async def _finish(self, upload: Upload) -> Upload:
         if upload.complete and not upload.finished:

@@ -1,0 +1,203 @@
+"""The body of one request into the store: write, verify, commit, always in this order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+
+import anyio
+
+from tusserver.locks.base import Lease
+from tusserver.protocol import rules
+from tusserver.protocol.errors import ChecksumMismatch, OutOfSpace, TusError, UploadInterrupted
+from tusserver.protocol.messages import Append
+from tusserver.protocol.rules import AppendPlan, Expiry
+from tusserver.protocol.upload import Role, Upload
+from tusserver.service.activity import Activity
+from tusserver.service.buffers import BUFFERS, Buffers
+from tusserver.service.concat import Joiner
+from tusserver.service.intake import Cut, Intake, is_here
+from tusserver.service.lifecycle import Lifecycle
+from tusserver.service.progress import BodyProgress
+from tusserver.stores.base import Store
+from tusserver.streams import Body
+
+
+class Receiver:
+    """Receives bodies.
+
+    `idle`: seconds a client may be silent; `buffers`: bytes of all bodies together that may wait in memory.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        lifecycle: Lifecycle,
+        joiner: Joiner,
+        activity: Activity,
+        *,
+        expiry: Expiry,
+        idle: float,
+        now: Callable[[], datetime],
+        buffers: int = BUFFERS,
+    ) -> None:
+        self._store = store
+        self._lifecycle = lifecycle
+        self._joiner = joiner
+        self._activity = activity
+        self._expiry = expiry
+        self._idle = idle
+        self._now = now
+        self._buffers = Buffers(buffers, activity.bodies)
+
+    @contextlib.asynccontextmanager
+    async def trimmed(self, before: Upload) -> AsyncIterator[None]:
+        """Leave an upload that had no length no more space than it has bytes, however its request ends."""
+        try:
+            yield
+        finally:
+            if before.length is None:
+                # If that fails a sweep does it.
+                with anyio.CancelScope(shield=True), contextlib.suppress(TusError):
+                    await self._store.trim(before.id)
+
+    async def go_to(self, start: Upload, upload: Upload) -> None:
+        """Record where a body starts, and the length that it declares: that stands even if the body does not arrive.
+
+        Raises:
+            OutOfSpace, MaxSizeExceeded: there is no room for that length, and nothing has changed.
+        """
+        declares = start.length != upload.length and not start.complete
+        if declares:
+            await self._store.reserve(start)
+        if start.offset < upload.offset:
+            await self._store.take_back(replace(start, length=upload.length))
+        elif start.takeovers != upload.takeovers and not declares:
+            await self._store.commit(replace(start, length=upload.length))
+        if declares:
+            await self._store.amend(start)
+
+    async def create(self, upload: Upload, plan: AppendPlan, first: Append, body: Body) -> Upload:
+        """Make an upload together with a body that is here, in one commit."""
+        data = await self._intake(plan, first, body).take()
+        upload = rules.advance(upload, len(data), self._expiry, self._now(), told=True)
+        with anyio.CancelScope(shield=True):
+            upload = await self._lifecycle.begin_with(upload, data)
+        return upload
+
+    async def receive(
+        self, plan: AppendPlan, append: Append, body: Body, lease: Lease, *, before: Upload | None = None
+    ) -> tuple[Upload, Cut | None]:
+        """Write, verify, commit; return the upload as committed, and what cut the body short.
+
+        `before`: the upload as it was before the body declared a length; None while it is created.
+        """
+        upload = plan.upload
+        if append.body_length == 0 and append.checksum is None and not append.checksum_in_trailer:
+            return upload, None
+        intake = self._intake(plan, append, body)
+        if is_here(body, append.body_length):
+            return await self._receive_at_once(upload, intake, before), None
+        progress = BodyProgress(self._store, upload, intake, self._expiry, self._now)
+        lease.on_release_request(progress.leave)
+        lease.on_report(progress.report)
+        self._activity.add(intake)
+        try:
+            try:
+                added = await self._write(upload, intake, progress)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await progress.end()
+            try:
+                await self._verify(upload, intake, added)  # raises before anything is told
+            except TusError:
+                with anyio.CancelScope(shield=True):
+                    await self._undo(upload, progress.upload, before)
+                raise
+            return await self._keep(upload, progress.upload, intake, added), intake.cut
+        finally:
+            self._activity.remove(intake)
+
+    def _intake(self, plan: AppendPlan, append: Append, body: Body) -> Intake:
+        return Intake(
+            body,
+            room=plan.limit,
+            expected=append.body_length,
+            idle=self._idle,
+            beyond=plan.overflow,
+            checksum=append.checksum,
+            follows=append.checksum_in_trailer,
+            buffers=self._buffers,
+        )
+
+    async def _receive_at_once(self, start: Upload, intake: Intake, before: Upload | None) -> Upload:
+        """Verify a body that is here, and write and commit it in one stroke."""
+        try:
+            data = await intake.take()
+        except TusError:
+            with anyio.CancelScope(shield=True):
+                await self._undo(start, start, before)
+            raise
+        upload = rules.advance(start, len(data), self._expiry, self._now(), told=True)
+        with anyio.CancelScope(shield=True):  # what is written shall be told
+            await self._remind_of_joins(upload)
+            upload = await self._lifecycle.keep(upload, partial(self._store.put, data=data))
+        return upload
+
+    async def _write(self, upload: Upload, intake: Intake, progress: BodyProgress) -> int:
+        """Return the bytes written: on a disk that got full those before. Of one that fails nobody can tell."""
+        try:
+            return await self._store.write(upload, intake, progress.on_progress)
+        except OutOfSpace as error:
+            if not intake.written:
+                raise
+            intake.fail(error)
+            return intake.written
+
+    async def _verify(self, upload: Upload, intake: Intake, added: int) -> None:
+        if (checksum := intake.verify()) is not None:
+            digest = checksum.digest()
+            await self._store.digest(upload, upload.offset, upload.offset + added, digest)
+            if not checksum.matches(digest):
+                raise ChecksumMismatch
+
+    async def _undo(self, start: Upload, reached: Upload, before: Upload | None) -> None:
+        """Leave nothing of a body that is refused as a whole, nor of the length that it declared."""
+        if before is None:
+            return  # the upload itself is removed
+        if reached.offset > start.offset:
+            await self._store.take_back(start)
+        elif reached.expires_at != start.expires_at:  # it got the deadline of an upload that got bytes
+            await self._store.commit(start)
+        if start.length != before.length and not start.complete:
+            await self._store.amend(replace(start, length=before.length))
+
+    async def _keep(self, start: Upload, reached: Upload, intake: Intake, added: int) -> Upload:
+        """Commit what a body brought; return the upload as it is committed."""
+        cut = intake.cut
+        if isinstance(cut, UploadInterrupted) and reached.offset > reached.told:
+            # Here, and not only by who interrupts: somebody who asks in between would make the rest binding.
+            reached = reached.with_progress(reached.told, expires_at=reached.expires_at, finished=False)
+            with anyio.CancelScope(shield=True):
+                await self._store.take_back(reached)
+        if isinstance(cut, UploadInterrupted) or (cut is not None and intake.verifying) or not added:
+            return reached
+        start = start.with_progress(start.offset, expires_at=start.expires_at, finished=False, told=reached.told)
+        upload = rules.advance(start, added, self._expiry, self._now(), told=cut is None)
+        with anyio.CancelScope(shield=True):  # what is written shall be told
+            await self._remind_of_joins(upload)
+            upload = await self._lifecycle.keep(upload)
+        return upload
+
+    async def declare_complete(self, upload: Upload) -> None:
+        """Record a length that came with the last bytes; not sooner, as a body that is refused completes nothing."""
+        await self._remind_of_joins(upload)
+        await self._store.amend(upload)
+
+    async def _remind_of_joins(self, upload: Upload) -> None:
+        """Before it is committed that a part is complete: a crash may come before what waits for it is joined."""
+        if upload.complete and upload.role is Role.PARTIAL:
+            await self._joiner.remind(upload.id)
