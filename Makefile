@@ -13,7 +13,7 @@ WORKERS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-lowest test-newest fuzz torture check format docs \
-	bench bench-memory bench-beside bench-sweep bench-hang bench-crowd soak lock clean
+	bench bench-before bench-memory bench-beside bench-sweep bench-hang bench-crowd soak lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -64,6 +64,9 @@ docs: $(STAMP)  ## write the documents that follow from the code (docs/settings.
 
 bench: $(STAMP)  ## measure tusserver beside its peers (half an hour; ARGS='--quick --rounds 3': four minutes)
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-before: $(STAMP)  ## compare with an earlier commit, in turn (ARGS=HEAD~1; ten minutes)
+	@$(BIN)/python -m bench.before $(ARGS)
 
 bench-memory: $(STAMP)  ## measure the server's peak memory under load (takes minutes and some GiB of disk)
 	@$(BIN)/python bench/memory.py $(ARGS)

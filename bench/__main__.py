@@ -142,8 +142,12 @@ def check(folder: Path, bench: Bench) -> None:
     needed, free = 3 * bench.sizes.big, shutil.disk_usage(folder).free
     if free < needed:
         sys.exit(f"{folder} has {free >> 30} GiB free; {needed >> 30} are needed. Name another folder with --folder.")
+    raise_descriptors(2 * bench.sizes.slow + 500)
+
+
+def raise_descriptors(wanted: int) -> None:
+    """Let this process and those that it starts open as many files as they may; stop where that is too few."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * bench.sizes.slow + 500
     if hard != resource.RLIM_INFINITY and hard < wanted:
         sys.exit(f"The hard limit of open files is {hard}; {wanted} are needed (ulimit -n).")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

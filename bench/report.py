@@ -62,12 +62,12 @@ class Run:
 _CPU_UNITS = {"bytes": "s/GiB", "requests": "µs", "connections": "%"}
 
 
-def _speed(case: Case, one: Measurement) -> float:
+def speed_of(case: Case, one: Measurement) -> float:
     """MB/s or requests/s."""
     return (one.bytes / 1e6 if case.counts == "bytes" else one.requests) / one.seconds
 
 
-def _cpu(case: Case, one: Measurement) -> float:
+def cpu_of(case: Case, one: Measurement) -> float:
     """Seconds for each GiB, microseconds for each request, or percent of a core."""
     match case.counts:
         case "bytes":
@@ -80,12 +80,12 @@ def _cpu(case: Case, one: Measurement) -> float:
 
 def describe(case: Case, one: Measurement) -> str:
     """One measurement in a line."""
-    parts = [f"{_cpu(case, one):.4g} {_CPU_UNITS[case.counts]}", f"{one.memory / MIB:.0f} MiB"]
+    parts = [f"{cpu_of(case, one):.4g} {_CPU_UNITS[case.counts]}", f"{one.memory / MIB:.0f} MiB"]
     match case.counts:
         case "bytes":
-            parts.insert(0, f"{_speed(case, one):.0f} MB/s")
+            parts.insert(0, f"{speed_of(case, one):.0f} MB/s")
         case "requests":
-            parts.insert(0, f"{_speed(case, one):.0f} requests/s")
+            parts.insert(0, f"{speed_of(case, one):.0f} requests/s")
         case _:
             parts.append(f"{one.each / KIB:.1f} KiB each")
     parts += [f"p99 {one.p99 * 1e3:.2f} ms"] if one.p99 else []
@@ -104,10 +104,10 @@ class Figures:
         return statistics.median(map(figure, measured)) if measured else None
 
     def speed(self, case: str, server: str) -> float | None:
-        return self._median(case, server, lambda one: _speed(self._cases[case], one))
+        return self._median(case, server, lambda one: speed_of(self._cases[case], one))
 
     def cpu(self, case: str, server: str) -> float | None:
-        return self._median(case, server, lambda one: _cpu(self._cases[case], one))
+        return self._median(case, server, lambda one: cpu_of(self._cases[case], one))
 
     def memory(self, case: str, server: str) -> float | None:
         """MiB."""
@@ -140,8 +140,8 @@ def _row(run: Run, figures: Figures, case: Case, server: str) -> list[str] | Non
     failures = run.failures.get(case.name, {}).get(server, [])
     if not measured:
         return ["", server, "failed", *[""] * 9] if failures else None
-    speeds = [_speed(case, one) for one in measured]
-    cpus = [_cpu(case, one) for one in measured]
+    speeds = [speed_of(case, one) for one in measured]
+    cpus = [cpu_of(case, one) for one in measured]
     speed, cpu = statistics.median(speeds), statistics.median(cpus)
     digits = 2 if case.counts == "bytes" else 1 if case.counts == "connections" else 0
     unit = "MB/s" if case.counts == "bytes" else "/s"
