@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,6 @@ from starlette.types import Message
 
 import tusserver
 from tusserver import Expiry, Extension, FileStore, Limits, MemoryStore, Tus, TusError
-from tusserver.app import enabled
-from tusserver.protocol.messages import NEEDS
 
 ALL = frozenset(Extension)
 
@@ -32,48 +30,8 @@ def test_extensions_are_told_in_the_order_of_the_protocol() -> None:
     assert Tus(MemoryStore()).extensions == tuple(Extension)
 
 
-@pytest.mark.parametrize(
-    ("disable", "off"),
-    [
-        (["termination"], {"termination"}),
-        (["checksum"], {"checksum", "checksum-trailer"}),
-        (["concatenation"], {"concatenation", "concatenation-unfinished"}),
-        (
-            ["creation"],
-            {
-                "creation",
-                "creation-with-upload",
-                "creation-defer-length",
-                "concatenation",
-                "concatenation-unfinished",
-            },
-        ),
-        (["creation-with-upload", "expiration"], {"creation-with-upload", "expiration"}),
-        (list(Extension), set(Extension)),
-    ],
-)
-def test_what_is_disabled_takes_with_it_what_makes_no_sense_without(disable: Sequence[str], off: set[str]) -> None:
-    assert enabled(ALL, disable, expires=True) == {extension for extension in ALL if extension not in off}
-
-
-def test_what_a_store_cannot_do_is_off() -> None:
-    assert enabled(ALL - {Extension.CONCATENATION}, [], expires=True) == ALL - {
-        Extension.CONCATENATION,
-        Extension.CONCATENATION_UNFINISHED,
-    }
-
-
 def test_expiration_is_off_where_nothing_expires() -> None:
     assert Extension.EXPIRATION not in Tus(MemoryStore(), expiry=Expiry(after=None)).extensions
-
-
-def test_what_is_needed_by_others_is_looked_at_before_them() -> None:
-    """One pass over the table is enough, however long the chains are."""
-    seen: set[Extension] = set()
-    for extension, needed in NEEDS.items():
-        assert extension not in seen
-        assert needed not in NEEDS or needed in seen
-        seen.add(extension)
 
 
 def test_a_name_that_is_no_extension_is_refused_with_those_that_are() -> None:

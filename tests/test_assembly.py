@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tusserver.assembly import assemble, open_store
-from tusserver.protocol.messages import Extension
+from tusserver.protocol.extensions import Extension
 from tusserver.settings.sources import LoadedSettings, SettingsError, SetValue, Source, load
 
 

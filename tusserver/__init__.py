@@ -5,9 +5,9 @@ from tusserver.locks.base import Lease, Locker, Preempt
 from tusserver.locks.file import FileLocker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import CreationRejected, TusError, UploadRejected
-from tusserver.protocol.messages import Extension
+from tusserver.protocol.extensions import Extension
+from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.metadata import Metadata
-from tusserver.protocol.rules import Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import Store
 from tusserver.stores.file import Durability, FileStore

@@ -21,8 +21,8 @@ from tusserver.locks import file
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import UploadNotFound
-from tusserver.protocol.messages import NEEDS, Extension
-from tusserver.protocol.rules import Expiry, Limits
+from tusserver.protocol.extensions import Extension, enabled
+from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.tus import VERSION, TusDialect
 from tusserver.protocol.upload import ID_DIGITS, Upload, UploadId, as_upload_id
 from tusserver.service.buffers import BUFFERS
@@ -294,25 +294,6 @@ def _ledger_of(store: Store) -> Ledger:
     if store.lock_folder is None:
         return MemoryLedger()
     return FileLedger(store.lock_folder.parent / "tally")
-
-
-def enabled(can: frozenset[Extension], disable: Iterable[str], *, expires: bool) -> frozenset[Extension]:
-    """Return the extensions that are on: what the store can, less what is disabled and what needs that.
-
-    Raises:
-        ValueError: a name in `disable` is no extension.
-    """
-    on = set(can)
-    for name in disable:
-        if name not in set(Extension):
-            raise ValueError(f"disable: {name!r} is no extension; there are {', '.join(Extension)}")
-        on.discard(Extension(name))
-    if not expires:
-        on.discard(Extension.EXPIRATION)
-    for extension, needed in NEEDS.items():  # ordered: what is needed by others comes first
-        if needed not in on:
-            on.discard(extension)
-    return frozenset(on)
 
 
 def _check_sizes(limits: Limits, header_size: int, head_size: int, *, part_size: int) -> None:

@@ -10,7 +10,7 @@ from tusserver.app import Tus
 from tusserver.locks import file
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
-from tusserver.protocol.rules import Expiry, Limits
+from tusserver.protocol.limits import Expiry, Limits
 from tusserver.settings.sources import LoadedSettings
 from tusserver.stores import folder
 from tusserver.stores.base import Claim

@@ -12,7 +12,7 @@ import pytest
 
 from tests.contracts.sources import Chunks, noting, read, unheard
 from tusserver.protocol.errors import UploadExists, UploadNotFound
-from tusserver.protocol.messages import Extension
+from tusserver.protocol.extensions import Extension
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import Store

@@ -15,7 +15,7 @@ from docs.pages import settings_page
 from tests.documents.pages import PAGES, ROOT, table
 from tests.support.wire import PATIENCE
 from tusserver.protocol import errors
-from tusserver.protocol.messages import Extension
+from tusserver.protocol.extensions import Extension
 from tusserver.settings.catalog import catalog
 
 BENCH = "| work | tusserver | tusd 2.9.1 | rustus 0.5 | @tus/server 2.4 | tuspyserver 4.4 |"

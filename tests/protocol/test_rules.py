@@ -24,9 +24,9 @@ from tusserver.protocol.errors import (
     UploadExpired,
     UploadWithheld,
 )
+from tusserver.protocol.limits import RETRY_MOST, Expiry, Limits
 from tusserver.protocol.messages import Append, Create
 from tusserver.protocol.metadata import Metadata
-from tusserver.protocol.rules import Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -362,40 +362,9 @@ def test_an_application_is_told_again_after_pauses_that_grow_and_not_for_ever() 
             assert not rules.is_expired(replace(upload, expires_at=NOW), NOW)
     assert len(pauses) == rules.RETRIES
     assert pauses == sorted(pauses)
-    assert (pauses[0], pauses[-1]) == (SECOND, rules.RETRY_MOST)
+    assert (pauses[0], pauses[-1]) == (SECOND, RETRY_MOST)
     assert (upload.retry_at, upload.expires_at) == (None, NOW + DAY)
     assert rules.is_expired(upload, NOW + DAY)
-
-
-# deadlines by other rules --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({"offset": 4}, NOW + DAY),
-        ({"offset": 4, "updated_at": NOW - SECOND}, NOW - SECOND + DAY),
-        ({"offset": 4, "updated_at": NOW + DAY}, NOW + DAY),  # a clock was wrong
-        ({"updated_at": NOW - SECOND}, NOW - SECOND + HOUR),
-        ({"role": Role.FINAL, "length": None, "updated_at": NOW}, NOW + DAY),
-        ({"offset": 10, "finished": True, "updated_at": NOW - SECOND}, NOW - SECOND + 2 * DAY),
-        ({"offset": 10, "finished": True, "unclaimed": True, "updated_at": NOW}, NOW + DAY),
-        ({"offset": 10, "finished": True, "role": Role.PARTIAL, "updated_at": NOW}, NOW + 7 * DAY),
-    ],
-)
-def test_a_deadline_by_new_rules_counts_from_the_last_bytes(values: dict[str, Any], expected: datetime) -> None:
-    assert Expiry(after=DAY, keep_finished=2 * DAY).of(an_upload(**values), NOW) == expected
-
-
-def test_where_nothing_expires_there_is_no_deadline() -> None:
-    expiry = Expiry(after=None, keep_finished=None, keep_parts=None)
-    assert expiry.of(an_upload(), NOW) is expiry.of(an_upload(offset=10, finished=True), NOW) is None
-    assert expiry.longest == rules.RETRY_MOST
-
-
-def test_without_sliding_it_counts_from_the_creation() -> None:
-    upload = an_upload(offset=4, updated_at=NOW + DAY)
-    assert Expiry(after=DAY, sliding=False).of(upload, NOW + 2 * DAY) == NOW + DAY
 
 
 # uploads that never got a byte ---------------------------------------------------------------------------------------

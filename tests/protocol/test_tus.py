@@ -41,6 +41,7 @@ from tusserver.protocol.errors import (
     UploadLocked,
     UploadNotFound,
 )
+from tusserver.protocol.extensions import Extension
 from tusserver.protocol.messages import (
     Append,
     Appended,
@@ -50,7 +51,6 @@ from tusserver.protocol.messages import (
     Discover,
     Discovered,
     Download,
-    Extension,
     Inspect,
     Inspected,
     Outcome,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.server.spoken import Heard, Request, answers_to, read_by_h11, speak
 from tusserver.app import Tus
-from tusserver.protocol.rules import Limits
+from tusserver.protocol.limits import Limits
 from tusserver.stores.memory import MemoryStore
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))

@@ -26,7 +26,7 @@ from tusserver.protocol.errors import (
     UploadExpired,
     UploadNotFound,
 )
-from tusserver.protocol.rules import Expiry, Limits
+from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.memory import MemoryStore
 from tusserver.streams import OnProgress, Source

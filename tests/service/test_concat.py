@@ -25,9 +25,9 @@ from tusserver.protocol.errors import (
     UploadNotFound,
     UploadRejected,
 )
+from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.messages import Create, Download
 from tusserver.protocol.metadata import Metadata
-from tusserver.protocol.rules import Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import OnCopied
 from tusserver.stores.file import FileStore

@@ -27,7 +27,7 @@ from tusserver.protocol.errors import (
     UploadExists,
     UploadLocked,
 )
-from tusserver.protocol.rules import Limits
+from tusserver.protocol.limits import Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import Store
 from tusserver.stores.memory import MemoryStore

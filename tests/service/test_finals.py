@@ -14,8 +14,8 @@ from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, World
 from tusserver.events import Created, Finished
 from tusserver.protocol.errors import InvalidConcat, StoreUnavailable
+from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.messages import Download
-from tusserver.protocol.rules import Expiry, Limits
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.service import parts as parts_module
 from tusserver.stores.file import FileStore

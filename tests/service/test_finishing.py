@@ -23,8 +23,9 @@ from tusserver.protocol.errors import (
     UploadRejected,
     UploadWithheld,
 )
+from tusserver.protocol.limits import Expiry
 from tusserver.protocol.messages import Content, Download
-from tusserver.protocol.rules import RETRIES, Expiry
+from tusserver.protocol.rules import RETRIES
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import Store
 

@@ -11,7 +11,7 @@ import pytest
 from tests.service.world import LATE, Clock, World
 from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
 from tusserver.protocol.errors import FinishFailed, StoreUnavailable, UploadNotFound
-from tusserver.protocol.rules import Expiry
+from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.stores.base import Store

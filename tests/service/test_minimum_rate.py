@@ -9,7 +9,7 @@ import pytest
 from tests.service.conftest import MakeWorld
 from tests.service.world import IDLE, Feed, World, elapse
 from tusserver.protocol.errors import BodyTooLarge, BodyTooSlow
-from tusserver.protocol.rules import Limits
+from tusserver.protocol.limits import Limits
 from tusserver.service.intake import Intake
 
 SPEED = 10.0

@@ -21,8 +21,8 @@ from tusserver.protocol.errors import (
     TooManyUploads,
     TooMuchReserved,
 )
+from tusserver.protocol.limits import Limits
 from tusserver.protocol.messages import Append
-from tusserver.protocol.rules import Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service import quota
 from tusserver.service.quota import Quota

@@ -15,7 +15,7 @@ from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, Feed, World
 from tusserver.events import Expired
 from tusserver.protocol.errors import StoreUnavailable, UploadLocked
-from tusserver.protocol.rules import Expiry
+from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.service import reaper, sweeper
 from tusserver.service.reaper import LANES

@@ -21,7 +21,7 @@ from tusserver.protocol.errors import (
     OutOfSpace,
     UploadInterrupted,
 )
-from tusserver.protocol.rules import Limits
+from tusserver.protocol.limits import Limits
 from tusserver.protocol.upload import UploadId
 from tusserver.stores import disk
 from tusserver.stores.file import FileStore

@@ -14,7 +14,7 @@ from tests.service.world import DAY, LATE, Clock, FailsAtFirst, Feed, World, ela
 from tusserver.clock import WallClock, boot_clock
 from tusserver.events import Expired, Finished
 from tusserver.protocol.errors import FinishFailed, StoreUnavailable, UploadExpired, UploadNotFound
-from tusserver.protocol.rules import Expiry
+from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.file import FileStore
 from tusserver.stores.memory import MemoryStore

@@ -40,7 +40,7 @@ from tusserver.protocol.errors import (
     UploadExpired,
     UploadNotFound,
 )
-from tusserver.protocol.rules import Expiry, Limits
+from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.upload import Role, UploadId
 from tusserver.stores.base import Store
 from tusserver.stores.file import FileStore

@@ -14,9 +14,9 @@ from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol import messages
 from tusserver.protocol.checksum import Checksum, Digest
 from tusserver.protocol.errors import ClientDisconnected
+from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.messages import Append, Create, Inspect, Terminate
 from tusserver.protocol.metadata import Metadata
-from tusserver.protocol.rules import Expiry, Limits
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.concat import Joiner
 from tusserver.service.lifecycle import Lifecycle

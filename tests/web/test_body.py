@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from starlette.types import Message
 
-from tusserver.protocol.messages import Extension
+from tusserver.protocol.extensions import Extension
 from tusserver.protocol.tus import TusDialect
 from tusserver.web.body import RequestBody
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tusserver import __version__
 from tusserver.cli.flags import load_settings
-from tusserver.protocol.messages import Extension
+from tusserver.protocol.extensions import Extension
 from tusserver.server import signals
 from tusserver.server.lines import Writer
 from tusserver.settings.sources import LoadedSettings, SettingsError

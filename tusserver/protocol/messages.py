@@ -4,37 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
-
-
-class Extension(StrEnum):
-    """Extensions of tus 1.0.0, by the names OPTIONS gives them."""
-
-    CREATION = "creation"
-    CREATION_WITH_UPLOAD = "creation-with-upload"
-    CREATION_DEFER_LENGTH = "creation-defer-length"
-    EXPIRATION = "expiration"
-    CHECKSUM = "checksum"
-    CHECKSUM_TRAILER = "checksum-trailer"
-    TERMINATION = "termination"
-    CONCATENATION = "concatenation"
-    CONCATENATION_UNFINISHED = "concatenation-unfinished"
-
-
-NEEDS = {
-    Extension.CREATION_WITH_UPLOAD: Extension.CREATION,
-    Extension.CREATION_DEFER_LENGTH: Extension.CREATION,
-    Extension.CHECKSUM_TRAILER: Extension.CHECKSUM,
-    Extension.CONCATENATION: Extension.CREATION,
-    Extension.CONCATENATION_UNFINISHED: Extension.CONCATENATION,
-}
-"""Extension → the one it makes no sense without."""
-
 
 # commands ------------------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from tusserver.protocol.errors import (
     UploadNotFound,
     UploadUnfinished,
 )
+from tusserver.protocol.extensions import Extension
 from tusserver.protocol.fields import http_date, integer, is_offset_type
 from tusserver.protocol.messages import (
     Append,
@@ -39,7 +40,6 @@ from tusserver.protocol.messages import (
     Discover,
     Discovered,
     Download,
-    Extension,
     Inspect,
     Inspected,
     Outcome,

@@ -30,7 +30,7 @@ from tusserver.protocol.errors import (
     UploadLocked,
     UploadNotFound,
 )
-from tusserver.protocol.rules import Expiry, Limits
+from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.service.finals import Finals
 from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle

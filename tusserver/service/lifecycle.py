@@ -12,7 +12,7 @@ from functools import partial
 from tusserver.events import Bus, Created, Event, Finished
 from tusserver.protocol import rules
 from tusserver.protocol.errors import FinishFailed, FinishPending, TusError, UploadNotFound
-from tusserver.protocol.rules import Expiry
+from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import Store
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import anyio.lowlevel
 
 from tusserver.protocol.errors import InvalidConcat, UploadNotFound
-from tusserver.protocol.rules import Expiry
+from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.base import Store
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from tusserver.locks.base import Preempt
 from tusserver.protocol import rules
 from tusserver.protocol.errors import UploadInterrupted
-from tusserver.protocol.rules import Expiry
+from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Upload
 from tusserver.service.intake import FLUSH, Intake
 from tusserver.stores.base import Store

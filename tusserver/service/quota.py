@@ -29,7 +29,7 @@ from tusserver.protocol.errors import (
     TusError,
     UploadNotFound,
 )
-from tusserver.protocol.rules import Limits
+from tusserver.protocol.limits import Limits
 from tusserver.protocol.upload import UploadId
 from tusserver.stores.base import Ledger, Listed, Store
 

@@ -13,8 +13,9 @@ import anyio
 from tusserver.locks.base import Lease
 from tusserver.protocol import rules
 from tusserver.protocol.errors import ChecksumMismatch, OutOfSpace, TusError, UploadInterrupted
+from tusserver.protocol.limits import Expiry
 from tusserver.protocol.messages import Append
-from tusserver.protocol.rules import AppendPlan, Expiry
+from tusserver.protocol.rules import AppendPlan
 from tusserver.protocol.upload import Role, Upload
 from tusserver.service.activity import Activity
 from tusserver.service.buffers import BUFFERS, Buffers

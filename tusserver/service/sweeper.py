@@ -18,7 +18,7 @@ from tusserver.events import Expired
 from tusserver.locks.base import Locker
 from tusserver.protocol import rules
 from tusserver.protocol.errors import FinishFailed, FinishPending, TusError, UploadLocked, UploadNotFound
-from tusserver.protocol.rules import Expiry
+from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.concat import Joiner
 from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle

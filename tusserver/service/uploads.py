@@ -23,6 +23,7 @@ from tusserver.protocol.errors import (
     UploadLocked,
     UploadNotFound,
 )
+from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.messages import (
     Append,
     Appended,
@@ -40,7 +41,7 @@ from tusserver.protocol.messages import (
     Terminated,
     Unfinished,
 )
-from tusserver.protocol.rules import AppendPlan, Expiry, Limits
+from tusserver.protocol.rules import AppendPlan
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.activity import Activity
 from tusserver.service.buffers import BUFFERS

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tusserver.protocol.messages import Extension
+from tusserver.protocol.extensions import Extension
 from tusserver.protocol.upload import ID_DIGITS
 from tusserver.settings.values import (
     CountOrOff,

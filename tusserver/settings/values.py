@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-from tusserver.protocol.messages import Extension
+from tusserver.protocol.extensions import Extension
 
 
 @dataclass(frozen=True, slots=True)

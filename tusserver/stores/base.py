@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol
 
 from tusserver.clock import WallClock
 from tusserver.protocol.checksum import Digest
-from tusserver.protocol.messages import Content, Extension
+from tusserver.protocol.extensions import Extension
+from tusserver.protocol.messages import Content
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.streams import OnProgress, Source
 

@@ -46,7 +46,8 @@ from tusserver.protocol.errors import (
     UploadExists,
     UploadNotFound,
 )
-from tusserver.protocol.messages import Content, Extension
+from tusserver.protocol.extensions import Extension
+from tusserver.protocol.messages import Content
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
 from tusserver.stores import awaited, disk, folder, record, space, writeback
 from tusserver.stores.base import OnCopied, Reaped

@@ -10,7 +10,8 @@ from datetime import datetime
 from tusserver.clock import WallClock
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import UploadExists, UploadNotFound
-from tusserver.protocol.messages import Content, Extension
+from tusserver.protocol.extensions import Extension
+from tusserver.protocol.messages import Content
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.base import OnCopied, Reaped
 from tusserver.streams import OnProgress, Source
