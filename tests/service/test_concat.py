@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.conftest import MakeWorld
-from tests.service.world import DAY, LATE, Feed, World, elapse
+from tests.service.world import DAY, LATE, Feed, World, a_request, elapse
 from tusserver.events import Created, Finished
 from tusserver.protocol.errors import (
     ClientDisconnected,
@@ -458,7 +458,7 @@ async def test_what_found_no_room_when_the_last_part_came_is_joined_later(by: st
     elif by == "head":
         assert (await world.head(final.id)).finished
     else:
-        await world.service.download(Download(id=final.id))
+        await world.service.download(Download(id=final.id), a_request("GET"))
     assert await world.content(final.id) == b"hello"
 
 
@@ -585,7 +585,7 @@ async def ask_and_go(world: World, part: UploadId, joining: asyncio.Event) -> No
     """Ask for a final upload, and go away while its part is copied."""
     body = Feed()
     create = Create(length=None, metadata=Metadata(""), role=Role.FINAL, concat=f"final;{part}", parts=(part,))
-    asking = asyncio.create_task(world.service.create(create, body))
+    asking = asyncio.create_task(world.service.create(create, body, a_request()))
     await joining.wait()
     body.vanish()
     with pytest.raises(ClientDisconnected):

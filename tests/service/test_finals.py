@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.conftest import MakeWorld
-from tests.service.world import DAY, LATE, World
+from tests.service.world import DAY, LATE, World, a_request
 from tusserver.events import Created, Finished
 from tusserver.protocol.errors import InvalidConcat, StoreUnavailable
 from tusserver.protocol.limits import Expiry, Limits
@@ -153,7 +153,7 @@ async def a_get(world: World) -> None:
     final = await world.join(*await many_parts(world))
     world.restart()
     with counted(world):
-        await world.service.download(Download(id=final.id))
+        await world.service.download(Download(id=final.id), a_request("GET"))
 
 
 async def a_final_that_is_refused(world: World) -> None:

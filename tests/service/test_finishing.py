@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from tests.service.conftest import MakeWorld
-from tests.service.world import DAY, LATE, FailsAtFirst, World, elapse
+from tests.service.world import DAY, LATE, FailsAtFirst, World, a_request, elapse
 from tusserver.events import Finished, Terminated
 from tusserver.protocol.errors import (
     FinishFailed,
@@ -44,7 +44,7 @@ async def unfinished(world: World, failures: int = 1, error: Exception | None = 
 
 
 async def download(world: World, upload_id: UploadId) -> object:
-    return await world.service.download(Download(id=upload_id))
+    return await world.service.download(Download(id=upload_id), a_request("GET"))
 
 
 # it fails ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.service.conftest import MakeWorld
-from tests.service.world import DAY, LATE, Feed, World, elapse
+from tests.service.world import DAY, LATE, Feed, World, a_request, elapse
 from tusserver.protocol.errors import (
     CreationRejected,
     MaxSizeExceeded,
@@ -304,9 +304,9 @@ async def test_a_length_that_is_declared_later_is_reserved_then_or_refused(make_
     world = make_world(limits=Limits(reserved_per_client=100))
     one, two = [(await world.create(None, client=ME)).upload.id for _ in range(2)]
     declaring = Append(id=one, offset=0, body_length=0, length=70)
-    await world.service.append(declaring, Feed(ends=True), ME)
+    await world.service.append(declaring, Feed(ends=True), a_request(client=ME))
     with pytest.raises(TooMuchReserved):
-        await world.service.append(replace(declaring, id=two), Feed(ends=True), ME)
+        await world.service.append(replace(declaring, id=two), Feed(ends=True), a_request(client=ME))
     assert (await world.store.load(two)).length is None
     with pytest.raises(TooMuchReserved):
         await make(world, length=31)

@@ -13,6 +13,7 @@ from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol import messages
 from tusserver.protocol.checksum import Checksum, Digest
+from tusserver.protocol.dialect import Client, RequestContext, RequestHead
 from tusserver.protocol.errors import ClientDisconnected
 from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.messages import Append, Create, Inspect, Terminate
@@ -142,6 +143,12 @@ def whole(data: bytes, trailer: Checksum | None = None) -> Feed:
     feed = Feed(data, ends=True, trailer=trailer)
     feed.wire = cast(Wire, Here())
     return feed
+
+
+def a_request(method: str = "POST", name: str = "", *, client: str = "") -> RequestContext:
+    """A request with an empty head, of a client with that key."""
+    head = RequestHead(method=method, name=name, headers={}, base_url="/files", base_paths=("/files",))
+    return RequestContext(head=head, find_client=lambda: Client(address=client, key=client))
 
 
 class FailsAtFirst:
@@ -278,7 +285,7 @@ class World:
         create = Create(
             length=length, metadata=Metadata(metadata), role=role, concat=concat, parts=tuple(parts), first=first
         )
-        return await self.service.create(create, body or whole(b""), client)
+        return await self.service.create(create, body or whole(b""), a_request("POST", client=client))
 
     async def upload(self, length: int | None, body: bytes = b"", role: Role = Role.REGULAR) -> UploadId:
         """Make an upload with its first bytes, as taken for granted."""
@@ -317,15 +324,15 @@ class World:
             checksum=checksum,
             checksum_in_trailer=follows,
         )
-        return (await self.service.append(append, body)).upload
+        return (await self.service.append(append, body, a_request("PATCH"))).upload
 
     async def head(self, upload_id: UploadId) -> Upload:
         """HEAD."""
-        return (await self.service.inspect(Inspect(id=upload_id))).upload
+        return (await self.service.inspect(Inspect(id=upload_id), a_request("HEAD"))).upload
 
     async def delete(self, upload_id: UploadId) -> None:
         """DELETE."""
-        await self.service.terminate(Terminate(id=upload_id))
+        await self.service.terminate(Terminate(id=upload_id), a_request("DELETE"))
 
     # what is there ---------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tusserver.protocol.dialect import Client
 from tusserver.web.forwarded import FAMILIES, PublicUrl
 
 PROXY = "10.0.0.1"
@@ -265,7 +266,7 @@ def test_the_collection_is_known_by_its_path_outside_and_inside() -> None:
 
 
 def key_of(headers: dict[str, str], *trusted: str, client: str | None = PROXY, family: str | None = None) -> str:
-    return PublicUrl(trusted, family=family or family_of(headers)).client_key(a_scope(client=client), headers)
+    return PublicUrl(trusted, family=family or family_of(headers)).client(a_scope(client=client), headers).key
 
 
 @pytest.mark.parametrize(
@@ -280,6 +281,11 @@ def key_of(headers: dict[str, str], *trusted: str, client: str | None = PROXY, f
 )
 def test_a_client_is_its_address_or_the_network_that_it_has_for_itself(client: str | None, name: str) -> None:
     assert key_of({}, client=client) == name
+
+
+def test_a_client_has_its_own_address_beside_the_network_that_limits_count() -> None:
+    client = PublicUrl(["10.0.0.7"]).client(a_scope(client="10.0.0.7"), {"x-forwarded-for": "2001:db8::1"})
+    assert client == Client(address="2001:db8::1", key="2001:db8::/64")
 
 
 def test_nobody_talks_himself_into_another_client() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,6 +41,55 @@ class RequestHead:
     def has_body(self) -> bool:
         """Whether bytes follow (a chunked body may turn out empty)."""
         return self.body_length != 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """Where a request comes from, past proxies that are trusted."""
+
+    address: str = ""
+    """Its IP address; "" where nobody can tell, as behind a Unix socket."""
+    key: str = ""
+    """Whom limits count: the address, or its /64 in IPv6; "" where nobody can tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who makes a request, as far as that was proved."""
+
+    id: str
+
+
+SendInterim = Callable[[Outcome], Awaitable[None]]
+"""Sends a 1xx answer, if the dialect has one for that outcome and the client can take one."""
+
+
+def _unknown() -> Client:
+    return Client()
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class RequestContext:
+    """A request, for everything that it causes. The endpoint makes one for every request; every event has it.
+
+    It outlives the request where what that caused does, such as a copy under way.
+    """
+
+    head: RequestHead
+    caller: Caller | None = None
+    """None: nobody had to prove who it is."""
+    send_interim: SendInterim | None = None
+    """None where the server cannot send 1xx answers."""
+    find_client: Callable[[], Client] = _unknown
+    """Finds out where the request comes from. Use `client`, which remembers that."""
+    _client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """Where the request comes from; found out when it is first asked for, as most requests need it not."""
+        if self._client is None:
+            self._client = self.find_client()
+        return self._client
 
 
 @dataclass(slots=True)

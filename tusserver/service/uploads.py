@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
@@ -13,6 +14,7 @@ from typing import assert_never
 from tusserver.events import Terminated as TerminatedEvent
 from tusserver.locks.base import Lease, Locker, Preempt
 from tusserver.protocol import rules
+from tusserver.protocol.dialect import RequestContext
 from tusserver.protocol.errors import (
     ClientDisconnected,
     FinishFailed,
@@ -127,8 +129,8 @@ class UploadService:
             await asyncio.wait(list(self._finishing.values()))
         await self._joiner.finished()
 
-    async def run(self, command: Command, body: Body, client: str = "") -> Outcome:
-        """Do what a command of `client` says; "" where nobody can tell who it is.
+    async def run(self, command: Command, body: Body, context: RequestContext) -> Outcome:
+        """Do what a request asks for.
 
         Raises:
             TusError: it was refused.
@@ -136,15 +138,15 @@ class UploadService:
         """
         match command:
             case Append():
-                return await self.append(command, body, client)
+                return await self.append(command, body, context)
             case Inspect():
-                return await self.inspect(command)
+                return await self.inspect(command, context)
             case Create():
-                return await self.create(command, body, client)
+                return await self.create(command, body, context)
             case Terminate():
-                return await self.terminate(command)
+                return await self.terminate(command, context)
             case Download():
-                return await self.download(command)
+                return await self.download(command, context)
             case Discover():
                 return Discovered()
             case _:
@@ -152,14 +154,13 @@ class UploadService:
 
     # POST ------------------------------------------------------------------------------------------------------------
 
-    async def create(self, create: Create, body: Body, client: str = "") -> Created:
+    async def create(self, create: Create, body: Body, context: RequestContext) -> Created:
         """Make an upload, with its first bytes if they came along."""
         rules.check_creation(create, self._limits)
         if create.role is Role.FINAL:
-            return await self._create_final(create, body, client)
+            return await self._create_final(create, body, context)
         upload = await self._draw_up(create)
-        reserves = rules.lacking(upload)
-        async with self.quota.place(upload.id, client, reserves), self._locker.hold(upload.id) as lease:
+        async with self._reserve(upload, context), self._locker.hold(upload.id) as lease:
             # Also without a first body: "The Client ... MAY set Upload-Length to 0", complete without any PATCH.
             first = create.first or Append(id=None, offset=0, body_length=0)
             return await self._receive_first(upload, first, body, lease)
@@ -171,7 +172,7 @@ class UploadService:
             await self._before_create(upload)
         return upload
 
-    async def _create_final(self, create: Create, body: Body, client: str) -> Created:
+    async def _create_final(self, create: Create, body: Body, context: RequestContext) -> Created:
         """Join partial uploads. The same parts asked for again give the same final upload, also when they are gone."""
         if self._activity.closing:  # to join parts may take long
             raise ShuttingDown
@@ -180,7 +181,7 @@ class UploadService:
             create = replace(create, length=await self._joiner.measure(create.parts))
         upload = await self._draw_up(create)
         # One that is there already takes no further place.
-        place = self.quota.place(upload.id, client, rules.lacking(upload))
+        place = self._reserve(upload, context)
         async with place if found is None else contextlib.nullcontext():
             final, new = await self._joiner.begin(upload)
         return Created(upload=await self._joiner.join(final, body, new=new))
@@ -210,16 +211,20 @@ class UploadService:
                 await self._lifecycle.remove(await self._store.load(upload.id), TerminatedEvent)
             raise
 
+    def _reserve(self, upload: Upload, context: RequestContext) -> AbstractAsyncContextManager[None]:
+        client = context.client.key if self.quota.by_client else ""
+        return self.quota.place(upload.id, client, rules.lacking(upload))
+
     # PATCH -----------------------------------------------------------------------------------------------------------
 
-    async def append(self, append: Append, body: Body, client: str = "") -> Appended:
+    async def append(self, append: Append, body: Body, context: RequestContext) -> Appended:
         """Write a body where the upload was told to stand, or where it stands if nobody is at it."""
         assert append.id is not None
         for again in (True, False):
             if self._activity.closing:
                 raise ShuttingDown
             try:
-                upload, cut, completes = await self._append(append, body, client)
+                upload, cut, completes = await self._append(append, body, context)
                 break
             except OffsetMismatch as error:
                 upload = await self._report(append.id)
@@ -237,7 +242,7 @@ class UploadService:
                 del cut  # its traceback holds this frame
         return Appended(upload=upload)
 
-    async def _append(self, append: Append, body: Body, client: str) -> tuple[Upload, Cut | None, bool]:
+    async def _append(self, append: Append, body: Body, context: RequestContext) -> tuple[Upload, Cut | None, bool]:
         """Return the upload as it is now, what cut the body short, and whether it was this request that finished it."""
         assert append.id is not None
         upload_id = append.id
@@ -256,7 +261,7 @@ class UploadService:
                 plan = replace(plan, upload=rules.take_over(plan.upload))
             try:
                 async with self._receiver.trimmed(upload):
-                    upload, cut = await self._write_behind(upload, plan, append, body, lease, client)
+                    upload, cut = await self._write_behind(upload, plan, append, body, lease, context)
             except TusError as error:
                 _note_expiry(error, plan.upload)
                 raise
@@ -270,10 +275,10 @@ class UploadService:
             return upload, cut, upload.finished and not before.finished
 
     async def _write_behind(
-        self, before: Upload, plan: AppendPlan, append: Append, body: Body, lease: Lease, client: str
+        self, before: Upload, plan: AppendPlan, append: Append, body: Body, lease: Lease, context: RequestContext
     ) -> tuple[Upload, Cut | None]:
         declares = plan.upload.length != before.length
-        place = self.quota.place(before.id, client, rules.lacking(plan.upload))
+        place = self._reserve(plan.upload, context)
         async with place if declares else contextlib.nullcontext():
             await self._receiver.go_to(plan.upload, before)
         upload, cut = await self._receiver.receive(plan, append, body, lease, before=before)
@@ -302,7 +307,7 @@ class UploadService:
 
     # HEAD, GET, DELETE -----------------------------------------------------------------------------------------------
 
-    async def inspect(self, inspect: Inspect) -> Inspected:
+    async def inspect(self, inspect: Inspect, context: RequestContext) -> Inspected:
         """Tell how far an upload came. Nobody is interrupted for that: who writes it says what it has.
 
         Raises:
@@ -379,16 +384,16 @@ class UploadService:
         except TusError as error:
             logger.info("finishing an upload: %s", error, extra={"upload_id": upload_id})
 
-    async def download(self, download: Download) -> Content | Unfinished:
+    async def download(self, download: Download, context: RequestContext) -> Content | Unfinished:
         """Give back a finished upload; of another one, tell how far it came, as HEAD does."""
         upload = await self._store.load(download.id)
         if upload.pending or not rules.may_download(upload, self._now()):
-            upload = (await self.inspect(Inspect(id=download.id))).upload
+            upload = (await self.inspect(Inspect(id=download.id), context)).upload
             if not upload.complete:
                 return Unfinished(upload=upload)
         return await self._store.content(upload)
 
-    async def terminate(self, terminate: Terminate) -> Terminated:
+    async def terminate(self, terminate: Terminate, context: RequestContext) -> Terminated:
         """Remove an upload, also under the hands of whoever writes it."""
         async with self._locker.hold(terminate.id, Preempt(), self._lock_timeout):
             upload = await self._store.load(terminate.id)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
-from tusserver.protocol.dialect import Dialect, Reply, RequestHead
+from tusserver.protocol.dialect import Dialect, Reply, RequestContext, RequestHead
 from tusserver.protocol.errors import (
     ClientDisconnected,
     HeaderTooLarge,
@@ -16,7 +17,7 @@ from tusserver.protocol.errors import (
     TusError,
     UploadNotFound,
 )
-from tusserver.protocol.messages import Append, Content, Create
+from tusserver.protocol.messages import Content
 from tusserver.service.uploads import UploadService
 from tusserver.web import download
 from tusserver.web.body import RequestBody
@@ -69,14 +70,12 @@ class UploadEndpoint:
     async def _serve(self, body: RequestBody, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.monotonic()
         head = self._head(scope, body)
+        context = RequestContext(head=head, find_client=partial(self._public_url.client, scope, head.headers))
         outcome = None
         try:
             self._check_sizes(scope)
             command = self._dialect.read(head)
-            client = ""
-            if self._service.quota.by_client and isinstance(command, Create | Append):
-                client = self._public_url.client_key(scope, head.headers)
-            outcome = await self._service.run(command, body, client)
+            outcome = await self._service.run(command, body, context)
             reply = self._dialect.write(outcome, head)
         except TusError as error:
             reply = self._refuse(error, head)

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from starlette.types import Scope
 
 from tusserver.addresses import Address, TrustedProxies, client_key, parse_address
+from tusserver.protocol.dialect import Client
 
 _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9.])?|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?", re.ASCII
@@ -75,17 +76,14 @@ class PublicUrl:
             return encoded, paths
         return f"{scheme}://{host}{encoded}", paths
 
-    def client_key(self, scope: Scope, headers: Mapping[str, str]) -> str:
-        """Return what limits count a request under (see `addresses.client_key`): its client, past trusted proxies.
-
-        Empty if the address is not known.
-        """
+    def client(self, scope: Scope, headers: Mapping[str, str]) -> Client:
+        """Return where a request comes from, past trusted proxies."""
         address = _peer(scope)
         if self._trusted and self._trusted.trusts(address):
             elements, read = self._hops(headers)
             if elements:
                 address = read(elements[-self._trusted.count_hops(elements, read) - 1]) or address
-        return "" if address is None else client_key(address)
+        return Client() if address is None else Client(address=str(address), key=client_key(address))
 
     def _hops(self, headers: Mapping[str, str]) -> tuple[list[str], Callable[[str], Address | None]]:
         """Return the peers that proxies named, the nearest one last, and the function that reads one of them."""
