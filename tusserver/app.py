@@ -191,7 +191,7 @@ class Tus:
         self._closed = False
         self._store = store
         self._locker = locker
-        self.health = Health({"store": store.check, "locks": self._check_locks})
+        self.health = Health({"store": store.check, "locks": locker.check})
         """An ASGI app that answers `/livez` and `/readyz`: `Route("/readyz", tus.health)`."""
         self.extensions = tuple(extension for extension in Extension if extension in on)
         """Names of what OPTIONS advertises (checksum-trailer only where trailers can arrive)."""
@@ -235,7 +235,7 @@ class Tus:
             with anyio.CancelScope(shield=True):
                 await self._service.finished()
                 await self._store.tidy()
-            self._locker.close()
+            await self._locker.aclose()
             if self._claim is not None:
                 self._claim.close()
                 self._claim = None
@@ -271,9 +271,6 @@ class Tus:
         self._closed = True
         self._endpoint.close()
         self.health.close()
-
-    async def _check_locks(self) -> None:
-        self._locker.check()
 
     async def sweep(self) -> int:
         """Remove what has expired now, and make good what a crash left undone; return the number of uploads removed."""

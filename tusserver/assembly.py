@@ -36,9 +36,9 @@ class Site:
         self._path = path
         self._below = path + "/"
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Give back what is open."""
-        self._locker.close()
+        await self._locker.aclose()
         self._claim.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

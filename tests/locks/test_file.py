@@ -56,7 +56,7 @@ async def locker(tmp_path: Path) -> AsyncIterator[FileLocker]:
     """A locker on a folder of the test."""
     made = FileLocker(tmp_path / "locks")
     yield made
-    made.close()
+    await made.aclose()
 
 
 class TestFileLocker(LockerContract):
@@ -66,7 +66,7 @@ class TestFileLocker(LockerContract):
     async def locker(self, tmp_path: Path) -> AsyncIterator[FileLocker]:
         made = FileLocker(tmp_path / "locks")
         yield made
-        made.close()
+        await made.aclose()
 
 
 class Elsewhere:
@@ -187,7 +187,7 @@ async def other(
     """A second locker of this process: its open files exclude ours as another process's do."""
     made = FileLocker(tmp_path / "locks", answer_timeout=answer_timeout, peers_per_turn=peers_per_turn)
     yield made
-    made.close()
+    await made.aclose()
 
 
 async def test_two_lockers_ask_each_other(locker: FileLocker, tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ async def test_names_that_killed_processes_left_go_with_the_next_start(locker: F
 
 async def test_names_that_killed_processes_left_go_while_others_live(locker: FileLocker, tmp_path: Path) -> None:
     gone = left(tmp_path / "locks", *numbered(3))
-    assert locker.is_leader()
+    assert await locker.is_leader()
     assert there(gone) == []
 
 
@@ -303,7 +303,7 @@ async def test_what_is_not_the_name_of_a_process_stays(locker: FileLocker, tmp_p
     (folder / "3-00000003.sock").symlink_to(dead)
     (folder / "4-00000004.sock").write_text("mine")
     kept += [dead, folder / "3-00000003.sock", folder / "4-00000004.sock", folder / "held"]
-    assert locker.is_leader()
+    assert await locker.is_leader()
     assert await locker.report(ID) is None
     assert there(kept) == kept
 
@@ -317,7 +317,7 @@ async def test_a_socket_that_is_being_bound_is_not_taken_for_one_that_was_left(
 
     def slowly(listener: socket.socket, address: str) -> None:
         os.mknod(address, stat.S_IFSOCK | 0o600)
-        FileLocker(tmp_path / "locks").is_leader()
+        asyncio.run(FileLocker(tmp_path / "locks").is_leader())  # in a thread
         made.append(os.path.lexists(address) and Path(address).name not in names.listed(locker._folder))
         os.unlink(address)
         bind(listener, address)
@@ -376,13 +376,13 @@ def test_lockers_of_one_folder_have_one_domain_by_whatever_name(tmp_path: Path) 
 
 
 FORKED = """
-import os, sys
+import asyncio, os, sys
 from tusserver.locks.file import FileLocker
 locker = FileLocker(sys.argv[1])
 locker.try_byte(1)
-ours = locker.is_leader()
+ours = asyncio.run(locker.is_leader())
 if (child := os.fork()) == 0:
-    os._exit(2 * locker.try_byte(1) + locker.is_leader())
+    os._exit(2 * locker.try_byte(1) + asyncio.run(locker.is_leader()))
 _, status = os.waitpid(child, 0)
 print(ours, os.waitstatus_to_exitcode(status))
 """

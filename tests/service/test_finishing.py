@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from tests.service.conftest import MakeWorld
-from tests.service.world import DAY, LATE, FailsAtFirst, World, a_request, elapse
+from tests.service.world import DAY, LATE, FailsAtFirst, World, a_request, elapse, not_leading
 from tusserver.events import Finished, Terminated
 from tusserver.protocol.errors import (
     FinishFailed,
@@ -336,7 +336,7 @@ async def test_what_another_process_finds_to_be_owed_is_told_by_the_one_with_the
     else:
         upload_id, _ = await unfinished(world)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.locker, "is_leader", lambda: False)
+        patch.setattr(world.locker, "is_leader", not_leading)
         telling = asyncio.create_task(world.sweeper.run())
         for _ in range(3):
             world.clock.advance(LATE)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.conftest import MakeWorld
-from tests.service.world import DAY, LATE, Clock, FailsAtFirst, Feed, World, elapse
+from tests.service.world import DAY, LATE, Clock, FailsAtFirst, Feed, World, elapse, not_leading
 from tusserver.clock import WallClock, boot_clock
 from tusserver.events import Expired, Finished
 from tusserver.protocol.errors import FinishFailed, StoreUnavailable, UploadExpired, UploadNotFound
@@ -528,7 +528,7 @@ async def test_a_sweep_by_other_rules_beside_the_server_leaves_deadlines_alone(m
     other = make_world(clock=world.clock)
     other.store = world.store
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(other.locker, "is_leader", lambda: False)
+        patch.setattr(other.locker, "is_leader", not_leading)
         await other.sweeper.sweep()
     assert [(await world.store.load(upload_id)).expires_at for upload_id in uploads] == before
 

@@ -349,6 +349,11 @@ class World:
         return sorted([upload.id async for upload in self.store.uploads()])
 
 
+async def not_leading() -> bool:
+    """Answer in the place of `Locker.is_leader`: another process leads."""
+    return False
+
+
 async def elapse(seconds: float) -> None:
     """Let the loop's time pass: it jumps, so nobody waits."""
     await asyncio.sleep(seconds)

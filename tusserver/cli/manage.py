@@ -222,7 +222,7 @@ async def _remove(configured: LoadedSettings, *, ids: Sequence[str]) -> int:
                 complain(f"there is no upload {printable(text)}")
                 missing += 1
     finally:
-        locker.close()
+        await locker.aclose()
         claim.close()
     return 1 if missing else 0
 
@@ -235,7 +235,7 @@ async def _sweep(configured: LoadedSettings) -> int:
         removed = await site.tus.sweep()
         await site.tus.joined()
     finally:
-        site.close()
+        await site.aclose()
     say(f"Removed {removed} upload{'' if removed == 1 else 's'}")
     return 0
 

@@ -139,6 +139,8 @@ class _Service:
 
     def _serve_alone(self, site: Any) -> int:
         """Serve in this process; after SIGHUP again, with the settings as they are then."""
+        import asyncio
+
         on_start = partial(self._out.put, self._announce(site))
         while True:
             self._fresh = None
@@ -151,7 +153,7 @@ class _Service:
                 on_wait=self._waiting,
                 make_server=self._make_server,
             )
-            site.close()
+            asyncio.run(site.aclose())
             if not served:
                 return _fail("the server could not start; the log above says why")
             if self._fresh is not None:

@@ -67,16 +67,16 @@ class Locker(Protocol):
     async def report(self, upload_id: UploadId) -> int | None:
         """Return the offset that the holder of an upload tells; None if there is no holder, or none that answers."""
 
-    def is_leader(self) -> bool:
+    async def is_leader(self) -> bool:
         """Whether this process does what only one of the domain shall do: the first that asks leads until it closes
         its locker or dies."""
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Find out whether locks work.
 
         Raises:
             StoreUnavailable: with what is wrong, in words that anybody may read.
         """
 
-    def close(self) -> None:
-        """Release what is open, the leadership too; called after the last request. A later `hold` opens it again."""
+    async def aclose(self) -> None:
+        """Close what is open and stop leading; called after the last request. A later `hold` opens it again."""

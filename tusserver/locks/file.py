@@ -94,7 +94,7 @@ class FileLocker:
         return fd
 
     def __del__(self) -> None:
-        self.close()
+        self._close()
         for fd in self._open:
             os.close(fd)
 
@@ -108,7 +108,7 @@ class FileLocker:
         """See `Locker.hold`."""
         return _Hold(self, upload_id, preempt, timeout, before_request)
 
-    def is_leader(self) -> bool:
+    async def is_leader(self) -> bool:
         """See `Locker.is_leader`."""
         self._after_fork()
         self._leader = self._leader or self.try_byte(_LEADER)
@@ -121,15 +121,18 @@ class FileLocker:
         """See `Locker.domain`: the file's number, as a folder may have several names."""
         return self._domain
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """See `Locker.check`."""
         if not os.fstat(self._bytes).st_nlink:  # a process that starts now would use another file
             raise StoreUnavailable("the folder of the locks was removed")
         if self.try_byte(_PROBE):
             self.free_byte(_PROBE)
 
-    def close(self) -> None:
-        """See `Locker.close`."""
+    async def aclose(self) -> None:
+        """See `Locker.aclose`."""
+        self._close()
+
+    def _close(self) -> None:
         if self._process != os.getpid():
             self._forget()
             return

@@ -72,13 +72,13 @@ class MemoryLocker:
         """See `Locker.domain`: this locker alone. That of a forked child is another one."""
         return f"memory of process {os.getpid()}, {self._name}"
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """See `Locker.check`: they always work."""
 
-    def close(self) -> None:
-        """See `Locker.close`: nothing is open."""
+    async def aclose(self) -> None:
+        """See `Locker.aclose`: nothing is open."""
 
-    def is_leader(self) -> bool:
+    async def is_leader(self) -> bool:
         """See `Locker.is_leader`."""
         return True
 

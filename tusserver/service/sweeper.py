@@ -78,7 +78,7 @@ class Sweeper:
         """
         while True:
             try:
-                if self._locker.is_leader():
+                if await self._locker.is_leader():
                     await self.sweep()
                 else:
                     # Who sweeps says when a clock that was set is believed: uploads have new deadlines then.
@@ -161,7 +161,7 @@ class Sweeper:
 
     async def _apply_policy(self) -> None:
         """Give all uploads new deadlines if the rules are others than those that they got theirs by."""
-        if self._policy_holds or self._renewing or not self._locker.is_leader():
+        if self._policy_holds or self._renewing or not await self._locker.is_leader():
             return
         self._renewing = True  # a sweep by hand may come meanwhile
         try:
