@@ -20,7 +20,7 @@ from tests.support.tus import Tus, eventually, patching
 from tests.support.wire import Connection
 from tusserver.protocol.upload import as_upload_id
 from tusserver.server import descriptors
-from tusserver.server.gate import SPARE, Limits
+from tusserver.server.connections import SPARE, Limits
 from tusserver.stores.file import FileStore
 
 FEW = 64

@@ -14,7 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from tusserver import FileStore, Tus
-from tusserver.server.gate import Gate, Limits
+from tusserver.server.connections import Gate, Limits
 from tusserver.server.protocol import WireProtocol, guarded
 from tusserver.service.intake import Intake
 

@@ -17,7 +17,7 @@ import tusserver
 from tests.server.stage import Stage
 from tests.support.tus import Tus, eventually, patching
 from tests.support.wire import render
-from tusserver.server.gate import Gate, Limits
+from tusserver.server.connections import Gate, Limits
 from tusserver.server.heads import FIELD, REQUEST, USUAL, Heads
 from tusserver.server.protocol import PIPELINED, TusHttpProtocol, guarded
 from tusserver.stores.file import FileStore

@@ -271,7 +271,7 @@ def supervise(script: str, count: int = 2, prelude: str = "") -> subprocess.Pope
     frame = f"""
 import logging, os, select, signal, sys
 from tusserver.server.worker import Seat
-from tusserver.server.workers import Supervisor
+from tusserver.server.supervisor import Supervisor
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
 logging.getLogger("tusserver.workers").addFilter(lambda record: not record.getMessage().startswith("replacing"))
 logging.getLogger("tusserver.workers").setLevel("INFO")
@@ -394,7 +394,7 @@ if reloads:
     sys.exit(3)
 select.select([seat.line], [], [])
 """
-    patient = "from tusserver.server import workers; workers.SETTLING = 3600.0"
+    patient = "from tusserver.server import supervisor; supervisor.SETTLING = 3600.0"
     with supervise(script, count=3, prelude=patient) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "started\n"

@@ -86,13 +86,13 @@ class _Service:
         logs.configure(log.level, log.format, worker=worker, steady=worker is not None or self._workers == 1)
 
     def _announce(self, site: Any) -> str:
-        from tusserver.server import protocol, run
+        from tusserver.server import protocol, sockets
 
         settings = self._configured.settings
         extensions = site.tus.extensions
         if not protocol.AT_WORK:  # uvicorn's own protocol cannot deliver trailers, and so OPTIONS does not promise them
             extensions = tuple(extension for extension in extensions if extension is not Extension.CHECKSUM_TRAILER)
-        address = f"http://{run.address_of(self._listeners[0])}"
+        address = f"http://{sockets.address_of(self._listeners[0])}"
         lines = [
             f"tusserver {__version__}"
             if self._workers == 1
@@ -188,7 +188,7 @@ class _Service:
     # several ---------------------------------------------------------------------------------------------------------
 
     def _supervise(self) -> int:
-        from tusserver.server import run, worker, workers
+        from tusserver.server import run, supervisor, worker
 
         run.preload()
 
@@ -198,7 +198,7 @@ class _Service:
             gc.collect()
             return True
 
-        supervisor = workers.Supervisor(
+        parent = supervisor.Supervisor(
             self._workers,
             shutdown_timeout=self._configured.settings.server.shutdown_timeout.total_seconds(),
             on_start=lambda: self._out.put(self._announcement),
@@ -207,10 +207,10 @@ class _Service:
             reload=reload,
             terminal=self._terminal,
         )
-        seat = supervisor.run()
+        seat = parent.run()
         if isinstance(seat, worker.Seat):
             return self._work(seat)
-        if supervisor.gave_up:
+        if parent.gave_up:
             return _fail("the workers could not start; the log above says why")
         _finish(self._out, _STOPPED)
         return seat
@@ -263,7 +263,7 @@ def _fail(line: str) -> int:
 
 def _run(configured: LoadedSettings, site: Any, listeners: list[socket.socket], **how: Any) -> bool:
     from tusserver.addresses import TrustedProxies
-    from tusserver.server import gate, run
+    from tusserver.server import connections, run
 
     settings = configured.settings
     limits = settings.limits
@@ -275,7 +275,7 @@ def _run(configured: LoadedSettings, site: Any, listeners: list[socket.socket], 
         backlog=settings.server.backlog,
         idle_timeout=limits.idle_timeout.total_seconds(),
         head_size=limits.head_size,
-        limits=gate.Limits(
+        limits=connections.Limits(
             connections=limits.connections,
             per_address=limits.connections_per_address,
             head_timeout=None if limits.head_timeout is None else limits.head_timeout.total_seconds(),
@@ -287,13 +287,13 @@ def _run(configured: LoadedSettings, site: Any, listeners: list[socket.socket], 
 
 
 def _listen(configured: LoadedSettings) -> list[socket.socket]:
-    from tusserver.server import run
+    from tusserver.server import sockets
 
     server = configured.settings.server
     until = time.monotonic() + PATIENCE
     while True:
         try:
-            return run.inherited() or run.listen(server.host, server.port, server.backlog)
+            return sockets.inherited() or sockets.listen(server.host, server.port, server.backlog)
         except socket.gaierror as error:
             raise configured.refusal("server.host", f"is not known here ({error.strerror}); write an address") from None
         except ValueError as error:

@@ -12,7 +12,7 @@ import os
 import resource
 from dataclasses import dataclass, replace
 
-from tusserver.server.gate import SPARE, Limits
+from tusserver.server.connections import SPARE, Limits
 
 logger = logging.getLogger("tusserver.server")
 

@@ -26,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tusserver.protocol.errors import HeaderTooLarge, TooManyConnections, TusError
 from tusserver.server.compat import choose, missing
-from tusserver.server.gate import Gate
+from tusserver.server.connections import Gate
 from tusserver.server.heads import FIELD, REQUEST, USUAL
 from tusserver.server.wire import TOKEN, UvicornWire
 from tusserver.streams import WIRE

@@ -27,14 +27,14 @@ from starlette.types import ASGIApp
 
 from tusserver.addresses import TrustedProxies
 from tusserver.server import descriptors, logs
-from tusserver.server.census import Row
-from tusserver.server.gate import Gate, Limits
+from tusserver.server.connections import Gate, Limits
 from tusserver.server.protocol import HEAD_SIZE, guarded
+from tusserver.server.shared_counts import Row
 from tusserver.server.signals import Hangup, Terminal, end_within, handle
+from tusserver.server.sockets import limit_unread
 
 logger = logging.getLogger("tusserver.server")
 
-_FIRST_INHERITED = 3
 _M_ARENA_MAX = -8
 """See mallopt(3)."""
 
@@ -44,56 +44,6 @@ GRACE = 5.0
 """Seconds beyond the longest wait for requests that a stop has for what runs besides them: a copy, a sync."""
 AT_ONCE = 1.0
 """Seconds that a stop has after a second signal."""
-
-
-def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """Listen on every address that `host` stands for (localhost has two), all on one port.
-
-    Raises:
-        OSError: the name is not known, or the address not to be had.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    try:
-        for family, address in dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found):
-            if sockets:
-                port = sockets[0].getsockname()[1]  # the one the system picked
-            both = family == socket.AF_INET6 and address == "::" and socket.has_dualstack_ipv6()
-            sockets.append(socket.create_server((address, port), family=family, backlog=backlog, dualstack_ipv6=both))
-    except OSError:
-        for opened in sockets:
-            opened.close()
-        raise
-    return sockets
-
-
-def inherited() -> list[socket.socket]:
-    """Return the sockets on which a service manager listens for us (`LISTEN_FDS`, as systemd's socket activation does).
-
-    Raises:
-        ValueError: one of them is none that we can serve.
-    """
-    meant, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
-    if meant != str(os.getpid()) or not count.isdigit():
-        return []
-    sockets = []
-    for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + int(count)):
-        try:
-            os.set_inheritable(fd, False)
-            listener = socket.socket(fileno=fd)
-            listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        except OSError as error:
-            raise ValueError(f"descriptor {fd} is no socket ({error.strerror})") from None
-        if not listens or listener.family not in (socket.AF_INET, socket.AF_INET6):
-            raise ValueError(f"descriptor {fd} is no TCP socket that listens; write ListenStream= with a port")
-        sockets.append(listener)
-    return sockets
-
-
-def address_of(listener: socket.socket) -> str:
-    """`127.0.0.1:8080` or `[::1]:8080`, as it stands in a URL."""
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class MakeServer(Protocol):
@@ -245,7 +195,7 @@ def run(
     all, not by address. `row`: the connections of other workers, which count with ours.
     """
     _share_the_heap()
-    _cut_those_who_do_not_read(sockets, idle_timeout)
+    limit_unread(sockets, idle_timeout)
     limits = limits or Limits()
     files, used = descriptors.ask_for(limits.connections), descriptors.in_use()
     share = descriptors.fit(limits, backlog, files, used, 1 if row is None else row.workers)
@@ -296,13 +246,3 @@ def _share_the_heap() -> None:
     if "MALLOC_ARENA_MAX" not in os.environ:  # its own setting
         with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
-
-
-def _cut_those_who_do_not_read(listeners: list[socket.socket], timeout: float) -> None:
-    """Have the kernel end connections on which it waits so long to send, because the client reads nothing or is gone.
-
-    What a listener has set, the connections that it accepts inherit.
-    """
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        for listener in listeners:
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(timeout * 1000)))

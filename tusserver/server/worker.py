@@ -1,4 +1,4 @@
-"""A worker: what it has of its parent (see workers.py), and the server that obeys it."""
+"""A worker: what it has of its parent (see supervisor.py), and the server that obeys it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from types import FrameType
 
 import uvicorn
 
-from tusserver.server.census import Row
-from tusserver.server.door import Door, Tally
+from tusserver.server.accept import Door, Tally
 from tusserver.server.run import Server
+from tusserver.server.shared_counts import Row
 
 logger = logging.getLogger("tusserver.workers")
 

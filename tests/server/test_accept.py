@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.support.wire import PATIENCE
-from tusserver.server import door
-from tusserver.server.door import Door, Tally
+from tusserver.server import accept
+from tusserver.server.accept import Door, Tally
 
 
 class Inside(asyncio.Protocol):
@@ -93,7 +93,7 @@ async def test_clients_that_come_at_once_are_shared(hall: Hall) -> None:
 
 
 async def test_who_has_more_lets_the_others_go_first(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "YIELD", 0.1)
+    monkeypatch.setattr(accept, "YIELD", 0.1)
     old = hall.open(1)
     hall.arrive(16)
     await until([old], 16)
@@ -113,7 +113,7 @@ async def test_nobody_waits_for_a_worker_that_takes_none(hall: Hall) -> None:
 
 
 async def test_a_worker_that_is_gone_is_not_let_go_first(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "YIELD", 3600.0)
+    monkeypatch.setattr(accept, "YIELD", 3600.0)
     worker = hall.open(1)
     hall.tally.note(2, 0)
     hall.tally.forget(2)
@@ -144,7 +144,7 @@ async def test_too_many_open_files_are_told_and_waited_for(
                 raise OSError(errno.EMFILE, "Too many open files")
             return super().accept()
 
-    monkeypatch.setattr(door, "PAUSE", 0.001)
+    monkeypatch.setattr(accept, "PAUSE", 0.001)
     with caplog.at_level(logging.ERROR, "tusserver.workers"):
         worker = hall.open(1, Full(fileno=hall.listener.dup().detach()))
         hall.arrive(3)

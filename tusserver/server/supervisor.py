@@ -25,9 +25,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
-from tusserver.server.census import Census, Row
-from tusserver.server.door import Tally
+from tusserver.server.accept import Tally
 from tusserver.server.run import GRACE
+from tusserver.server.shared_counts import Census, Row
 from tusserver.server.signals import OF_THE_KEYBOARD, STOPS, Hangup, Terminal, name_of
 from tusserver.server.worker import NOW, READY, STOP, WAITING, Seat
 

@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 from tusserver.addresses import TrustedProxies, client_key, parse_address
 from tusserver.protocol.errors import TooManyConnections
-from tusserver.server.census import Row
 from tusserver.server.heads import Heads
+from tusserver.server.shared_counts import Row
 
 logger = logging.getLogger("tusserver.gate")
 

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from tests.support.ports import free_port
-from tusserver.server.run import address_of, listen
+from tusserver.server.sockets import address_of, listen
 
 
 def test_every_address_of_a_name_is_listened_on_at_one_port(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from tusserver.addresses import TrustedProxies
 from tusserver.protocol.errors import TooManyConnections
-from tusserver.server.census import Census, Row
-from tusserver.server.gate import Gate, Limits
+from tusserver.server.connections import Gate, Limits
+from tusserver.server.shared_counts import Census, Row
 
 
 class Visitor:
