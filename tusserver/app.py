@@ -20,10 +20,11 @@ from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
 from tusserver.locks import file
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
+from tusserver.protocol.dialect import Dialect, Offer
 from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.extensions import Extension, enabled
 from tusserver.protocol.limits import Expiry, Limits
-from tusserver.protocol.tus import VERSION, TusDialect
+from tusserver.protocol.tus import TusDialect
 from tusserver.protocol.upload import ID_DIGITS, Upload, UploadId, as_upload_id
 from tusserver.service.buffers import BUFFERS
 from tusserver.service.concat import Joiner
@@ -37,9 +38,11 @@ from tusserver.web.cors import Cors, CorsMiddleware
 from tusserver.web.endpoint import UploadEndpoint
 from tusserver.web.forwarded import X_FORWARDED, PublicUrl
 from tusserver.web.health import Health
-from tusserver.web.replies import NEVER_KEPT
 
 logger = logging.getLogger("tusserver")
+
+DIALECTS: Sequence[Callable[[Offer], Dialect]] = (TusDialect,)
+"""Every dialect that is spoken. A request that is in none of them is read by the first."""
 
 Callback = Callable[[Upload], Awaitable[None]]
 """Called with an upload as it is at that moment."""
@@ -173,15 +176,15 @@ class Tus:
             before_create=before_create,
             now=now,
         )
-        dialect = TusDialect(on, max_size=limits.max_size, max_parts=limits.parts, download=download)
+        offer = Offer(extensions=on, limits=limits, download=download)
+        dialects = [make(offer) for make in DIALECTS]
         public_url = PublicUrl(
             trusted_proxies, family=proxy_headers, relative=relative_location, trailers=proxy_trailers
         )
-        self._endpoint = UploadEndpoint(service, dialect, public_url, header_size=header_size, head_size=head_size)
+        self._endpoint = UploadEndpoint(service, dialects, public_url, header_size=header_size, head_size=head_size)
         self._app: ASGIApp = self._endpoint
         if cors is not None:
-            options = {"Tus-Resumable": VERSION, **NEVER_KEPT, **dialect.options(trailers=False)}
-            self._app = CorsMiddleware(self._endpoint, cors, options)
+            self._app = CorsMiddleware(self._endpoint, cors, dialects)
         self._sweeper = Sweeper(
             store, locker, lifecycle, joiner, quota, expiry=expiry, interval=sweep_interval, now=now
         )

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tusserver.protocol.checksum import ALGORITHMS, Checksum
-from tusserver.protocol.dialect import Reply, RequestHead
+from tusserver.protocol.dialect import Offer, Reply, RequestHead
 from tusserver.protocol.errors import (
     AmbiguousLength,
     BodyTimeout,
@@ -42,6 +42,7 @@ from tusserver.protocol.errors import (
     UploadNotFound,
 )
 from tusserver.protocol.extensions import Extension
+from tusserver.protocol.limits import Limits
 from tusserver.protocol.messages import (
     Append,
     Appended,
@@ -73,7 +74,13 @@ ALL = frozenset(Extension)
 NOW = datetime(2014, 6, 25, 16, tzinfo=UTC)
 OCTETS = "application/offset+octet-stream"
 SHA1_OF_NOTHING = "sha1 2jmj7l5rSw0yVb/vlWAYkK/YBwk="
-DIALECT = TusDialect(ALL)
+
+
+def a_dialect(extensions: Iterable[Extension] = ALL, *, download: bool = True, **limits: Any) -> TusDialect:
+    return TusDialect(Offer(extensions=frozenset(extensions), limits=Limits(**limits), download=download))
+
+
+DIALECT = a_dialect()
 
 
 def a_head(
@@ -176,13 +183,25 @@ def test_another_method_is_refused_with_those_that_apply(method: str, name: str,
 )
 def test_a_method_whose_extension_is_off_is_refused(off: Extension, method: str, name: str) -> None:
     with pytest.raises(MethodNotAllowed) as refusal:
-        TusDialect(ALL - {off}).read(a_head(method, name))
+        a_dialect(ALL - {off}).read(a_head(method, name))
     assert method not in refusal.value.allow
 
 
 def test_downloads_can_be_switched_off() -> None:
     with pytest.raises(MethodNotAllowed):
-        TusDialect(ALL, download=False).read(a_head("GET", "abc"))
+        a_dialect(ALL, download=False).read(a_head("GET", "abc"))
+
+
+@pytest.mark.parametrize("actual", ["POST", "PUT", "GET"])
+def test_the_overriding_method_counts_and_the_actual_one_does_not(actual: str) -> None:
+    # "The actual method of the request MUST be ignored" in favour of X-HTTP-Method-Override
+    assert DIALECT.read(a_head(actual, "abc", {"x-http-method-override": "delete"})) == Terminate(id=UploadId("abc"))
+    assert DIALECT.read(a_head(actual, "abc", {"x-http-method-override": "HEAD"})) == Inspect(id=UploadId("abc"))
+
+
+def test_a_refusal_of_an_overriding_head_is_one_of_head() -> None:
+    told = DIALECT.refuse(StoreUnavailable(), a_head("POST", "abc", {"x-http-method-override": "HEAD"}))
+    assert (told.status, told.body) == (423, b"")
 
 
 # version -------------------------------------------------------------------------------------------------------------
@@ -255,7 +274,7 @@ def test_a_length_both_given_and_deferred_is_refused() -> None:
 
 def test_a_deferred_length_is_refused_where_the_extension_is_off() -> None:
     with pytest.raises(ExtensionDisabled, match="creation-defer-length"):
-        TusDialect(ALL - {Extension.CREATION_DEFER_LENGTH}).read(a_post({"upload-defer-length": "1"}))
+        a_dialect(ALL - {Extension.CREATION_DEFER_LENGTH}).read(a_post({"upload-defer-length": "1"}))
 
 
 def test_malformed_metadata_are_refused_at_creation() -> None:
@@ -285,7 +304,7 @@ def test_a_body_of_another_type_is_no_upload_and_no_error(content_type: str) -> 
 
 def test_first_bytes_are_ignored_where_the_extension_is_off() -> None:
     head = a_post({"upload-length": "10", "content-type": OCTETS, "content-length": "5"})
-    dialect = TusDialect(ALL - {Extension.CREATION_WITH_UPLOAD})
+    dialect = a_dialect(ALL - {Extension.CREATION_WITH_UPLOAD})
     assert dialect.read(head) == Create(length=10, metadata=Metadata())
 
 
@@ -375,7 +394,7 @@ def test_a_malformed_checksum_is_refused(value: str) -> None:
 
 def test_a_checksum_is_ignored_where_the_extension_is_off() -> None:
     # tuspy sends one without asking OPTIONS
-    command = TusDialect(ALL - {Extension.CHECKSUM}).read(a_patch({"upload-checksum": "no such thing"}))
+    command = a_dialect(ALL - {Extension.CHECKSUM}).read(a_patch({"upload-checksum": "no such thing"}))
     assert isinstance(command, Append)
     assert (command.checksum, command.checksum_in_trailer) == (None, False)
 
@@ -399,7 +418,7 @@ def test_a_checksum_can_be_announced_as_a_trailer(announced: str) -> None:
         (DIALECT, {"content-length": "10"}, True),
         (DIALECT, {"content-length": "10"}, False),
         (DIALECT, {"content-length": "0"}, True),
-        (TusDialect(ALL - {Extension.CHECKSUM_TRAILER}), CHUNKED, True),
+        (a_dialect(ALL - {Extension.CHECKSUM_TRAILER}), CHUNKED, True),
     ],
     ids=["trailers are dropped", "a length", "both", "a length of nothing", "switched off"],
 )
@@ -675,7 +694,7 @@ def test_one_part_may_be_named_twice() -> None:
 
 def test_more_parts_than_a_final_upload_may_have_are_counted_and_not_read() -> None:
     """A head has room for 90,000 short URLs, and to read them took more than a second."""
-    dialect = TusDialect(ALL, max_parts=2)
+    dialect = a_dialect(ALL, parts=2)
     assert len(dialect.read(a_post({"upload-concat": "final;a b"})).parts) == 2  # type: ignore[union-attr]
     with pytest.raises(InvalidConcat, match=r"more than limits[.]parts = 2"):
         dialect.read(a_post({"upload-concat": "final;/elsewhere/x a b"}))
@@ -703,7 +722,7 @@ def test_a_final_upload_with_the_type_of_a_body_but_none_is_created() -> None:
 @pytest.mark.parametrize("text", ["partial", "final;/files/a", "nonsense"])
 def test_concatenation_is_refused_where_the_extension_is_off(text: str) -> None:
     with pytest.raises(ConcatenationUnsupported):
-        TusDialect(ALL - {Extension.CONCATENATION}).read(a_post({"upload-concat": text, "upload-length": "1"}))
+        a_dialect(ALL - {Extension.CONCATENATION}).read(a_post({"upload-concat": text, "upload-length": "1"}))
 
 
 # whatever a client sends ---------------------------------------------------------------------------------------------
@@ -749,7 +768,7 @@ def test_whatever_is_asked_is_understood_or_refused_in_words(
 
 
 def options(*off: Extension, trailers: bool = False, max_size: int | None = None) -> Reply:
-    return TusDialect(ALL - set(off), max_size=max_size).write(Discovered(), a_head("OPTIONS", trailers=trailers))
+    return a_dialect(ALL - set(off), max_size=max_size).write(Discovered(), a_head("OPTIONS", trailers=trailers))
 
 
 def test_options_tells_version_extensions_and_algorithms() -> None:
@@ -820,7 +839,7 @@ def test_a_relative_location_starts_with_the_path() -> None:
 
 
 def test_the_offset_at_creation_is_told_only_where_bytes_can_come_along() -> None:
-    dialect = TusDialect(ALL - {Extension.CREATION_WITH_UPLOAD})
+    dialect = a_dialect(ALL - {Extension.CREATION_WITH_UPLOAD})
     assert "Upload-Offset" not in dialect.write(Created(upload=an_upload()), a_head("POST")).headers
 
 
@@ -903,7 +922,7 @@ def test_a_deadline_is_told_as_long_as_it_counts(outcome: Any) -> None:
 
     assert told(DIALECT) == "Wed, 25 Jun 2014 16:00:00 GMT"
     assert told(DIALECT, offset=10, finished=True) is None
-    assert told(TusDialect(ALL - {Extension.EXPIRATION})) is None
+    assert told(a_dialect(ALL - {Extension.EXPIRATION})) is None
 
 
 # refusals ------------------------------------------------------------------------------------------------------------
@@ -953,7 +972,7 @@ def test_head_without_a_version_is_answered_as_get_is_where_that_is_on() -> None
     with pytest.raises(UnsupportedVersion):
         DIALECT.read(a_head("HEAD", "abc", {"tus-resumable": "0.2.2"}))
     with pytest.raises(UnsupportedVersion):
-        TusDialect(ALL, download=False).read(a_head("HEAD", "abc", {"tus-resumable": None}))
+        a_dialect(ALL, download=False).read(a_head("HEAD", "abc", {"tus-resumable": None}))
 
 
 def test_a_refusal_of_head_has_no_body() -> None:

@@ -7,11 +7,12 @@ import asyncio
 import pytest
 from starlette.types import Message
 
+from tusserver.protocol.dialect import Offer
 from tusserver.protocol.extensions import Extension
 from tusserver.protocol.tus import TusDialect
 from tusserver.web.body import RequestBody
 
-DIALECT = TusDialect(Extension)
+DIALECT = TusDialect(Offer(extensions=frozenset(Extension)))
 
 
 class Lossy:

@@ -1,14 +1,20 @@
-"""A dialect: a translator between headers and the commands, outcomes and refusals of the ground."""
+"""The port of dialects: a dialect translates between headers and commands, outcomes and refusals.
+
+Everything that differs from one protocol on the wire to another is said by a dialect; no other module asks which one a
+request speaks. To add one takes a module with a class of these methods, and its name in `app.DIALECTS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import TusError
-from tusserver.protocol.messages import Command, Outcome
+from tusserver.protocol.extensions import Extension
+from tusserver.protocol.limits import Limits
+from tusserver.protocol.messages import Command, Discovered, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,13 +22,13 @@ class RequestHead:
     """A request without its body."""
 
     method: str
-    """Upper case; the overriding one, if X-HTTP-Method-Override says so."""
+    """As it was sent, in upper case."""
     name: str
-    """What follows the collection's path: an upload's id, or empty for the collection itself."""
+    """The path below that of the collection: an upload's id, or empty for the collection itself."""
     headers: Mapping[str, str]
     """Lower-case names; values as latin-1 text without outer blanks."""
     repeated: frozenset[str] = frozenset()
-    """Names that stood more than once."""
+    """Names that were sent more than once."""
     base_url: str
     """The collection as clients reach it, without a trailing slash: https://host/files, or /files if relative."""
     base_paths: tuple[str, ...]
@@ -32,7 +38,7 @@ class RequestHead:
 
     @property
     def body_length(self) -> int | None:
-        """Bytes the body has; None if it is chunked. The HTTP parser has checked the digits."""
+        """Bytes of the body; None if it is chunked. The HTTP parser has checked the digits."""
         if "transfer-encoding" in self.headers:
             return None
         return int(self.headers.get("content-length", "0"))
@@ -94,7 +100,7 @@ class RequestContext:
 
 @dataclass(slots=True)
 class Reply:
-    """An answer without a server: status, headers, body."""
+    """An answer, independent of the server: status, headers, body."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -103,25 +109,125 @@ class Reply:
     """Whether the connection ends with this answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Interim:
+    """An interim answer (1xx): status and headers. It has no body, and the final answer follows."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 100 <= self.status <= 199:
+            raise ValueError(f"an interim answer has a status from 100 to 199, not {self.status}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a server offers to its clients, in every dialect that can express it."""
+
+    extensions: frozenset[Extension]
+    """Those that are on and work."""
+    limits: Limits = Limits()  # noqa: RUF009 - it is frozen
+    download: bool = True
+    """Whether finished uploads can be read with GET."""
+
+
 class Dialect(Protocol):
-    """One protocol on the wire."""
+    """One protocol on the wire. A dialect has no state: the same head gives the same command.
+
+    The sequences are read once, when an app is made.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name in the records of uploads that are created in this dialect: it must stay the same for ever."""
+
+    @property
+    def methods(self) -> Sequence[str]:
+        """Methods of its requests, in upper case, for CORS."""
+
+    @property
+    def request_headers(self) -> Sequence[str]:
+        """Headers that its clients send, for CORS."""
+
+    @property
+    def response_headers(self) -> Sequence[str]:
+        """Headers that its clients read, for CORS."""
+
+    @property
+    def list_headers(self) -> Collection[str]:
+        """Request headers, in lower case, of which several lines are one list: they are joined with commas."""
+
+    @property
+    def long_headers(self) -> Collection[str]:
+        """Request headers, in lower case, whose value may be longer than `header_size`."""
+
+    @property
+    def has_interim(self) -> bool:
+        """Whether `interim` ever returns an answer. If not, nothing is made for it."""
+
+    def speaks(self, head: RequestHead) -> bool:
+        """Whether a request is in this dialect, as far as its head says so. Called for every request if there are more
+        dialects than one."""
 
     def read(self, head: RequestHead) -> Command:
-        """Understand a request, before anything is done for it.
+        """Return the command of a request, before anything is done for it.
+
+        Raises:
+            TusError: the request is not valid.
+        """
+
+    def read_trailers(self, trailers: Mapping[str, str]) -> Checksum | None:
+        """Return the checksum among the trailers, if there is one.
 
         Raises:
             TusError: it is not valid.
         """
 
-    def read_trailers(self, trailers: Mapping[str, str]) -> Checksum | None:
-        """Find the checksum among the trailers.
+    def interim(self, outcome: Outcome, head: RequestHead) -> Interim | None:
+        """Return the interim answer for what has happened so far; None: there is none for that, or for this client.
 
-        Raises:
-            TusError: it is there and not valid.
+        `outcome` is `Created` before the body is received, or `Progressed` while it is received.
         """
 
     def write(self, outcome: Outcome, head: RequestHead) -> Reply:
-        """Say what was done."""
+        """Return the answer for what was done, with the headers that every answer of this dialect has."""
 
     def refuse(self, error: TusError, head: RequestHead) -> Reply:
-        """Say what was not done, and why."""
+        """Return the answer for what was not done, and why, with the headers of every answer as well."""
+
+
+def choose(head: RequestHead, dialects: Sequence[Dialect]) -> Dialect:
+    """Return the dialect of a request: the first one that speaks it, else the first one of all."""
+    for dialect in dialects:
+        if dialect.speaks(head):
+            return dialect
+    return dialects[0]
+
+
+def discovery(head: RequestHead, dialects: Sequence[Dialect]) -> Reply:
+    """Return the answer to OPTIONS, which says what all dialects offer. Of a header that several have, the values make
+    one list."""
+    replies = [dialect.write(Discovered(), head) for dialect in dialects]
+    headers: dict[str, str] = {}
+    for reply in replies:
+        for name, value in reply.headers.items():
+            other = headers.get(name, value)
+            headers[name] = value if other == value else f"{other}, {value}"
+    return Reply(min(reply.status for reply in replies), headers)
+
+
+def plain_refusal(error: TusError, method: str) -> Reply:
+    """Return a refusal in plain text, `CODE: message`, as tusd writes it; also for a request that nobody has read yet.
+
+    After any other refusal of a HEAD than 423, tus-js-client forgets the upload and starts at byte 0. So what is
+    transient, and what is an error of this server, is 423 there.
+    """
+    status, retry_after = error.status, error.retry_after
+    if method == "HEAD" and status >= 500:
+        status, retry_after = 423, retry_after or 5
+    headers = {"Content-Type": "text/plain; charset=utf-8"}
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
+    body = b"" if method == "HEAD" else f"{error.code}: {error}\n".encode()
+    return Reply(status, headers, body, error.closes)

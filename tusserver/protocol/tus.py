@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import assert_never
 from urllib.parse import unquote, urlsplit
 
 from tusserver.protocol.checksum import ALGORITHMS, Checksum
-from tusserver.protocol.dialect import Reply, RequestHead
+from tusserver.protocol.dialect import Interim, Offer, Reply, RequestHead, plain_refusal
 from tusserver.protocol.errors import (
     AmbiguousLength,
     ConcatenationUnsupported,
@@ -52,6 +52,7 @@ from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
 
 VERSION = "1.0.0"
 
+METHODS = ("POST", "HEAD", "PATCH", "DELETE", "GET", "OPTIONS")
 REQUEST_HEADERS = (
     "Tus-Resumable",
     "Upload-Length",
@@ -63,7 +64,6 @@ REQUEST_HEADERS = (
     "Content-Type",
     "X-HTTP-Method-Override",
 )
-"""Headers a client sends, for CORS."""
 
 RESPONSE_HEADERS = (
     "Location",
@@ -79,7 +79,6 @@ RESPONSE_HEADERS = (
     "Upload-Concat",
     "Upload-Expires",
 )
-"""Headers a client reads, for CORS."""
 
 _ONCE = frozenset(
     {
@@ -93,6 +92,8 @@ _ONCE = frozenset(
         "x-http-method-override",
     }
 )
+_ALWAYS = {"Tus-Resumable": VERSION, "Cache-Control": "no-store"}
+"""In every answer. A cache that kept one would answer with an old offset."""
 _FINAL = "final;"
 _LONG_CONCAT = 4096
 """Bytes above which Upload-Concat stays out of downloads: curl, Node.js and Python read no such answer."""
@@ -100,38 +101,36 @@ _NOT_OURS = "a partial upload's URL is not one of this server"
 
 
 class TusDialect:
-    """tus 1.0.0. `extensions` are those that are on and work; `max_size` is told to clients in bytes.
+    """tus 1.0.0. URLs in Upload-Concat beyond `offer.limits.parts` are not read: one takes 10 µs, and a head may have
+    many."""
 
-    `max_parts`: URLs in Upload-Concat that are read at all. To read one takes some 10 µs, and a head has room for many.
-    """
+    name = "tus"
+    methods = METHODS
+    request_headers = REQUEST_HEADERS
+    response_headers = RESPONSE_HEADERS
+    list_headers = frozenset({"trailer"})
+    long_headers = frozenset({"upload-concat"})
+    has_interim = False
 
-    def __init__(
-        self,
-        extensions: Iterable[Extension],
-        *,
-        max_size: int | None = None,
-        max_parts: int | None = None,
-        download: bool = True,
-    ) -> None:
-        self._on = frozenset(extensions)
+    def __init__(self, offer: Offer) -> None:
+        self._on = offer.extensions
         # Looked up for every request; hashing an Enum is slow.
         self._with_upload = Extension.CREATION_WITH_UPLOAD in self._on
         self._checksums = Extension.CHECKSUM in self._on
         self._expires = Extension.EXPIRATION in self._on
-        self._max_size = max_size
-        self._max_parts = max_parts
-        self._download = download
+        self._max_size = offer.limits.max_size
+        self._max_parts = offer.limits.parts
+        self._download = offer.download
         on_collection = ["OPTIONS", "POST"] if Extension.CREATION in self._on else ["OPTIONS"]
         on_upload = ["OPTIONS", "HEAD", "PATCH"]
-        if download:
+        if offer.download:
             on_upload.append("GET")
         if Extension.TERMINATION in self._on:
             on_upload.append("DELETE")
         self._allowed = {True: frozenset(on_upload), False: frozenset(on_collection)}
         self._allow = {True: ", ".join(on_upload), False: ", ".join(on_collection)}
 
-    def options(self, *, trailers: bool) -> dict[str, str]:
-        """What OPTIONS tells; `trailers`: whether the server in front can deliver them."""
+    def _options(self, *, trailers: bool) -> dict[str, str]:
         headers = {"Tus-Version": VERSION}
         names = [e for e in Extension if e in self._on and (trailers or e is not Extension.CHECKSUM_TRAILER)]
         if names:
@@ -144,9 +143,13 @@ class TusDialect:
 
     # requests --------------------------------------------------------------------------------------------------------
 
+    def speaks(self, head: RequestHead) -> bool:
+        """See `Dialect.speaks`. "The Tus-Resumable header MUST be included in every request ... except for OPTIONS"."""
+        return "tus-resumable" in head.headers
+
     def read(self, head: RequestHead) -> Command:
         """See `Dialect.read`."""
-        method, on_upload = head.method, head.name != ""
+        method, on_upload = _method(head), head.name != ""
         if method == "OPTIONS":
             return Discover()
         if on_upload:
@@ -228,7 +231,7 @@ class TusDialect:
             raise ConcatenationUnsupported
         first = None
         if self._with_upload and is_offset_type(headers.get("content-type")):
-            # Without the type the body is no upload's; it is read and forgotten.
+            # Without the type the body is not one of an upload; it is read and discarded.
             first = self._body(head, None, 0, None)
         if concat is None or concat == "partial":
             role = Role.REGULAR if concat is None else Role.PARTIAL
@@ -246,7 +249,7 @@ class TusDialect:
         named = urls.split()
         if not named:
             raise InvalidConcat("final; names no partial upload")
-        if self._max_parts is not None and len(named) > self._max_parts:
+        if len(named) > self._max_parts:
             raise InvalidConcat(f"it names more than limits.parts = {self._max_parts} partial uploads")
         parts = tuple(self._part(url, head) for url in named)
         return Create(length=None, metadata=metadata, role=Role.FINAL, concat=concat, parts=parts)
@@ -293,11 +296,15 @@ class TusDialect:
 
     # answers ---------------------------------------------------------------------------------------------------------
 
+    def interim(self, outcome: Outcome, head: RequestHead) -> Interim | None:
+        """See `Dialect.interim`: tus has none."""
+        return None
+
     def write(self, outcome: Outcome, head: RequestHead) -> Reply:
         """See `Dialect.write`."""
         match outcome:
             case Discovered():
-                return self._reply(204, self.options(trailers=head.trailers))
+                return self._reply(204, self._options(trailers=head.trailers))
             case Created(upload=upload):
                 headers = {"Location": f"{head.base_url}/{upload.id}"}
                 if self._with_upload and not upload.pending:
@@ -350,29 +357,25 @@ class TusDialect:
             headers["Upload-Expires"] = http_date(upload.expires_at)
 
     def refuse(self, error: TusError, head: RequestHead) -> Reply:
-        """See `Dialect.refuse`. The body reads `CODE: words`, as tusd's does.
-
-        On any other refusal of a HEAD than 423, tus-js-client forgets the upload and starts at byte 0. So what passes
-        by itself, and what is our fault, is 423 there.
-        """
-        headers = {"Content-Type": "text/plain; charset=utf-8"}
-        status, retry_after = error.status, error.retry_after
-        if head.method == "HEAD" and status >= 500:
-            status, retry_after = 423, retry_after or 5
+        """See `Dialect.refuse` and `plain_refusal`."""
+        method = _method(head)
+        reply = plain_refusal(error, method)
+        headers = reply.headers = {**_ALWAYS, **reply.headers}
         if isinstance(error, UnsupportedVersion):
             headers["Tus-Version"] = VERSION
         if isinstance(error, MethodNotAllowed):
             headers["Allow"] = error.allow
         if isinstance(error, OffsetMismatch):
             headers["Upload-Offset"] = str(error.expected)
-        if retry_after is not None:
-            headers["Retry-After"] = str(retry_after)
-        if error.expires_at is not None and head.method == "PATCH" and self._expires:
+        if error.expires_at is not None and method == "PATCH" and self._expires:
             headers["Upload-Expires"] = http_date(error.expires_at)
-        reply = self._reply(status, headers, closes=error.closes)
-        if head.method != "HEAD":
-            reply.body = f"{error.code}: {error}\n".encode()
         return reply
 
     def _reply(self, status: int, headers: dict[str, str], *, closes: bool = False) -> Reply:
-        return Reply(status, {"Tus-Resumable": VERSION, "Cache-Control": "no-store", **headers}, closes=closes)
+        return Reply(status, {**_ALWAYS, **headers}, closes=closes)
+
+
+def _method(head: RequestHead) -> str:
+    """Core: "The X-HTTP-Method-Override request header MUST be interpreted as the request's method by the Server"."""
+    override = head.headers.get("x-http-method-override")
+    return override.upper() if override else head.method

@@ -1,29 +1,30 @@
-"""CORS: starlette's middleware, filled with what tus clients need, and a preflight that is a tus OPTIONS as well."""
+"""CORS: starlette's middleware with what the dialects need; a preflight is answered as their OPTIONS as well."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tusserver.protocol.tus import REQUEST_HEADERS, RESPONSE_HEADERS
+from tusserver.protocol.dialect import Dialect, RequestHead, discovery
 
-_METHODS = ("POST", "HEAD", "PATCH", "DELETE", "GET", "OPTIONS")
 _ALWAYS_ALLOWED = ("Authorization", "X-Request-ID", "X-Requested-With")
+_OPTIONS = RequestHead(method="OPTIONS", name="", headers={}, base_url="", base_paths=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cors:
-    """Which web pages may use the server. The default lets every page, without its user's cookies."""
+    """Which web pages may use the server. By default every page, without its user's cookies."""
 
     origins: Sequence[str] = ("*",)
     """Like `https://app.example.org`; `*` for all."""
     credentials: bool = False
-    """Whether cookies and other credentials may come along."""
+    """Whether cookies and other credentials may be sent."""
     allow_headers: Sequence[str] = ()
     """Further request headers."""
     expose_headers: Sequence[str] = ()
@@ -33,27 +34,31 @@ class Cors:
 
 
 class CorsMiddleware(CORSMiddleware):
-    """`options` are the headers of a tus OPTIONS, which a preflight answers at the same time."""
+    """Lets the pages that `cors` names use `app`, which speaks these dialects."""
 
-    def __init__(self, app: ASGIApp, cors: Cors, options: Mapping[str, str]) -> None:
+    def __init__(self, app: ASGIApp, cors: Cors, dialects: Sequence[Dialect]) -> None:
         super().__init__(
             app,
             allow_origins=cors.origins,
-            allow_methods=_METHODS,
-            allow_headers=(*REQUEST_HEADERS, *_ALWAYS_ALLOWED, *cors.allow_headers),
+            allow_methods=_each(dialect.methods for dialect in dialects),
+            allow_headers=(
+                *_each(dialect.request_headers for dialect in dialects),
+                *_ALWAYS_ALLOWED,
+                *cors.allow_headers,
+            ),
             allow_credentials=cors.credentials,
-            expose_headers=(*RESPONSE_HEADERS, *cors.expose_headers),
+            expose_headers=(*_each(dialect.response_headers for dialect in dialects), *cors.expose_headers),
             max_age=cors.max_age,
         )
-        self._options = options
-        # Answers differ by origin, and have to say so, only if not every origin gets the same one.
+        self._options = discovery(_OPTIONS, dialects).headers
+        # Answers differ by origin, and have to say so, unless every origin gets the same.
         self._same_for_all = "*" in cors.origins and not cors.credentials
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on at once what comes from no web page."""
+        """Answer one request; one that no web page sends is passed on at once."""
 
         async def varied(message: Message) -> None:
-            """Say so too where older versions of Starlette do not: without an origin, and to one that is refused."""
+            """Add `Vary: Origin` where older versions of Starlette do not: without an origin, and if it is refused."""
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 told = ",".join(headers.getlist("vary")).lower()
@@ -69,7 +74,12 @@ class CorsMiddleware(CORSMiddleware):
             await super().__call__(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer both questions in one."""
+        """Answer a preflight, with the headers of OPTIONS as well."""
         response = super().preflight_response(request_headers)
         response.headers.update(self._options)
         return response
+
+
+def _each(lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Return the names of all lists, each once."""
+    return tuple(dict.fromkeys(chain.from_iterable(lists)))
