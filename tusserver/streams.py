@@ -1,11 +1,15 @@
 """The shapes in which bytes travel: a Body comes in, a Source goes to the store, a Wire does what ASGI cannot say.
 
 server (or plain ASGI)  →  web: Body  →  service: Intake, which is a Source  →  store
+
+Where the server can write a body straight into a file, the store's `FileTarget` travels the other way, by the method
+`receive_into` of each of the three.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from tusserver.protocol.checksum import Checksum, Digest
@@ -25,66 +29,78 @@ class Disk(Protocol):
         """Make a short call for its effect alone; None if it is done, else what must be awaited."""
 
 
+OnProgress = Callable[[int], Awaitable[None] | None]
+"""Called by the store with the number of bytes of this body that are written; may commit them. None: nothing to await.
+"""
+Reserve = Callable[[int, int], None]
+"""`reserve(at, n)`, of a store: reserve space for `n` bytes at byte `at` of an open file. May raise: then they are not
+written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileTarget:
+    """Where a store wants a body."""
+
+    fd: int
+    """Open for writing until `receive_into` returns."""
+    offset: int
+    """Byte of the file at which the body starts."""
+    disk: Disk | None = None
+    """The disk that the file is on, if that is known."""
+    reserve: Reserve | None = None
+    """Called, in any thread, before bytes of a body are written whose length was not announced."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyCallbacks:
+    """What happens to the bytes of a body that is received into a file. All but `digest` are called on the loop."""
+
+    on_written: Callable[[int], None]
+    """Called after every `n` bytes that are written and given to `digest`."""
+    admit: Callable[[int], None]
+    """Called before `n` bytes are written of a body that is parsed. May raise: then they are not written, and the body
+    ends with that error."""
+    buffer_share: Callable[[], int]
+    """Return how many bytes may be held in memory while they wait to be written."""
+    digest: Digest | None = None
+    """Is given all bytes, in any thread."""
+
+
 class Wire(Protocol):
     """What our own server adds to one request. Without it everything works, a little slower."""
 
     @property
-    def drainable(self) -> bool:
-        """Whether the body can go from the socket to a file: plain TCP, a known length, nothing received yet."""
+    def can_receive_into(self) -> bool:
+        """Whether `receive_into` works: nothing of the body was received yet."""
 
     @property
-    def pourable(self) -> bool:
-        """Whether the body can go to a file as it is parsed: in chunks, or behind TLS; nothing received yet."""
-
-    @property
-    def whole(self) -> bool:
+    def fully_received(self) -> bool:
         """Whether all of the body has arrived."""
 
     @property
     def trailers(self) -> Mapping[str, str] | None:
         """Trailers by lower-case name, complete once the body has ended; None if this server cannot deliver any."""
 
-    async def drain(
-        self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None], disk: Disk | None = None
-    ) -> None:
-        """Write the body to `fd` from byte `at` on, until it ends. `disk`: where the file is, if that is known.
+    async def receive_into(self, target: FileTarget, callbacks: BodyCallbacks) -> None:
+        """Write the body to a file until it ends: past the HTTP parser, or as that parses it (in chunks, behind TLS).
 
-        `moved(n)` is called, on the loop, after every `n` bytes that are written (and given to `digest`). Cancelling
-        is safe: what was read from the socket is written and reported before the cancellation goes on.
+        Cancelling is safe: what was read from the socket is written and reported before the cancellation goes on.
 
         Raises:
-            ClientDisconnected: the client went away; all that had arrived was written and reported.
+            ClientDisconnected: all that had arrived was written and reported.
             OSError: the disk failed; what was reported is written.
+            TusError: of `admit` and `reserve`.
         """
 
-    async def pour(
-        self,
-        fd: int,
-        at: int,
-        digest: Digest | None,
-        moved: Callable[[int], None],
-        disk: Disk | None = None,
-        *,
-        admit: Callable[[int], None],
-        share: Callable[[], int],
-        make_room: MakeRoom | None = None,
-    ) -> None:
-        """Write the body to `fd` as the server parses it. See `drain`, and beyond that:
+    def read_pending(self) -> None:
+        """Read now what has arrived of a body that is being received: the kernel may hold back a few bytes."""
 
-        `admit(n)` is called, on the loop, before `n` bytes are written, and may raise: then they are not, and the body
-        ends with that error. `share` tells how many bytes may be held while they wait to be written. `make_room`: see
-        `Source.drain_to`.
-        """
-
-    def catch_up(self) -> None:
-        """Take now what has arrived of a body that is being drained: a slow client's bytes may wait to be gathered."""
-
-    async def inform(self, status: int, headers: Mapping[str, str]) -> None:
+    async def send_interim(self, status: int, headers: Mapping[str, str]) -> None:
         """Send a 1xx response, if the client can take one."""
 
 
 class Body(Protocol):
-    """The body of one request, as the web hands it to the service."""
+    """The body of one request, as the web layer gives it to the service."""
 
     @property
     def wire(self) -> Wire | None:
@@ -94,30 +110,14 @@ class Body(Protocol):
         """Return the next bytes, b"" at the end.
 
         Raises:
-            ClientDisconnected: the client went away before its body was whole.
+            ClientDisconnected: before all of the body had come.
         """
 
-    async def drain(
-        self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None], disk: Disk | None = None
-    ) -> None:
-        """See `Wire.drain`; only where there is a wire."""
-
-    async def pour(
-        self,
-        fd: int,
-        at: int,
-        digest: Digest | None,
-        moved: Callable[[int], None],
-        disk: Disk | None = None,
-        *,
-        admit: Callable[[int], None],
-        share: Callable[[], int],
-        make_room: MakeRoom | None = None,
-    ) -> None:
-        """See `Wire.pour`; only where there is a wire."""
+    async def receive_into(self, target: FileTarget, callbacks: BodyCallbacks) -> None:
+        """See `Wire.receive_into`; only where there is a wire."""
 
     async def gone(self) -> None:
-        """Return once the client has gone away; for use when the body has ended."""
+        """Return once the client has disconnected; for use when the body has ended."""
 
     def checksum(self) -> Checksum | None:
         """Return the checksum that came as a trailer, once the body has ended.
@@ -127,20 +127,12 @@ class Body(Protocol):
         """
 
 
-OnProgress = Callable[[int], Awaitable[None] | None]
-"""Told by the store how many bytes of this body are written so far; may commit them. None: nothing is to be awaited."""
-
-
-MakeRoom = Callable[[int, int], None]
-"""Of a store: makes room for `n` bytes at byte `at` of a file that is open. May raise: then they are not written."""
-
-
 class Source(Protocol):
     """Bytes for a store: bounded, and never raising; whatever cuts a body short looks like its end."""
 
     @property
-    def drainable(self) -> bool:
-        """Whether `drain_to` works; else `read` does."""
+    def can_receive_into(self) -> bool:
+        """Whether `receive_into` works; else `read` does."""
 
     @property
     def expected(self) -> int | None:
@@ -153,14 +145,10 @@ class Source(Protocol):
     async def read(self, most: int) -> list[bytes]:
         """Return the next chunks, about `most` bytes in all or what came within a second; empty at the end."""
 
-    async def drain_to(
-        self, fd: int, at: int, on_progress: OnProgress, disk: Disk | None = None, make_room: MakeRoom | None = None
-    ) -> int:
-        """Let the whole body flow to `fd` from byte `at` on, with `on_progress` about once a second; return its bytes.
-
-        `disk`: where the file is. `make_room` is called, in any thread, before bytes are written where it was not
-        announced how many come.
+    async def receive_into(self, target: FileTarget, on_progress: OnProgress) -> int:
+        """Write the whole body to a file, calling `on_progress` about once a second; return its bytes.
 
         Raises:
-            OSError: the disk failed; what `on_progress` was told is written.
+            OSError: the disk failed; the bytes that `on_progress` was called with are written.
+            TusError: of `target.reserve`.
         """

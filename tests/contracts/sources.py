@@ -6,13 +6,13 @@ import os
 from collections.abc import Awaitable, Callable
 
 from tusserver.protocol.messages import Content
-from tusserver.streams import Disk, MakeRoom, OnProgress
+from tusserver.streams import FileTarget, OnProgress
 
 
 class Chunks:
     """A Source that hands over one batch after the other."""
 
-    drainable = False
+    can_receive_into = False
 
     def __init__(self, *batches: bytes | list[bytes], expected: int | None = None, room: int | None = None) -> None:
         self.expected = expected
@@ -22,16 +22,14 @@ class Chunks:
     async def read(self, most: int) -> list[bytes]:
         return self._batches.pop(0) if self._batches else []
 
-    async def drain_to(
-        self, fd: int, at: int, on_progress: OnProgress, disk: Disk | None = None, make_room: MakeRoom | None = None
-    ) -> int:
-        raise AssertionError("this source cannot be drained")
+    async def receive_into(self, target: FileTarget, on_progress: OnProgress) -> int:
+        raise AssertionError("this source cannot write to a file")
 
 
-class Draining:
+class Direct:
     """A Source that writes to the file itself, in steps of so many bytes; `fails` comes when all is written."""
 
-    drainable = True
+    can_receive_into = True
 
     def __init__(self, data: bytes, *, step: int = 1 << 16, fails: OSError | None = None) -> None:
         self.expected: int | None = len(data)
@@ -41,16 +39,14 @@ class Draining:
         self._fails = fails
 
     async def read(self, most: int) -> list[bytes]:
-        raise AssertionError("this source is to be drained")
+        raise AssertionError("this source writes to the file itself")
 
-    async def drain_to(
-        self, fd: int, at: int, on_progress: OnProgress, disk: Disk | None = None, make_room: MakeRoom | None = None
-    ) -> int:
+    async def receive_into(self, target: FileTarget, on_progress: OnProgress) -> int:
         for start in range(0, len(self._data), self._step):
             piece = self._data[start : start + self._step]
-            if make_room is not None:
-                make_room(at + start, len(piece))
-            os.pwrite(fd, piece, at + start)
+            if target.reserve is not None:
+                target.reserve(target.offset + start, len(piece))
+            os.pwrite(target.fd, piece, target.offset + start)
             if (telling := on_progress(start + len(piece))) is not None:
                 await telling
         if self._fails is not None:

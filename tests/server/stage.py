@@ -22,9 +22,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.support.tus import eventually
 from tests.support.wire import PATIENCE, Connection
+from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientDisconnected
 from tusserver.server.protocol import TusHttpProtocol
-from tusserver.streams import WIRE, Wire
+from tusserver.server.recvfile_shared import LoopShare, set_loop_share
+from tusserver.streams import WIRE, BodyCallbacks, Disk, FileTarget, Wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,23 @@ def wire_of(scope: Scope) -> Wire:
     return wire
 
 
+async def receive_into(
+    scope: Scope,
+    fd: int,
+    *,
+    offset: int = 0,
+    on_written: Callable[[int], None] = lambda count: None,
+    admit: Callable[[int], None] = lambda count: None,
+    share: Callable[[], int] = lambda: 1 << 20,
+    digest: Digest | None = None,
+    disk: Disk | None = None,
+) -> None:
+    """Receive the body of a request into a file, with nothing asked for that a test does not name."""
+    target = FileTarget(fd=fd, offset=offset, disk=disk)
+    callbacks = BodyCallbacks(on_written=on_written, admit=admit, buffer_share=share, digest=digest)
+    await wire_of(scope).receive_into(target, callbacks)
+
+
 async def answer(send: Send, status: int = 200, body: bytes = b"") -> None:
     """Send a whole answer."""
     headers = [(b"content-length", str(len(body)).encode())]
@@ -58,9 +77,10 @@ async def answer(send: Send, status: int = 200, body: bytes = b"") -> None:
 
 
 class Keep:
-    """An app that drains each body into `<folder>/<path>` and says so in `seen` before it answers.
+    """An app that receives each body into `<folder>/<path>` and says so in `seen` before it answers.
 
-    `flags` open the files. `stop` cancels what drains at the moment, `moved` is called after each report, on the loop.
+    `flags` open the files. `stop` cancels what is received at the moment, `moved` is called after each report, on the
+    loop.
     """
 
     def __init__(self, folder: Path, *, flags: int = os.O_RDWR | os.O_CREAT, hashed: str = "") -> None:
@@ -70,11 +90,11 @@ class Keep:
         self.begun = threading.Event()
         self._flags = flags
         self._hashed = hashed
-        self._drains: set[asyncio.Task[None]] = set()
+        self._receiving: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Drain and answer 200, or 500 where the disk failed, or 503 where it was stopped."""
+        """Receive and answer 200, or 500 where the disk failed, or 503 where it was stopped."""
         self._loop = asyncio.get_running_loop()
         wire = wire_of(scope)
         digest = hashlib.new(self._hashed, usedforsecurity=False) if self._hashed else None
@@ -85,12 +105,12 @@ class Keep:
             self.moved(count)
 
         fd = os.open(self.folder / scope["path"].strip("/"), self._flags, 0o600)
-        drain = asyncio.ensure_future(wire.drain(fd, 0, digest, note))
-        self._drains.add(drain)
+        receiving = asyncio.ensure_future(receive_into(scope, fd, on_written=note, digest=digest))
+        self._receiving.add(receiving)
         self._loop.call_soon(self.begun.set)
         status, how = 200, "whole"
         try:
-            await drain
+            await receiving
         except ClientDisconnected:
             how = "gone"
         except asyncio.CancelledError:
@@ -99,7 +119,7 @@ class Keep:
             status, how = 500, type(error).__name__ + f" {error.errno}"
         finally:
             os.close(fd)
-            self._drains.discard(drain)
+            self._receiving.discard(receiving)
         self.seen.put(
             Seen(
                 how=how,
@@ -112,12 +132,12 @@ class Keep:
         await answer(send, status, str(sum(moved)).encode())
 
     def stop(self) -> None:
-        """Cancel every drain, from the test's thread."""
+        """Cancel all that is being received, from the test's thread."""
         assert self._loop is not None
 
         def cancel() -> None:
-            for drain in list(self._drains):
-                drain.cancel()
+            for receiving in list(self._receiving):
+                receiving.cancel()
 
         self._loop.call_soon_threadsafe(cancel)
 
@@ -152,6 +172,17 @@ class Stage:
     def connect(self) -> Connection:
         """Connect to it."""
         return Connection(self.url)
+
+    def share(self, share: LoopShare | None) -> None:
+        """Let the bodies that come from now on share this."""
+        done = threading.Event()
+
+        def set_it() -> None:
+            set_loop_share(share)
+            done.set()
+
+        self._server.loop.call_soon_threadsafe(set_it)
+        assert done.wait(PATIENCE)
 
     def begin_to_stop(self, connections: int) -> int:
         """Tell so many connections, once they are there, that the server stops; return how many were told."""

@@ -9,18 +9,18 @@ import queue
 import random
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.server.stage import Keep, Stage, answer, wire_of
+from tests.server.stage import Keep, Stage, answer, receive_into, wire_of
 from tests.support.wire import PATIENCE, Connection, render
-from tusserver.server import recvfile, recvfile_shared
+from tusserver.server.recvfile import SMALL_READS
+from tusserver.server.recvfile_shared import THREADS, LoopShare
 
 MIB = 1 << 20
 
@@ -29,21 +29,26 @@ engines = pytest.mark.parametrize("engine", ["loop", "threads"], indirect=True)
 
 
 @pytest.fixture
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def engine(request: pytest.FixtureRequest, stage: Stage) -> str:
     """The engine that `engines` names."""
     name: str = request.param
     if name == "threads":
-        monkeypatch.setattr(recvfile, "BIG_READ", 1)
-        monkeypatch.setattr(recvfile, "WORTH_RELIEF", 1)
-        monkeypatch.setattr(recvfile, "SLOW_WRITE", -1.0)
+        stage.share(LoopShare(big_read=1, relief_bytes=1, slow_write=-1.0))
     else:
-        monkeypatch.setattr(recvfile, "WORTH_RELIEF", 1 << 62)
+        stage.share(LoopShare(relief_bytes=1 << 62))
     return name
+
+
+@pytest.fixture(autouse=True)
+def defaults(stage: Stage) -> Iterator[None]:
+    """What a test lets bodies share does not stay for the next."""
+    yield
+    stage.share(None)
 
 
 @pytest.fixture
 def reported(keep: Keep) -> Callable[[int], None]:
-    """`reported(n)` waits until `n` bytes of the drain under way were reported."""
+    """`reported(n)` waits until `n` bytes of the body under way were reported."""
     total = 0
     changed = threading.Condition()
 
@@ -95,34 +100,26 @@ def test_a_body_sent_after_its_head_is_stored_whole(keep: Keep, client: Connecti
     assert keep.stored("a") == body
 
 
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_a_body_sent_byte_by_byte_is_stored_whole(
-    loop: Literal["uvloop", "asyncio"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recvfile, "GATHERING", 3600.0)
-    monkeypatch.setattr(recvfile_shared, "GATHERING", 3600.0)  # the kernel must wake us by itself at the end
-    keep = Keep(tmp_path)
+def test_a_body_sent_byte_by_byte_is_stored_whole(keep: Keep, stage: Stage, client: Connection) -> None:
+    stage.share(LoopShare(coalesce_seconds=3600.0))  # the kernel must wake us by itself at the end
     body = noise(300)
-    with Stage(loop) as stage, stage.connect() as client:
-        stage.play(keep)
-        client.send(head("a", len(body)))
-        for at in range(len(body)):
-            client.send(body[at : at + 1])
-        assert client.answer().status == 200
+    client.send(head("a", len(body)))
+    for at in range(len(body)):
+        client.send(body[at : at + 1])
+    assert client.answer().status == 200
     assert keep.stored("a") == body
 
 
-def test_a_trickle_that_the_kernel_gathers_is_reported_all_the_same(
-    keep: Keep, client: Connection, reported: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+def test_a_trickle_that_the_kernel_holds_back_is_reported_all_the_same(
+    keep: Keep, stage: Stage, client: Connection, reported: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(recvfile, "GATHERING", 0.1)
-    monkeypatch.setattr(recvfile_shared, "GATHERING", 0.1)
+    stage.share(LoopShare(coalesce_seconds=0.1))
     body = noise(30_000)
     client.send(head("a", len(body)))
-    for at in range(recvfile.SMALL_READS + 2):  # the last ones are too few for the kernel to wake us
+    for at in range(SMALL_READS + 2):  # the last ones are too few for the kernel to wake us
         client.send(body[at : at + 1])
         reported(at + 1)
-    client.send(body[recvfile.SMALL_READS + 2 :])
+    client.send(body[SMALL_READS + 2 :])
     assert client.answer().status == 200
     assert keep.stored("a") == body
     client.send(head("b", 1) + b"x")  # too few as well, if the kernel still gathered
@@ -164,7 +161,7 @@ def test_the_body_goes_where_the_app_says(tmp_path: Path, stage: Stage, client: 
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         fd = os.open(path, os.O_RDWR)
-        await wire_of(scope).drain(fd, 400, None, lambda count: None)
+        await receive_into(scope, fd, offset=400)
         os.close(fd)
         await answer(send)
 
@@ -189,17 +186,17 @@ def test_a_heavy_digest_runs_in_a_thread(tmp_path: Path, stage: Stage, client: C
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
-        await wire_of(scope).drain(fd, 0, Sha1(), lambda count: None)
+        await receive_into(scope, fd, digest=Sha1())
         os.close(fd)
         await answer(send)
 
     stage.play(app)
     body = noise(4 * MIB)
-    for _ in range(recvfile_shared.THREADS + 1):  # none of them keeps its thread
+    for _ in range(THREADS + 1):  # none of them keeps its thread
         names.clear()
         client.send(head("a", len(body)) + body)
         assert client.answer().status == 200
-        assert any(name.startswith("tusserver-drain") for name in names)
+        assert any(name.startswith("tusserver-receive") for name in names)
     assert (tmp_path / "a").read_bytes() == body
 
 
@@ -262,7 +259,7 @@ def test_other_connections_are_served_while_a_body_is_under_way(
 # expecting 100 -------------------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_waits_to_be_asked_is_asked_when_the_drain_begins(keep: Keep, stage: Stage) -> None:
+def test_a_client_that_waits_for_100_gets_it_when_its_body_is_received(keep: Keep, stage: Stage) -> None:
     parts = urlsplit(stage.url)
     with socket.create_connection((parts.hostname or "", parts.port or 0), PATIENCE) as raw:
         raw.sendall(head("a", 5, ("Expect", "100-continue")))
@@ -272,9 +269,9 @@ def test_a_client_that_waits_to_be_asked_is_asked_when_the_drain_begins(keep: Ke
     assert keep.stored("a") == b"hello"
 
 
-def test_a_client_that_waits_to_be_asked_and_is_refused_was_never_asked(stage: Stage, client: Connection) -> None:
+def test_a_client_that_waits_for_100_and_is_refused_gets_none(stage: Stage, client: Connection) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        assert wire_of(scope).drainable
+        assert wire_of(scope).can_receive_into
         await answer(send, 409)
 
     stage.play(app)
@@ -289,7 +286,7 @@ def test_a_client_that_waits_to_be_asked_and_is_refused_was_never_asked(stage: S
 @engines
 @pytest.mark.parametrize("leave", [Connection.close, Connection.cut])
 @pytest.mark.parametrize("begun", [True, False])
-def test_what_a_vanished_client_had_sent_is_stored(
+def test_what_a_client_had_sent_that_disconnects_is_stored(
     keep: Keep, client: Connection, engine: str, leave: Callable[[Connection], None], begun: bool
 ) -> None:
     sent = noise(30_000)  # as much as reaches the server at once; what a client has not sent, a reset drops
@@ -304,7 +301,7 @@ def test_what_a_vanished_client_had_sent_is_stored(
 
 
 @engines
-def test_a_client_that_vanishes_after_a_few_bytes_is_noticed(
+def test_a_client_that_disconnects_after_a_few_bytes_is_noticed(
     keep: Keep, client: Connection, engine: str, reported: Callable[[int], None]
 ) -> None:
     client.send(head("a", MIB) + b"abc")
@@ -315,7 +312,7 @@ def test_a_client_that_vanishes_after_a_few_bytes_is_noticed(
 
 
 @engines
-def test_a_cancelled_drain_keeps_what_came_and_ends_the_connection(
+def test_a_cancelled_body_keeps_what_came_and_ends_the_connection(
     keep: Keep, client: Connection, engine: str, reported: Callable[[int], None]
 ) -> None:
     sent = noise(100_000)
@@ -332,21 +329,21 @@ def test_a_cancelled_drain_keeps_what_came_and_ends_the_connection(
     assert keep.stored("a") == sent
 
 
-def test_a_cancelled_drain_keeps_what_the_kernel_had_gathered(
+def test_a_cancelled_body_keeps_what_the_kernel_held_back(
     keep: Keep, client: Connection, reported: Callable[[int], None]
 ) -> None:
     client.send(head("a", MIB))
-    for at in range(recvfile.SMALL_READS):
+    for at in range(SMALL_READS):
         client.send(b"x")
         reported(at + 1)
     client.send(b"y" * 10)
     keep.stop()
     assert client.answer().status == 503
-    assert keep.stored("a") == b"x" * recvfile.SMALL_READS + b"y" * 10
+    assert keep.stored("a") == b"x" * SMALL_READS + b"y" * 10
 
 
 @pytest.mark.parametrize("engine", ["threads"], indirect=True)
-def test_a_drain_that_is_cancelled_while_a_thread_writes_waits_for_the_thread(
+def test_a_body_that_is_cancelled_while_a_thread_writes_waits_for_the_thread(
     stage: Stage, tmp_path: Path, client: Connection, engine: str
 ) -> None:
     at_work, go_on, seen = threading.Event(), threading.Event(), queue.Queue[tuple[int, bool]]()
@@ -355,7 +352,7 @@ def test_a_drain_that_is_cancelled_while_a_thread_writes_waits_for_the_thread(
         """A digest that takes its time once it is in a thread."""
 
         def update(self, data: bytes | bytearray | memoryview, /) -> None:
-            if threading.current_thread().name.startswith("tusserver-drain"):
+            if threading.current_thread().name.startswith("tusserver-receive"):
                 at_work.set()
                 assert go_on.wait(PATIENCE)
 
@@ -365,10 +362,10 @@ def test_a_drain_that_is_cancelled_while_a_thread_writes_waits_for_the_thread(
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         moved: list[int] = []
         fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
-        work = asyncio.ensure_future(wire_of(scope).drain(fd, 0, Slow(), moved.append))
+        work = asyncio.ensure_future(receive_into(scope, fd, digest=Slow(), on_written=moved.append))
         assert await asyncio.to_thread(at_work.wait, PATIENCE)
         work.cancel()
-        for _ in range(3):  # turns of the loop in which the drain could end, and must not
+        for _ in range(3):  # turns of the loop in which it could end, and must not
             await asyncio.sleep(0)
         assert not work.done()
         go_on.set()
@@ -387,7 +384,7 @@ def test_a_drain_that_is_cancelled_while_a_thread_writes_waits_for_the_thread(
 
 
 @engines
-def test_a_cancelled_drain_that_had_all_its_bytes_leaves_a_connection_to_use(
+def test_a_cancelled_body_that_had_all_its_bytes_leaves_a_connection_to_use(
     stage: Stage, tmp_path: Path, client: Connection, engine: str
 ) -> None:
     keep = Keep(tmp_path)
@@ -420,7 +417,7 @@ def test_a_disk_that_fails_is_told_and_ends_the_connection(
 
 @pytest.mark.parametrize("engine", ["threads"], indirect=True)
 def test_nothing_of_a_body_that_the_disk_refused_gets_into_the_next(tmp_path: Path, stage: Stage, engine: str) -> None:
-    for round_ in range(2 * recvfile_shared.THREADS):
+    for round_ in range(2 * THREADS):
         for flags in (os.O_RDONLY | os.O_CREAT, os.O_RDWR | os.O_CREAT):
             keep = Keep(tmp_path, flags=flags)
             stage.play(keep)
@@ -447,7 +444,7 @@ def test_a_file_that_takes_no_splice_is_written_all_the_same(
 
 
 @engines
-def test_a_report_that_raises_ends_the_drain(keep: Keep, client: Connection, engine: str) -> None:
+def test_a_report_that_raises_ends_the_body(keep: Keep, client: Connection, engine: str) -> None:
     def full(count: int) -> None:
         raise OSError(28, "said the app")
 

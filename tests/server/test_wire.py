@@ -18,10 +18,11 @@ import pytest
 import trustme
 from starlette.types import Receive, Scope, Send
 
-from tests.server.stage import Keep, Stage, answer, wire_of
+from tests.server.stage import Keep, Stage, answer, receive_into, wire_of
 from tests.support.wire import LAST_CHUNK, PATIENCE, Connection, chunk, render
 from tusserver.protocol.errors import ClientDisconnected
 from tusserver.server import protocol
+from tusserver.server.wire import UvicornWire
 
 HOST = ("Host", "stage")
 
@@ -56,37 +57,41 @@ async def read_body(receive: Receive) -> tuple[bytes, str]:
             return body, "whole"
 
 
-# what can be drained -------------------------------------------------------------------------------------------------
+# bodies into files ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def drainable(stage: Stage) -> queue.Queue[bool]:
-    """What the wire of each request says."""
-    said: queue.Queue[bool] = queue.Queue()
+def said(stage: Stage) -> queue.Queue[tuple[bool, bool]]:
+    """What the wire of each request says, before and after its body: can it go into a file, and past the parser."""
+    said: queue.Queue[tuple[bool, bool]] = queue.Queue()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        said.put(wire_of(scope).drainable)
+        wire = wire_of(scope)
+        assert isinstance(wire, UvicornWire)
+        said.put((wire.can_receive_into, wire.bypasses_parser))
         await read_body(receive)
-        said.put(wire_of(scope).drainable)
+        said.put((wire.can_receive_into, wire.bypasses_parser))
         await answer(send)
 
     stage.play(app)
     return said
 
 
-def test_an_announced_body_is_drainable_until_it_is_asked_for(client: Connection, drainable: queue.Queue[bool]) -> None:
+def test_an_announced_body_goes_past_the_parser_unless_it_was_asked_for(
+    client: Connection, said: queue.Queue[tuple[bool, bool]]
+) -> None:
     client.ask("PATCH", "/", [HOST, ("Content-Length", "3")], b"abc")
     assert client.answer().status == 200
-    assert [drainable.get(timeout=PATIENCE) for _ in range(2)] == [True, False]
+    assert [said.get(timeout=PATIENCE) for _ in range(2)] == [(True, True), (False, True)]
 
 
-def test_a_body_is_whole_once_all_of_it_has_arrived(stage: Stage, client: Connection) -> None:
+def test_a_body_is_fully_received_once_all_of_it_has_arrived(stage: Stage, client: Connection) -> None:
     said: queue.Queue[bool] = queue.Queue()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        said.put(wire_of(scope).whole)
+        said.put(wire_of(scope).fully_received)
         body, _ = await read_body(receive)
-        said.put(wire_of(scope).whole)
+        said.put(wire_of(scope).fully_received)
         await answer(send, 200, body)
 
     stage.play(app)
@@ -110,35 +115,37 @@ def test_a_body_is_whole_once_all_of_it_has_arrived(stage: Stage, client: Connec
     ],
     ids=["none", "empty", "chunked", "upgrade"],
 )
-def test_other_bodies_are_not_drainable(
-    client: Connection, drainable: queue.Queue[bool], fields: list[tuple[str, str]], body: bytes
+def test_other_bodies_go_through_the_parser(
+    client: Connection, said: queue.Queue[tuple[bool, bool]], fields: list[tuple[str, str]], body: bytes
 ) -> None:
     client.ask("POST", "/", [HOST, *fields], body)
     assert client.answer().status == 200
-    assert drainable.get(timeout=PATIENCE) is False
+    assert said.get(timeout=PATIENCE) == (True, False)
 
 
-def test_a_body_that_is_drained_cannot_be_received_as_well(stage: Stage, client: Connection, tmp_path: Path) -> None:
+def test_a_body_that_goes_into_a_file_cannot_be_received_as_well(
+    stage: Stage, client: Connection, tmp_path: Path
+) -> None:
     said: queue.Queue[str] = queue.Queue()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
-        drain = asyncio.ensure_future(wire_of(scope).drain(fd, 0, None, lambda count: None))
+        receiving = asyncio.ensure_future(receive_into(scope, fd))
         await asyncio.sleep(0)
-        for misuse in (receive, lambda: wire_of(scope).drain(fd, 0, None, lambda count: None)):
+        for misuse in (receive, lambda: receive_into(scope, fd)):
             try:
                 await misuse()
             except RuntimeError as error:
                 said.put(str(error))
-        await drain
+        await receiving
         os.close(fd)
         said.put(repr(await receive()))
         await answer(send)
 
     stage.play(app)
     client.ask("PATCH", "/", [HOST, ("Content-Length", "6")], b"abc")
-    assert said.get(timeout=PATIENCE) == "the body is being drained"
-    assert said.get(timeout=PATIENCE) == "this body cannot be drained, or not any more"
+    assert said.get(timeout=PATIENCE) == "the body is being received into a file"
+    assert said.get(timeout=PATIENCE) == "this body cannot be received into a file, or not any more"
     client.send(b"def")
     assert client.answer().status == 200
     assert said.get(timeout=PATIENCE) == repr({"type": "http.request", "body": b"", "more_body": False})
@@ -175,7 +182,7 @@ def test_what_follows_a_head_waits_in_the_kernel_until_the_app_says_where_it_goe
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await gate.passed()
         fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
-        await wire_of(scope).drain(fd, 0, None, moved.put)
+        await receive_into(scope, fd, on_written=moved.put)
         os.close(fd)
         await answer(send)
 
@@ -205,7 +212,7 @@ def test_a_body_of_doubtful_length_is_refused(client: Connection, framing: list[
     assert client.closes()
 
 
-def test_a_request_over_http_1_0_is_drained(keep: Keep, client: Connection) -> None:
+def test_a_body_over_http_1_0_goes_into_the_file(keep: Keep, client: Connection) -> None:
     client.ask("PATCH", "/a", [HOST, ("Content-Length", "3")], b"abc", "HTTP/1.0")
     assert client.answer().body == b"3"
     assert client.closes()
@@ -235,7 +242,7 @@ def test_a_request_that_is_done_leaves_nothing_for_the_garbage_collector(stage: 
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_over_tls_nothing_is_drained_and_everything_arrives(
+def test_over_tls_nothing_goes_past_the_parser_and_everything_arrives(
     loop: Literal["uvloop", "asyncio"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = trustme.CA()
@@ -244,9 +251,10 @@ def test_over_tls_nothing_is_drained_and_everything_arrives(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        drainable = wire_of(scope).drainable
+        wire = wire_of(scope)
+        assert isinstance(wire, UvicornWire)
         body, _ = await read_body(receive)
-        await answer(send, 200, f"{drainable} {len(body)} {wire_of(scope).trailers}".encode())
+        await answer(send, 200, f"{wire.bypasses_parser} {len(body)} {wire.trailers}".encode())
 
     with Stage(loop, ssl_certfile=tmp_path / "server.pem") as stage:
         stage.play(app)
@@ -310,10 +318,10 @@ def test_the_rest_of_a_cancelled_body_can_be_received_and_is_no_request(
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         asked.put(scope["path"])
         fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
-        drain = asyncio.ensure_future(wire_of(scope).drain(fd, 0, None, lambda count: None))
+        receiving = asyncio.ensure_future(receive_into(scope, fd))
         await asyncio.sleep(0)
-        drain.cancel()
-        await asyncio.wait([drain])
+        receiving.cancel()
+        await asyncio.wait([receiving])
         os.close(fd)
         await gate.passed()
         body, how = await read_body(receive)
@@ -331,37 +339,37 @@ def test_the_rest_of_a_cancelled_body_can_be_received_and_is_no_request(
     assert [asked.get(timeout=PATIENCE), asked.empty()] == ["/", True]
 
 
-def test_a_client_that_vanishes_after_the_drain_is_noticed(stage: Stage, client: Connection, tmp_path: Path) -> None:
-    drained, seen = threading.Event(), queue.Queue[list[str]]()
+def test_a_client_that_disconnects_after_its_body_is_noticed(stage: Stage, client: Connection, tmp_path: Path) -> None:
+    received, seen = threading.Event(), queue.Queue[list[str]]()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
-        await wire_of(scope).drain(fd, 0, None, lambda count: None)
+        await receive_into(scope, fd)
         os.close(fd)
-        drained.set()
+        received.set()
         seen.put([(await receive())["type"] for _ in range(2)])
 
     stage.play(app)
     client.ask("PATCH", "/", [HOST, ("Content-Length", "6")], b"abc")
     client.send(b"def")
-    assert drained.wait(PATIENCE)
+    assert received.wait(PATIENCE)
     client.close()
     assert seen.get(timeout=PATIENCE) == ["http.request", "http.disconnect"]
 
 
-def test_an_answer_in_the_middle_of_a_drain_ends_the_connection(
+def test_an_answer_in_the_middle_of_a_body_ends_the_connection(
     stage: Stage, client: Connection, tmp_path: Path
 ) -> None:
     seen: queue.Queue[BaseException | None] = queue.Queue()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
-        drain = asyncio.ensure_future(wire_of(scope).drain(fd, 0, None, lambda count: None))
+        receiving = asyncio.ensure_future(receive_into(scope, fd))
         await asyncio.sleep(0)
         await answer(send, 400)
-        await asyncio.wait([drain])
+        await asyncio.wait([receiving])
         os.close(fd)
-        seen.put(drain.exception())
+        seen.put(receiving.exception())
 
     stage.play(app)
     client.ask("PATCH", "/", [HOST, ("Content-Length", "6")], b"abc")
@@ -374,27 +382,27 @@ def test_an_answer_in_the_middle_of_a_drain_ends_the_connection(
 # 1xx -----------------------------------------------------------------------------------------------------------------
 
 
-def play_informer(stage: Stage, status: int = 104, name: str = "Location", value: str = "/files/1") -> Gate:
+def play_interim(stage: Stage, status: int = 104, name: str = "Location", value: str = "/files/1") -> Gate:
     """Play an app that sends a 1xx response, waits, and answers with what went wrong."""
     gate = Gate()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         problem = b""
         try:
-            await wire_of(scope).inform(status, {name: value})
+            await wire_of(scope).send_interim(status, {name: value})
         except ValueError as error:
             problem = str(error).encode()
         await gate.passed()
         body, _ = await read_body(receive)
         await answer(send, 201, problem + body)
-        await wire_of(scope).inform(status, {name: value})  # too late, and no harm
+        await wire_of(scope).send_interim(status, {name: value})  # too late, and no harm
 
     stage.play(app)
     return gate
 
 
 def test_an_interim_response_is_sent_at_once(stage: Stage) -> None:
-    gate = play_informer(stage)
+    gate = play_interim(stage)
     parts = urlsplit(stage.url)
     with socket.create_connection((parts.hostname or "", parts.port or 0), PATIENCE) as raw:
         raw.sendall(render("POST", "/", [HOST, ("Content-Length", "3")]))
@@ -407,14 +415,14 @@ def test_an_interim_response_is_sent_at_once(stage: Stage) -> None:
 def test_an_interim_response_does_not_stand_in_for_the_one_the_client_waits_for(
     stage: Stage, client: Connection
 ) -> None:
-    gate = play_informer(stage)
+    gate = play_interim(stage)
     client.ask("POST", "/", [HOST, ("Content-Length", "3"), ("Expect", "100-continue")], b"abc")
     gate.open()
     assert client.answer().interim == (104, 100)
 
 
 def test_a_client_of_http_1_0_gets_no_interim_response(stage: Stage, client: Connection) -> None:
-    gate = play_informer(stage)
+    gate = play_interim(stage)
     client.ask("POST", "/", [HOST, ("Content-Length", "3")], b"abc", "HTTP/1.0")
     gate.open()
     created = client.answer()
@@ -435,7 +443,7 @@ def test_a_client_of_http_1_0_gets_no_interim_response(stage: Stage, client: Con
 def test_what_is_no_interim_response_is_not_sent(
     stage: Stage, client: Connection, status: int, name: str, value: str
 ) -> None:
-    gate = play_informer(stage, status, name, value)
+    gate = play_interim(stage, status, name, value)
     client.ask("POST", "/", [HOST])
     gate.open()
     created = client.answer()

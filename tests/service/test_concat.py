@@ -752,7 +752,7 @@ async def test_a_part_that_is_not_there_is_not_found(world: World) -> None:
 class Given:
     """A Source of bytes that are all there."""
 
-    drainable = False
+    can_receive_into = False
     expected = None
     room = None
 
@@ -763,9 +763,7 @@ class Given:
         chunks, self._chunks = self._chunks, []
         return chunks
 
-    async def drain_to(
-        self, fd: int, at: int, on_progress: object, disk: object = None, make_room: object = None
-    ) -> int:
+    async def receive_into(self, target: object, on_progress: object) -> int:
         raise NotImplementedError
 
 

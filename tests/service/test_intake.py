@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from tusserver.protocol.errors import (
 )
 from tusserver.service.buffers import Buffers
 from tusserver.service.intake import Intake
-from tusserver.streams import Disk, MakeRoom
+from tusserver.streams import BodyCallbacks, FileTarget, Reserve
 
 LARGE = 1 << 20
 
@@ -216,55 +216,37 @@ async def test_a_body_that_is_to_be_verified_and_was_cut_is_no_mismatch() -> Non
     assert isinstance(intake.cut, ClientDisconnected)
 
 
-# drained past the parser ---------------------------------------------------------------------------------------------
+# straight into a file -------------------------------------------------------------------------------------------------
 
 
 class Pipe(Feed):
     """A body with a wire: its bytes go to the file by another way."""
 
-    def __init__(self, *chunks: bytes, ends: bool = False, whole: bool = False) -> None:
+    def __init__(self, *chunks: bytes, ends: bool = False, here: bool = False) -> None:
         super().__init__(*chunks, ends=ends)
-        self.drainable = True
-        self.pourable = False
-        self.whole = whole
+        self.can_receive_into = True
+        self.fully_received = here
         self.trailers: Mapping[str, str] | None = None
 
     @property
     def wire(self) -> Pipe:  # type: ignore[override]  # what has no wire elsewhere has one here
         return self
 
-    async def drain(
-        self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None], disk: object = None
-    ) -> None:
+    async def receive_into(self, target: FileTarget, callbacks: BodyCallbacks) -> None:
+        at = target.offset
         while chunk := await self.receive():
-            at += os.pwrite(fd, chunk, at)
-            if digest is not None:
-                digest.update(chunk)
-            moved(len(chunk))
+            callbacks.admit(len(chunk))
+            if target.reserve is not None:
+                target.reserve(at, len(chunk))
+            at += os.pwrite(target.fd, chunk, at)
+            if callbacks.digest is not None:
+                callbacks.digest.update(chunk)
+            callbacks.on_written(len(chunk))
 
-    async def pour(
-        self,
-        fd: int,
-        at: int,
-        digest: Digest | None,
-        moved: Callable[[int], None],
-        disk: Disk | None = None,
-        *,
-        admit: Callable[[int], None],
-        share: Callable[[], int],
-        make_room: MakeRoom | None = None,
-    ) -> None:
-        while chunk := await self.receive():
-            admit(len(chunk))
-            if make_room is not None:
-                make_room(at, len(chunk))
-            at += os.pwrite(fd, chunk, at)
-            moved(len(chunk))
+    def read_pending(self) -> None:
+        """Nothing is held back here."""
 
-    def catch_up(self) -> None:
-        """Nothing is gathered here."""
-
-    async def inform(self, status: int, headers: Mapping[str, str]) -> None:
+    async def send_interim(self, status: int, headers: Mapping[str, str]) -> None:
         raise NotImplementedError
 
 
@@ -273,6 +255,10 @@ def file(tmp_path: Path) -> Iterator[int]:
     fd = os.open(tmp_path / "bytes", os.O_RDWR | os.O_CREAT)
     yield fd
     os.close(fd)
+
+
+def into(fd: int, offset: int = 0, reserve: Reserve | None = None) -> FileTarget:
+    return FileTarget(fd=fd, offset=offset, reserve=reserve)
 
 
 class Progress:
@@ -288,109 +274,106 @@ class Progress:
             raise self._error
 
 
-async def test_a_drained_body_goes_to_its_place_and_through_the_digest(file: int) -> None:
+async def test_a_body_into_a_file_goes_to_its_place_and_through_the_digest(file: int) -> None:
     intake = make(Pipe(b"hello", b" you", ends=True), expected=LARGE, room=LARGE, checksum=sha1(b"hello you"))
-    assert intake.drainable
-    assert await intake.drain_to(file, 3, Progress()) == 9
+    assert intake.can_receive_into
+    assert await intake.receive_into(into(file, 3), Progress()) == 9
     assert os.pread(file, 100, 0) == bytes(3) + b"hello you"
     intake.verify()
-    assert (intake.cut, intake.received, intake.drainable) == (None, 9, False)
+    assert (intake.cut, intake.received, intake.can_receive_into) == (None, 9, False)
 
 
-async def test_a_small_body_that_is_here_already_is_not_worth_a_drain() -> None:
-    assert not make(Pipe(whole=True), expected=1000, room=LARGE).drainable
-    assert make(Pipe(), expected=1000, room=LARGE).drainable
-    assert make(Pipe(whole=True), expected=LARGE, room=LARGE).drainable
-    assert make(Pipe(), expected=LARGE, room=LARGE).drainable
-    assert not make(Feed(), expected=LARGE, room=LARGE).drainable
+async def test_a_small_body_that_is_here_already_is_read() -> None:
+    assert not make(Pipe(here=True), expected=1000, room=LARGE).can_receive_into
+    assert make(Pipe(), expected=1000, room=LARGE).can_receive_into
+    assert make(Pipe(here=True), expected=LARGE, room=LARGE).can_receive_into
+    assert make(Pipe(), expected=LARGE, room=LARGE).can_receive_into
+    assert not make(Feed(), expected=LARGE, room=LARGE).can_receive_into
 
 
-async def test_progress_of_a_drain_is_told_within_a_second_and_not_at_every_chunk(file: int) -> None:
+async def test_progress_into_a_file_is_reported_within_a_second_and_not_at_every_chunk(file: int) -> None:
     feed, kept, began = Pipe(), Progress(), now()
-    draining = asyncio.create_task(make(feed, expected=LARGE, room=LARGE).drain_to(file, 0, kept))
+    receiving = asyncio.create_task(make(feed, expected=LARGE, room=LARGE).receive_into(into(file), kept))
     for _ in range(25):
         feed.send(b"x" * 10)
         await elapse(0.1)
     feed.end()
-    assert await draining == 250
+    assert await receiving == 250
     assert [round(at - began) for at, _ in kept.told] == [1, 2]
     assert [added for _, added in kept.told] == pytest.approx([100, 200], abs=11)
 
 
-async def test_a_drain_of_a_silent_client_ends_after_the_time_allowed(file: int) -> None:
+async def test_a_body_into_a_file_of_a_silent_client_ends_after_the_time_allowed(file: int) -> None:
     feed, began = Pipe(b"hello"), now()
     intake = make(feed, expected=LARGE, room=LARGE)
-    draining = asyncio.create_task(intake.drain_to(file, 0, Progress()))
+    receiving = asyncio.create_task(intake.receive_into(into(file), Progress()))
     await elapse(IDLE - 5)
     feed.send(b"!")
-    assert await draining == 6
+    assert await receiving == 6
     assert isinstance(intake.cut, BodyTimeout)
     assert now() - began == pytest.approx(2 * IDLE - 5)
 
 
-async def test_a_drain_can_be_interrupted_and_keeps_its_bytes(file: int) -> None:
+async def test_a_body_into_a_file_can_be_interrupted_and_keeps_its_bytes(file: int) -> None:
     feed = Pipe(b"hello")
     intake = make(feed, expected=LARGE, room=LARGE)
-    draining = asyncio.create_task(intake.drain_to(file, 0, Progress()))
+    receiving = asyncio.create_task(intake.receive_into(into(file), Progress()))
     await feed.taken()
     intake.stop(UploadInterrupted())
-    assert await draining == 5
+    assert await receiving == 5
     assert isinstance(intake.cut, UploadInterrupted)
 
 
-async def test_a_drain_of_a_client_that_goes_away_keeps_its_bytes(file: int) -> None:
+async def test_a_body_into_a_file_of_a_client_that_disconnects_keeps_its_bytes(file: int) -> None:
     feed = Pipe(b"hello")
     feed.vanish()
     intake = make(feed, expected=LARGE, room=LARGE)
-    assert await intake.drain_to(file, 0, Progress()) == 5
+    assert await intake.receive_into(into(file), Progress()) == 5
     assert isinstance(intake.cut, ClientDisconnected)
 
 
-async def test_a_drain_ends_when_its_progress_cannot_be_committed(file: int) -> None:
+async def test_a_body_into_a_file_ends_when_its_progress_cannot_be_committed(file: int) -> None:
     feed = Pipe(b"hello")
-    draining = asyncio.create_task(
-        make(feed, expected=LARGE, room=LARGE).drain_to(file, 0, Progress(StoreUnavailable()))
+    receiving = asyncio.create_task(
+        make(feed, expected=LARGE, room=LARGE).receive_into(into(file), Progress(StoreUnavailable()))
     )
     with pytest.raises(StoreUnavailable):
-        await draining
+        await receiving
 
 
-async def test_a_body_that_was_stopped_before_its_drain_is_not_drained(file: int) -> None:
+async def test_a_body_that_was_stopped_before_is_not_received_into_a_file(file: int) -> None:
     intake = make(Pipe(b"hello", ends=True), expected=LARGE, room=LARGE)
     intake.stop(ShuttingDown())
-    assert await intake.drain_to(file, 0, Progress()) == 0
+    assert await intake.receive_into(into(file), Progress()) == 0
 
 
-async def test_a_body_of_unknown_length_is_poured_and_makes_room_for_itself(file: int) -> None:
+async def test_a_body_of_unknown_length_reserves_space_as_it_goes_into_a_file(file: int) -> None:
     pipe = Pipe(b"hello", b" you", ends=True)
-    pipe.drainable, pipe.pourable = False, True
     intake = make(pipe, room=LARGE)
     made: list[tuple[int, int]] = []
-    assert intake.drainable
-    assert await intake.drain_to(file, 3, Progress(), make_room=lambda at, count: made.append((at, count))) == 9
+    assert intake.can_receive_into
+    assert await intake.receive_into(into(file, 3, lambda at, count: made.append((at, count))), Progress()) == 9
     assert (os.pread(file, 100, 3), made, intake.cut) == (b"hello you", [(3, 5), (8, 4)], None)
 
 
-async def test_a_poured_body_that_runs_over_its_room_ends_before_the_bytes_that_are_too_many(file: int) -> None:
+async def test_a_body_into_a_file_that_is_too_long_ends_before_the_bytes_that_are_too_many(file: int) -> None:
     pipe = Pipe(b"hello", b"!", ends=True)
-    pipe.drainable, pipe.pourable = False, True
     intake = make(pipe, room=5)
-    assert await intake.drain_to(file, 0, Progress()) == 5
+    assert await intake.receive_into(into(file), Progress()) == 5
     assert os.pread(file, 100, 0) == b"hello"
     with pytest.raises(SizeExceeded):
         intake.verify()
 
 
-async def test_a_store_that_has_no_room_for_a_poured_body_says_so(file: int) -> None:
+async def test_a_store_that_has_no_space_for_a_body_into_a_file_refuses_it(file: int) -> None:
     pipe = Pipe(b"hello", b"!", ends=True)
-    pipe.drainable, pipe.pourable = False, True
 
     def full(at: int, count: int) -> None:
         if at:
             raise OutOfSpace
 
     with pytest.raises(OutOfSpace):
-        await make(pipe).drain_to(file, 0, Progress(), make_room=full)
+        await make(pipe).receive_into(into(file, 0, full), Progress())
     assert os.pread(file, 100, 0) == b"hello"
 
 

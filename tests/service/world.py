@@ -12,7 +12,7 @@ from tusserver.clock import WallClock
 from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol import messages
-from tusserver.protocol.checksum import Checksum, Digest
+from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.dialect import Client, RequestContext, RequestHead
 from tusserver.protocol.errors import ClientDisconnected
 from tusserver.protocol.limits import Expiry, Limits
@@ -26,7 +26,7 @@ from tusserver.service.sweeper import Sweeper
 from tusserver.service.uploads import UploadService
 from tusserver.stores.base import Ledger, Store
 from tusserver.stores.ledger import MemoryLedger
-from tusserver.streams import Disk, MakeRoom, Wire
+from tusserver.streams import BodyCallbacks, FileTarget, Wire
 
 IDLE = 30.0
 PATIENCE = 5.0
@@ -53,9 +53,8 @@ class Clock:
 class Here:
     """The wire of a body of which all has come."""
 
-    whole = True
-    drainable = False
-    pourable = False
+    fully_received = True
+    can_receive_into = False
 
 
 class Feed:
@@ -71,24 +70,7 @@ class Feed:
         if ends:
             self.end()
 
-    async def drain(
-        self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None], disk: object = None
-    ) -> None:
-        """There is no wire."""
-        raise NotImplementedError
-
-    async def pour(
-        self,
-        fd: int,
-        at: int,
-        digest: Digest | None,
-        moved: Callable[[int], None],
-        disk: Disk | None = None,
-        *,
-        admit: Callable[[int], None],
-        share: Callable[[], int],
-        make_room: MakeRoom | None = None,
-    ) -> None:
+    async def receive_into(self, target: FileTarget, callbacks: BodyCallbacks) -> None:
         """There is no wire."""
         raise NotImplementedError
 

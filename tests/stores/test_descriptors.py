@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.contracts.sources import Chunks, Draining, unheard
+from tests.contracts.sources import Chunks, Direct, unheard
 from tests.contracts.stores import an_upload, complete, uncopied
 from tests.support.descriptors import cancelled_everywhere
 from tusserver.protocol.metadata import Metadata
@@ -54,12 +54,12 @@ async def read_what_is_announced(store: FileStore, upload: Upload) -> None:
     await store.write(replace(upload, length=None), Chunks(b"hello", expected=70 << 20), unheard)
 
 
-async def drained(store: FileStore, upload: Upload) -> None:
+async def received_into(store: FileStore, upload: Upload) -> None:
     async def on_progress(count: int) -> None:
         if (saving := store.checkpoint(replace(upload, offset=count))) is not None:
             await saving
 
-    await store.write(upload, Draining(bytes(100_000), step=40_000), on_progress)
+    await store.write(upload, Direct(bytes(100_000), step=40_000), on_progress)
 
 
 async def told_and_finished(store: FileStore, upload: Upload) -> None:
@@ -100,7 +100,7 @@ async def listed(store: FileStore, upload: Upload) -> None:
         break
 
 
-STORIES = [read, read_what_is_announced, drained, told_and_finished, declared, removed, joined, listed]
+STORIES = [read, read_what_is_announced, received_into, told_and_finished, declared, removed, joined, listed]
 
 
 @pytest.mark.parametrize("late", [False, True])

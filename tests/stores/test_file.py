@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.contracts.sources import Chunks, Draining, noting, unheard
+from tests.contracts.sources import Chunks, Direct, noting, unheard
 from tests.contracts.stores import (
     HOUR,
     ID,
@@ -326,19 +326,21 @@ async def test_a_length_beyond_what_the_file_grew_to_is_no_trouble(store: FileSt
     assert await bytes_of(store, upload) == b"hello" + b"x" * 2 * growth
 
 
-async def test_a_drained_body_of_an_upload_without_length_takes_what_it_announces(store: FileStore, root: Path) -> None:
+async def test_a_body_into_the_file_of_an_upload_without_length_takes_what_is_announced(
+    store: FileStore, root: Path
+) -> None:
     upload = an_upload(length=None)
     await store.create(upload)
-    assert await store.write(upload, Draining(b"hello"), unheard) == 5
+    assert await store.write(upload, Direct(b"hello"), unheard) == 5
     assert bytes_path(root).read_bytes() == b"hello"
 
 
-async def test_a_drained_body_goes_behind_the_offset(store: FileStore) -> None:
+async def test_a_body_into_a_file_goes_behind_the_offset(store: FileStore) -> None:
     told: list[int] = []
     upload = an_upload(length=11)
     await store.create(upload)
     upload = await put(store, upload, b"hello ")
-    assert await store.write(upload, Draining(b"world", step=3), noting(told)) == 5
+    assert await store.write(upload, Direct(b"world", step=3), noting(told)) == 5
     assert told == [3, 5]
     assert await bytes_of(store, replace(upload, offset=11)) == b"hello world"
 
@@ -417,7 +419,7 @@ async def test_what_fails_in_a_drain_is_told_like_any_failure(
     upload, told = an_upload(), list[int]()
     await store.create(upload)
     with pytest.raises(refusal):
-        await store.write(upload, Draining(b"hello", fails=OSError(code, "no")), noting(told))
+        await store.write(upload, Direct(b"hello", fails=OSError(code, "no")), noting(told))
     assert told == [5]
 
 

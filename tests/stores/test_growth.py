@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.sources import Chunks, Draining, unheard
+from tests.contracts.sources import Chunks, Direct, unheard
 from tests.contracts.stores import ID, NOW, an_upload, bytes_of, named, put, uncopied
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -89,7 +89,7 @@ async def test_a_body_never_takes_more_than_it_may_have(store: FileStore, root: 
 
 async def test_a_body_that_drains_without_a_length_grows_by_what_came_before(store: FileStore, root: Path) -> None:
     sizes = Sizes(root)
-    source = Draining(bytes(300_000), step=50_000)
+    source = Direct(bytes(300_000), step=50_000)
     source.expected, source.room = None, 350_000
     await store.write(await deferred(store, b"hello"), source, sizes)
     assert sizes.seen[:3] == [50_005, 100_005, 200_005]

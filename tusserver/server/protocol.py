@@ -166,11 +166,11 @@ class WireProtocol(HttpToolsProtocol):
         self._queued.clear()
 
     def data_received(self, data: bytes | memoryview) -> None:
-        """Parse; then leave the rest of a drainable body in the kernel until the app says where it goes."""
+        """Parse; then leave the rest of a body in the kernel until the app says where it goes."""
         if self._turned_away is not None:
             self._answer_beginning(bytes(data))
             return
-        if self._refused or (self._wire is not None and self._wire.swallow(len(data))):
+        if self._refused or (self._wire is not None and self._wire.discard(len(data))):
             return
         self._progress, self._of_body = False, 0
         super().data_received(data)  # type: ignore[arg-type]  # the parser takes any buffer
@@ -187,7 +187,7 @@ class WireProtocol(HttpToolsProtocol):
             self.send_400_response("Overhead without end received.")
             return
         wire = self._wire
-        waits = wire is not None and (wire.drainable or wire.pourable)
+        waits = wire is not None and wire.can_receive_into
         if waits and self.cycle.more_body and not self.cycle.response_complete:
             self.flow.pause_reading()
 
@@ -232,7 +232,7 @@ class WireProtocol(HttpToolsProtocol):
         """See `HttpConnection.as_protocol`."""
         return self
 
-    def begin_anew(self) -> None:
+    def reset_parser(self) -> None:
         """Expect a new request: the parser has not seen the end of the last one."""
         self.parser = _Parser(self)
 
@@ -246,7 +246,7 @@ class WireProtocol(HttpToolsProtocol):
         RFC 9110 §7.8: "A server MAY ignore a received Upgrade header field". httptools ends such a request with its
         head, and would lose its body. Java's HttpClient and `curl --http2` ask for h2c with every first request.
         """
-        self.begin_anew()
+        self.reset_parser()
         if self._framing:
             self._going_on = True
             try:
@@ -320,7 +320,7 @@ class WireProtocol(HttpToolsProtocol):
         """Take a piece of a body."""
         self._progress = True
         self._of_body += len(body)
-        if self._wire is None or not self._wire.takes(body):
+        if self._wire is None or not self._wire.accept(body):
             super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -1,169 +1,139 @@
-"""Bytes of one body on their way from the socket to a file, past the HTTP parser.
+"""A body from the socket to a file, past the HTTP parser.
 
 Two engines take turns. On the loop, the transport reads straight into one buffer that all connections share, and each
 read is written at once: no copy in between, nothing kept for a slow client but this object. The write itself is made
 beside the loop (see `lanes`); one that does not come back at once keeps the buffer, and its body waits alone. A body
-that proves fast while the loop has other things to do, or whose writes or digest hold the loop up, goes to a worker
-thread until its socket falls quiet.
+that proves fast while the loop has other things to do, or whose writes or digest slow the loop down, goes to a worker
+thread until nothing comes for a moment.
 
-The transport is paused when a drain begins and when it ends, however it ends. Not one byte behind the body is read.
+Not one byte after the body is read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from time import perf_counter
+from typing import Final
 
-from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientDisconnected
-from tusserver.server.recvfile_base import Detour, Turn, outlive
-from tusserver.server.recvfile_shared import GATHERING, Pump, make_buffer
-from tusserver.server.recvfile_workers import BUFFER, PAGE, readable, worker, write_all
-from tusserver.streams import Disk
+from tusserver.server.recvfile_base import BodyReceiver, Turn, is_expensive, join_worker
+from tusserver.server.recvfile_shared import LoopShare, make_buffer
+from tusserver.server.recvfile_workers import BUFFER_BYTES, PAGE_BYTES, move_slice, pwrite_all
+from tusserver.streams import BodyCallbacks, FileTarget
 
-SLICE = 0.1
-"""Seconds until a thread tells how far it is."""
-BIG_READ = 64 << 10
-"""Bytes of a read that shows a fast client."""
-WORTH_A_THREAD = 16 << 20
-"""Bytes that must be left, else going there and back costs more than it brings."""
-WORTH_RELIEF = 1 << 20
-"""The same, where the loop suffers."""
-SLOW_WRITE = 0.005
-"""Seconds that a write may hold the loop up: dirty pages are being throttled, or the disk is slow."""
-WAITING_READ = 16 << 10
-"""Bytes of one read for a disk that is slow: each is held until it is written, of thousands of bodies maybe."""
-
-SMALL_READ = 8 << 10
-"""Bytes of a read that is hardly worth waking up for."""
-SMALL_READS = 3
-"""Small reads in a row after which the kernel is asked to gather bytes first (SO_RCVLOWAT)."""
-GATHERED = 8 << 10
-"""Bytes that the kernel gathers at most; they are held in its memory, three times their size."""
+SLOW_DISK_READ_BYTES: Final = 16 << 10
+"""Of one read for a disk that is slow: each is held until it is written, maybe for thousands of bodies."""
+SMALL_READ_BYTES: Final = 8 << 10
+"""Of a read that is hardly worth a wakeup."""
+SMALL_READS: Final = 3
+"""Small reads in a row after which the kernel is asked to hold back bytes until there are more (SO_RCVLOWAT)."""
+COALESCED_BYTES: Final = 8 << 10
+"""That the kernel holds back at most; they take three times their size of its memory."""
 
 
-def is_heavy(digest: Digest | None) -> bool:
-    """Whether a digest costs as much as everything else together: those of hashlib do, crc32 and blake3 do not."""
-    return getattr(digest, "name", None) in hashlib.algorithms_guaranteed
+class FileReceiver(BodyReceiver):
+    """`length` bytes from the socket of `transport` to a file; `received` are here already.
 
-
-class Drain(Detour):
-    """`length` bytes from the socket of `transport` to `fd`, from byte `at` on.
-
-    `owner` is the transport's protocol before and after; a lost connection and the flow of the answer are passed on to
-    it. `first`: bytes of the body that are here already. See `streams.Wire.drain` for `digest` and `moved`.
+    `owner` is the transport's protocol before and after.
     """
 
     __slots__ = (
-        "_at",
-        "_digest",
-        "_disk",
-        "_fd",
-        "_first",
-        "_full_at",
-        "_heavy",
-        "_left",
-        "_looked_after",
-        "_lowat",
-        "_moved",
-        "_number",
-        "_pump",
-        "_small",
-        "_stop",
-        "_updated",
-        "_waited",
-        "_writing",
+        *("_digest", "_disk", "_expensive", "_fd", "_full_at", "_last_read_at", "_left", "_low_water", "_offset"),
+        *("_on_written", "_pending_write", "_polled", "_received", "_share", "_small_reads", "_socket_fd"),
+        *("_stopped", "_waited"),
     )
 
     def __init__(
         self,
-        pump: Pump,
+        share: LoopShare,
         transport: asyncio.Transport,
         owner: asyncio.Protocol,
+        target: FileTarget,
+        callbacks: BodyCallbacks,
         *,
-        fd: int,
-        at: int,
         length: int,
-        digest: Digest | None,
-        moved: Callable[[int], None],
-        disk: Disk | None = None,
-        first: bytes | bytearray = b"",
+        received: bytes | bytearray = b"",
     ) -> None:
         super().__init__(transport, owner)
-        self._pump = pump
-        self._disk = pump.disk if disk is None else disk
-        self._first = memoryview(first)
-        self._writing: tuple[Awaitable[None], memoryview] | None = None
-        self._fd = fd
-        self._at = at
-        self._left = length - len(first)
-        self._digest = digest
-        self._heavy = is_heavy(digest)
-        self._moved = moved
-        self._stop = False
+        self._share = share
+        self._fd = target.fd
+        self._offset = target.offset
+        self._disk = share.disk if target.disk is None else target.disk
+        self._on_written = callbacks.on_written
+        self._digest = callbacks.digest
+        self._expensive = is_expensive(self._digest)
+        self._received = memoryview(received)
+        self._left = length - len(received)
+        self._pending_write: tuple[Awaitable[None], memoryview] | None = None
+        self._stopped = False
+        """Whether the worker is to stop."""
         self._full_at = 0.0
+        """When the buffer was full: more stood ready."""
         self._waited = 0.0
-        self._updated = 0.0
-        self._small = 0
-        self._lowat = 1
-        self._looked_after = False
-        self._number = -1
+        """Seconds from then to the next read."""
+        self._last_read_at = 0.0
+        self._small_reads = 0
+        """In a row, up to `SMALL_READS`."""
+        self._low_water = 1
+        """Bytes that the kernel wakes us at."""
+        self._polled = False
+        """Whether `poll` is called from time to time."""
+        self._socket_fd = -1
 
     @property
     def left(self) -> int:
         """Bytes that have not come yet."""
         return self._left
 
-    async def run(self, *, gone: bool = False) -> None:
-        """Drain until the body ends. `gone`: whether the client is known to have gone: nothing more comes.
+    async def run(self, *, disconnected: bool = False) -> None:
+        """Receive until the body ends. `disconnected`: nothing more comes than is here.
 
         Raises:
-            ClientDisconnected, OSError: see `streams.Wire.drain`.
+            ClientDisconnected, OSError: see `streams.Wire.receive_into`.
         """
-        self._pump.bodies += 1
+        self._share.bodies += 1
         try:
-            first, self._first = self._first, memoryview(b"")
-            if first:
-                await self._write_through(first)
-            del first  # a slow client would have it held for as long as it takes
-            if gone and self._left:
+            received, self._received = self._received, memoryview(b"")
+            if received:
+                await self._write_received(received)
+            del received  # a slow client would have it held for as long as it takes
+            if disconnected and self._left:
                 raise ClientDisconnected
             while self._left:
                 turn = await self._on_the_loop()
-                if self._writing is not None:
-                    await self._written()
-                relieved = turn is Turn.ESCALATE or (turn is Turn.WRITING and self._wants_a_thread(0.0, busy=False))
-                if relieved and not await self._in_threads():
+                if self._pending_write is not None:
+                    await self._finish_write()
+                use = turn is Turn.USE_WORKER or (turn is Turn.WRITE_PENDING and self._needs_worker(0.0, busy=False))
+                if use and not await self._in_worker():
                     raise ClientDisconnected
         finally:
-            self._pump.bodies -= 1
-            del self._moved, self._digest  # the transport may keep this object until its next drain
+            self._share.bodies -= 1
+            del self._on_written, self._digest  # the transport may keep this object until its next receiver
 
     # on the loop -----------------------------------------------------------------------------------------------------
 
     async def _on_the_loop(self) -> Turn:
         if self._transport.is_closing():
             raise ClientDisconnected
-        self._updated = perf_counter()
-        turn = self._attach()
+        self._last_read_at = perf_counter()
+        turn = self._start_turn()
         try:
             ended = await turn
         except asyncio.CancelledError:
-            self._see(turn)
-            if self._attached and not self._transport.is_closing():
+            self._retrieve(turn)
+            if self._has_transport and not self._transport.is_closing():
                 with contextlib.suppress(Exception):  # the cancellation goes on; what could be kept was reported
-                    self._sweep()
+                    self._read_now()
             with contextlib.suppress(Exception, asyncio.CancelledError):
-                await self._written()
+                await self._finish_write()
             raise
         finally:
-            self._detach()
-        if ended is Turn.GONE:
+            self._return_transport()
+        if ended is Turn.DISCONNECTED:
             raise ClientDisconnected
         return ended
 
@@ -171,200 +141,184 @@ class Drain(Detour):
         """Offer the shared buffer, and never more of it than the body has left."""
         if self._full_at:
             self._waited = perf_counter() - self._full_at
-        buffer, room = self._pump.buffer, BUFFER - self._at % PAGE
+        buffer, limit = self._share.buffer, BUFFER_BYTES - self._offset % PAGE_BYTES
         if self._disk.slow:
-            room = WAITING_READ
-        return buffer if room == BUFFER <= self._left else buffer[: min(room, self._left)]
+            limit = SLOW_DISK_READ_BYTES
+        return buffer if limit == BUFFER_BYTES <= self._left else buffer[: min(limit, self._left)]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Write what was read. An exception must not leave this method: it would end the connection."""
+        """Write what was read. An exception must not leave this method: it would close the connection."""
         before = perf_counter()
-        data = self._pump.buffer[:nbytes]
+        data = self._share.buffer[:nbytes]
         self._left -= nbytes
         try:
-            writing = self._disk.attempt(write_all, self._fd, data, self._at)
-            if writing is None:
-                self._note(data)
+            pending = self._disk.attempt(pwrite_all, self._fd, data, self._offset)
+            if pending is None:
+                self._note_written(data)
         except BaseException as error:
-            self._end(error)
+            self._end_turn(error)
             return
-        if writing is not None:
-            self._pump.buffer = make_buffer()  # the old one is being written from
-            self._writing = writing, data
-            self._end(Turn.WRITING)
+        if pending is not None:
+            self._share.buffer = make_buffer()  # the old one is being written from
+            self._pending_write = pending, data
+            self._end_turn(Turn.WRITE_PENDING)
             return
         after = perf_counter()
-        self._updated = after
+        self._last_read_at = after
         if not self._left:
-            self._end(Turn.WHOLE)
-        elif nbytes >= BIG_READ:
-            self._take_big(nbytes, after - before, after)
+            self._end_turn(Turn.DONE)
+        elif nbytes >= self._share.big_read:
+            self._note_big_read(nbytes, after - before, after)
         else:
             self._full_at = 0.0
-            if nbytes < SMALL_READ and self._small < SMALL_READS:
-                self._small += 1
-        if self._small == SMALL_READS and self._attached:
-            self._gather()
+            if nbytes < SMALL_READ_BYTES and self._small_reads < SMALL_READS:
+                self._small_reads += 1
+        if self._small_reads == SMALL_READS and self._has_transport:
+            self._coalesce()
 
-    async def _write_through(self, data: memoryview) -> None:
-        """Write what was there before the drain, as if it had been read on the loop."""
-        writing = self._disk.attempt(write_all, self._fd, data, self._at)
-        if writing is None:
-            self._note(data)
+    async def _write_received(self, data: memoryview) -> None:
+        """Write what was here before, as if it had been read on the loop."""
+        pending = self._disk.attempt(pwrite_all, self._fd, data, self._offset)
+        if pending is None:
+            self._note_written(data)
         else:
-            self._writing = writing, data
-            await self._written()
+            self._pending_write = pending, data
+            await self._finish_write()
 
-    async def _written(self) -> None:
+    async def _finish_write(self) -> None:
         """Wait for a write that did not come back at once, also when cancelled: it holds a descriptor of others."""
-        if self._writing is None:
+        if self._pending_write is None:
             return
-        (writing, data), self._writing = self._writing, None
-        worker = asyncio.ensure_future(writing)
-        cancelled = await outlive(worker)
+        (pending, data), self._pending_write = self._pending_write, None
+        worker = asyncio.ensure_future(pending)
+        cancelled = await join_worker(worker)
         worker.result()
-        self._note(data)
+        self._note_written(data)
         if cancelled is not None:
             raise cancelled
 
-    def _note(self, data: memoryview) -> None:
-        """Take bytes for written."""
+    def _note_written(self, data: memoryview) -> None:
         if self._digest is not None:
             self._digest.update(data)
-        self._at += len(data)
-        self._moved(len(data))
+        self._offset += len(data)
+        self._on_written(len(data))
 
-    def _take_big(self, count: int, took: float, now: float) -> None:
-        busy = self._pump.busy(count, self._waited, now)
+    def _note_big_read(self, count: int, took: float, now: float) -> None:
+        busy = self._share.is_busy(count, self._waited, now)
         self._waited = 0.0
-        self._full_at = now if count == BUFFER else 0.0  # a full buffer: more stands ready
-        if self._wants_a_thread(took, busy=busy):
-            self._end(Turn.ESCALATE)
+        self._full_at = now if count == BUFFER_BYTES else 0.0
+        if self._needs_worker(took, busy=busy):
+            self._end_turn(Turn.USE_WORKER)
             return
-        self._small = 0
-        self._wait_for(1)
-        self._read_was(full=count == BUFFER)
+        self._small_reads = 0
+        self._set_low_water(1)
+        self._note_read(full=count == BUFFER_BYTES)
 
-    def _wants_a_thread(self, took: float, *, busy: bool) -> bool:
-        if self._pump.threads == 0 or self._left < WORTH_RELIEF:
+    def _needs_worker(self, took: float, *, busy: bool) -> bool:
+        share = self._share
+        if share.free_threads == 0 or self._left < share.relief_bytes:
             return False
-        return self._heavy or took > SLOW_WRITE or self._disk.slow or (busy and self._left >= WORTH_A_THREAD)
+        slow = self._expensive or took > share.slow_write or self._disk.slow
+        return slow or (busy and self._left >= share.worker_bytes)
 
-    def _before_detaching(self) -> None:
-        self._wait_for(1)
+    def _restore_socket(self) -> None:
+        self._set_low_water(1)
 
     # slow clients ----------------------------------------------------------------------------------------------------
 
-    def _gather(self) -> None:
-        if self._lowat == 1:
-            self._wait_for(min(GATHERED, self._left))
-        elif self._lowat > self._left:  # half: the end is near, and each setting of it costs as much as a read
-            self._wait_for(max(1, self._left // 2))
-        if not self._looked_after and self._lowat > 1:
-            self._looked_after = True
-            self._pump.gather(self)
+    def _coalesce(self) -> None:
+        """Ask the kernel to hold back bytes until there are more."""
+        if self._low_water == 1:
+            self._set_low_water(min(COALESCED_BYTES, self._left))
+        elif self._low_water > self._left:  # half: the end is near, and each setting of it costs as much as a read
+            self._set_low_water(max(1, self._left // 2))
+        if not self._polled and self._low_water > 1:
+            self._polled = True
+            self._share.poll_later(self)
 
-    def _wait_for(self, count: int) -> None:
+    def _set_low_water(self, count: int) -> None:
         """Have the kernel wake us at `count` bytes. More than the body has left would never come."""
-        if count != self._lowat:
+        if count != self._low_water:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
-                self._lowat = count
+                self._low_water = count
 
     @property
     def _socket(self) -> socket.socket:
-        """The transport's own (uvloop's stand-in for one can do little more than tell its number)."""
+        """The transport's own (uvloop's stand-in for one can do little more than return its number)."""
         found: socket.socket = self._transport.get_extra_info("socket")
         return found
 
-    def look(self, now: float) -> bool:
-        """Take what the kernel has gathered for long enough; return whether to look again."""
-        self._looked_after = self._attached and self._lowat > 1 and not self._transport.is_closing()
-        # Half: what came in good time for the last look is not to wait for the one after this.
-        if self._looked_after and now - self._updated >= GATHERING / 2 and not self._sweep():
-            if now - self._updated < 2.5 * GATHERING:
+    def poll(self, now: float) -> bool:
+        """See `Coalescing.poll`."""
+        share, silent = self._share, now - self._last_read_at
+        self._polled = self._has_transport and self._low_water > 1 and not self._transport.is_closing()
+        # Half: what came in good time for the last poll is not to wait for the one after this.
+        if self._polled and silent >= share.coalesce_seconds / 2 and not self._read_now():
+            if silent < 2.5 * share.coalesce_seconds:
                 return True  # a client that sends once a second just missed it
             # Silence. Whatever comes next is news, and not to be kept waiting.
-            self._small = 0
-            self._wait_for(1)
-            self._looked_after = False
-        return self._looked_after
+            self._small_reads = 0
+            self._set_low_water(1)
+            self._polled = False
+        return self._polled
 
-    def catch_up(self) -> None:
-        """Take what the kernel gathers now, not when it is enough."""
-        if self._attached and self._lowat > 1 and not self._transport.is_closing():
-            self._sweep()
+    def read_pending(self) -> None:
+        """Read now what the kernel holds back."""
+        if self._has_transport and self._low_water > 1 and not self._transport.is_closing():
+            self._read_now()
 
-    def _sweep(self) -> bool:
-        """Take what the kernel has, without waiting; return whether there was something.
+    def _read_now(self) -> bool:
+        """Read what the kernel has, without waiting; return whether there was something.
 
         On the loop and while the transport is open, so that the number of its socket is still its own.
         """
-        if self._number < 0:
-            self._number = self._socket.fileno()
+        if self._socket_fd < 0:
+            self._socket_fd = self._socket.fileno()
         try:
-            count = os.readv(self._number, (self.get_buffer(-1),))
+            count = os.readv(self._socket_fd, (self.get_buffer(-1),))
         except OSError:  # nothing there, or an error that the transport is about to see
             return False
         if count:
             self.buffer_updated(count)
         return count > 0
 
-    # in threads ------------------------------------------------------------------------------------------------------
+    # in a worker thread ----------------------------------------------------------------------------------------------
 
-    async def _in_threads(self) -> bool:
-        """Let a worker drain until the socket falls quiet; return whether the client is still there."""
-        if self._pump.threads == 0 or self._transport.is_closing():
+    async def _in_worker(self) -> bool:
+        """Let a worker receive until nothing comes for a moment; return whether the client is still there."""
+        share = self._share
+        if share.free_threads == 0 or self._transport.is_closing():
             return not self._transport.is_closing()
         try:
-            # A number of our own: if the transport closes, the old one may soon stand for another connection.
+            # A descriptor of our own: if the transport closes, the old one may soon stand for another connection.
             own = os.dup(self._socket.fileno())
         except OSError:  # too many open files: the loop does it with those it has
             return True
-        self._pump.threads -= 1
+        share.free_threads -= 1
         try:
             while True:
-                worker = self._loop.run_in_executor(self._pump.pool, self._burst, own)
-                cancelled = await outlive(worker, self._stop_burst)
+                worker = self._loop.run_in_executor(
+                    share.pool, move_slice, own, self._fd, self._offset, self._left, self._digest, self._is_stopped
+                )
+                cancelled = await join_worker(worker, self._stop)
                 count, how = worker.result()
-                self._at += count
+                self._offset += count
                 self._left -= count
                 if count:
-                    self._moved(count)
+                    self._on_written(count)
                 if cancelled is not None:
                     raise cancelled
                 if isinstance(how, OSError):
                     raise how
-                if how is not Turn.SLICED or self._transport.is_closing():
-                    return how is not Turn.GONE and not self._transport.is_closing()
+                if how is not Turn.SLICE_OVER or self._transport.is_closing():
+                    return how is not Turn.DISCONNECTED and not self._transport.is_closing()
         finally:
-            self._pump.threads += 1
+            share.free_threads += 1
             os.close(own)
 
-    def _stop_burst(self) -> None:
-        self._stop = True
+    def _stop(self) -> None:
+        self._stopped = True
 
-    def _burst(self, source: int) -> tuple[int, Turn | OSError]:
-        """Run in a worker: read and write until it is time to tell the loop; return the bytes and why it ended.
-
-        Nothing of this object is changed here, but for the digest.
-        """
-        way = worker.way(self._digest)
-        left, at, done = self._left, self._at, 0
-        until = perf_counter() + SLICE
-        while done < left:
-            most = min(BUFFER - (at + done) % PAGE, left - done)
-            try:
-                count = way(source, self._fd, at + done, most, self._digest)
-            except BlockingIOError:
-                if self._stop or not readable(source):
-                    return done, Turn.QUIET
-                continue
-            except OSError as error:
-                return done, error
-            if not count:
-                return done, Turn.GONE
-            done += count
-            if self._stop or perf_counter() > until:
-                break
-        return done, Turn.SLICED if done < left else Turn.WHOLE
+    def _is_stopped(self) -> bool:
+        return self._stopped

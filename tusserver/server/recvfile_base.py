@@ -1,34 +1,47 @@
-"""A connection on a detour: for a while its bytes go to somebody else than to its HTTP protocol.
+"""What the receivers of bodies have in common: they read from a connection for a while instead of its HTTP protocol.
 
-The transport is paused when a detour begins and when it ends. It reads in turns: a turn ends when the task that has
-begun it is to do something itself.
+The transport is paused when a receiver takes it and when it gives it back. Between the two it reads in turns: a turn
+ends when the task that started it has to do something itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
+from tusserver.protocol.checksum import Digest
 from tusserver.threads import until_done
 
-STREAK = 4
-"""Full reads of one body before the loop looks after its other connections; libuv alone would make 32."""
+FULL_READS: Final = 4
+"""Full reads of one body in a row before the loop serves its other connections; libuv alone would make 32."""
 
 
 class Turn(Enum):
-    """How a turn on the loop or in a thread ended."""
+    """How a turn on the loop or in a worker thread ended."""
 
-    WHOLE = auto()
-    GONE = auto()
-    QUIET = auto()
-    ESCALATE = auto()
-    WRITING = auto()
-    SLICED = auto()
+    DONE = auto()
+    """The body has ended."""
+    DISCONNECTED = auto()
+    IDLE = auto()
+    """Nothing comes at the moment."""
+    USE_WORKER = auto()
+    WRITE_PENDING = auto()
+    """A write did not come back at once."""
+    SLICE_OVER = auto()
+    """The worker has to report."""
 
 
-async def outlive(worker: asyncio.Future[Any], stop: Callable[[], None] | None = None) -> asyncio.CancelledError | None:
+def is_expensive(digest: Digest | None) -> bool:
+    """Whether a digest costs as much as everything else together: those of hashlib do, crc32 and blake3 do not."""
+    return getattr(digest, "name", None) in hashlib.algorithms_guaranteed
+
+
+async def join_worker(
+    worker: asyncio.Future[Any], stop: Callable[[], None] | None = None
+) -> asyncio.CancelledError | None:
     """Wait for a worker even when cancelled: it must not be left alone with descriptors that others will close.
 
     `stop` is called when that happens. Returns the cancellation, for the caller to raise.
@@ -44,32 +57,32 @@ async def outlive(worker: asyncio.Future[Any], stop: Callable[[], None] | None =
     return cancelled
 
 
-class Detour(asyncio.BufferedProtocol):
-    """Stands for `owner`, the protocol of `transport`, and passes on lost connections and the flow of the answer."""
+class BodyReceiver(asyncio.BufferedProtocol):
+    """Stands for `owner`, the protocol of `transport`; passes lost connections and the flow of the answer on to it."""
 
-    __slots__ = ("_attached", "_loop", "_owner", "_streak", "_transport", "_turn")
+    __slots__ = ("_full_reads", "_has_transport", "_loop", "_owner", "_transport", "_turn")
 
     def __init__(self, transport: asyncio.Transport, owner: asyncio.Protocol) -> None:
         self._transport = transport
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.Future[Turn] | None = None
-        self._attached = False
-        self._streak = 0
+        self._has_transport = False
+        self._full_reads = 0
 
     # a turn ----------------------------------------------------------------------------------------------------------
 
-    def _attach(self) -> asyncio.Future[Turn]:
-        """Begin a turn; what this returns says how it ended."""
+    def _start_turn(self) -> asyncio.Future[Turn]:
+        """Take the transport and read; what this returns says how the turn ended."""
         turn = self._turn = self._loop.create_future()
-        self._attached = True
+        self._has_transport = True
         self._transport.set_protocol(self)
         self._transport.resume_reading()
         return turn
 
-    def _end(self, how: Turn | BaseException) -> None:
-        """End this turn, at once: the transport may ask for the buffer again before the task goes on."""
-        self._detach()
+    def _end_turn(self, how: Turn | BaseException) -> None:
+        """End this turn, at once: the transport may ask for the buffer again before the task runs."""
+        self._return_transport()
         if self._turn is None or self._turn.done():
             return
         if isinstance(how, Turn):
@@ -77,36 +90,36 @@ class Detour(asyncio.BufferedProtocol):
         else:
             self._turn.set_exception(how)
 
-    def _see(self, turn: asyncio.Future[Turn]) -> None:
-        """Look at a turn that nobody waits for any more: asyncio complains of errors that nobody saw."""
+    def _retrieve(self, turn: asyncio.Future[Turn]) -> None:
+        """Retrieve the error of a turn that nobody waits for any more: asyncio logs those that were not."""
         if turn.done() and not turn.cancelled():
             turn.exception()
 
-    def _detach(self) -> None:
+    def _return_transport(self) -> None:
         """Give the connection back to its owner, paused."""
-        if not self._attached:
+        if not self._has_transport:
             return
-        self._attached = False
+        self._has_transport = False
         if self._transport.is_closing():
             return
-        self._before_detaching()
-        # Only while it is paused: uvloop chooses the way of reading when reading begins.
+        self._restore_socket()
+        # Only while it is paused: uvloop chooses the way of reading when reading starts.
         self._transport.pause_reading()
         self._transport.set_protocol(self._owner)
 
-    def _before_detaching(self) -> None:
+    def _restore_socket(self) -> None:
         """Undo what was done to the socket, if anything was."""
 
-    def _read_was(self, *, full: bool) -> None:
-        """Give others their turn after many large reads in a row."""
-        self._streak = self._streak + 1 if full else 0
-        if self._streak == STREAK:
-            self._streak = 0
+    def _note_read(self, *, full: bool) -> None:
+        """Let other connections be served after many full reads in a row."""
+        self._full_reads = self._full_reads + 1 if full else 0
+        if self._full_reads == FULL_READS:
+            self._full_reads = 0
             self._transport.pause_reading()
-            self._loop.call_soon(self._go_on)
+            self._loop.call_soon(self._resume)
 
-    def _go_on(self) -> None:
-        if self._attached and not self._transport.is_closing():
+    def _resume(self) -> None:
+        if self._has_transport and not self._transport.is_closing():
             self._transport.resume_reading()
 
     # for the transport -----------------------------------------------------------------------------------------------
@@ -115,15 +128,15 @@ class Detour(asyncio.BufferedProtocol):
         """Let the transport close; `connection_lost` follows."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the owner, and end."""
-        self._attached = False
+        """Pass it on to the owner, and end the turn."""
+        self._has_transport = False
         self._owner.connection_lost(exc)
-        self._end(Turn.GONE)
+        self._end_turn(Turn.DISCONNECTED)
 
     def pause_writing(self) -> None:
-        """Pass it on."""
+        """Pass it on to the owner."""
         self._owner.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass it on."""
+        """Pass it on to the owner."""
         self._owner.resume_writing()

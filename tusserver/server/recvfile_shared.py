@@ -8,102 +8,129 @@ import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import Protocol
+from typing import Final, Protocol
 
 from tusserver.lanes import Lanes
-from tusserver.server.recvfile_workers import BUFFER
+from tusserver.server.recvfile_workers import BUFFER_BYTES
 
-THREADS = 4
-"""Bodies that drain in threads at the same time."""
-WINDOW = 0.02
-"""Seconds over which the loop's work is summed up."""
-BUSY = 4 << 20
-"""Bytes in a window that make the loop busy with bodies."""
+THREADS: Final = 4
+"""Bodies that worker threads receive at the same time."""
+BIG_READ_BYTES: Final = 64 << 10
+"""Of a read that shows a fast client."""
+WORKER_BYTES: Final = 16 << 20
+"""That must be left of a body, else going to a worker and back costs more than it brings."""
+RELIEF_BYTES: Final = 1 << 20
+"""The same, where the body slows down the loop."""
+SLOW_WRITE_SECONDS: Final = 0.005
+"""That a write may block the loop: dirty pages are being throttled, or the disk is slow."""
+WINDOW_SECONDS: Final = 0.02
+"""Over which the loop's work is summed up."""
+BUSY_BYTES: Final = 4 << 20
+"""In a window, that make the loop busy with bodies."""
+COALESCE_SECONDS: Final = 1.0
+"""That the kernel may hold back bytes, half as long again in the worst case: no slow client shall look silent."""
+COALESCE_ROUNDS: Final = 10
+"""Parts in which the receivers are polled whose bytes the kernel holds back, each in its own turn of the loop."""
 
-GATHERING = 1.0
-"""Seconds that bytes may wait to be gathered, half as long again in the worst case: no trickle shall look silent."""
-ROUNDS = 10
-"""Parts in which the gathering connections are looked after, each part in its own turn of the loop."""
+
+class Coalescing(Protocol):
+    """A receiver whose bytes the kernel holds back until there are more of them."""
+
+    def poll(self, now: float) -> bool:
+        """Read what has waited for long enough; return whether to poll again."""
 
 
-class Gathering(Protocol):
-    """A body whose bytes the kernel gathers."""
+class LoopShare:
+    """What the receivers of one event loop share, and from where on a body is fast or slow."""
 
-    def look(self, now: float) -> bool:
-        """Take what has waited for long enough; return whether to look again."""
-
-
-class Pump:
-    """What the drains of one event loop share: the buffer, the threads, a measure of how busy the loop is."""
-
-    def __init__(self, *, threads: int = THREADS) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int = THREADS,
+        big_read: int = BIG_READ_BYTES,
+        worker_bytes: int = WORKER_BYTES,
+        relief_bytes: int = RELIEF_BYTES,
+        slow_write: float = SLOW_WRITE_SECONDS,
+        coalesce_seconds: float = COALESCE_SECONDS,
+    ) -> None:
+        self.big_read = big_read
+        self.worker_bytes = worker_bytes
+        self.relief_bytes = relief_bytes
+        self.slow_write = slow_write
+        self.coalesce_seconds = coalesce_seconds
         self.buffer = make_buffer()
         self.disk = Lanes()
-        """For files of which nobody says where they are."""
+        """For files of which it is not known on which disk they are."""
         self.bodies = 0
-        """Drains under way."""
-        self.threads = threads
-        """Threads that are free."""
+        """That are being received."""
+        self.free_threads = threads
         self._pool: ThreadPoolExecutor | None = None
-        self._since = 0.0
+        self._window_start = 0.0
         self._bytes = 0
         self._waited = 0.0
-        self._gathering: deque[Gathering] = deque()
+        self._coalescing: deque[Coalescing] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def pool(self) -> ThreadPoolExecutor:
         """The worker threads; none is started before it is needed."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="tusserver-drain")
+            self._pool = ThreadPoolExecutor(self.free_threads, thread_name_prefix="tusserver-receive")
         return self._pool
 
-    def busy(self, count: int, waited: float, now: float) -> bool:
-        """Note a read of `count` bytes that stood ready for `waited` seconds; say whether a thread would help.
+    def is_busy(self, count: int, waited: float, now: float) -> bool:
+        """Note a read of `count` bytes that stood ready for `waited` seconds; return whether a worker would help.
 
         Over all bodies, since with many connections none of them looks fast. A single body on an idle loop is as fast
-        there as in a thread.
+        there as in a worker.
         """
-        if now - self._since > WINDOW:
-            self._since, self._bytes, self._waited = now, 0, 0.0
+        if now - self._window_start > WINDOW_SECONDS:
+            self._window_start, self._bytes, self._waited = now, 0, 0.0
         self._bytes += count
         self._waited += waited
-        return self._bytes >= BUSY and (self.bodies > 1 or self._waited > WINDOW / 4)
+        return self._bytes >= BUSY_BYTES and (self.bodies > 1 or self._waited > WINDOW_SECONDS / 4)
 
-    def gather(self, drain: Gathering) -> None:
-        """Look after a drain whose bytes the kernel gathers."""
-        self._gathering.append(drain)
+    def poll_later(self, receiver: Coalescing) -> None:
+        """Poll a receiver whose bytes the kernel holds back, until it says that this is over."""
+        self._coalescing.append(receiver)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GATHERING / ROUNDS, self._look)
+            self._start_timer()
 
-    def _look(self) -> None:
+    def _start_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self.coalesce_seconds / COALESCE_ROUNDS, self._poll)
+
+    def _poll(self) -> None:
         now = perf_counter()
-        for _ in range(len(self._gathering) // ROUNDS + 1):
-            drain = self._gathering.popleft()
-            if drain.look(now):
-                self._gathering.append(drain)
-            elif not self._gathering:
+        for _ in range(len(self._coalescing) // COALESCE_ROUNDS + 1):
+            receiver = self._coalescing.popleft()
+            if receiver.poll(now):
+                self._coalescing.append(receiver)
+            elif not self._coalescing:
                 self._timer = None
                 return
-        self._timer = asyncio.get_running_loop().call_later(GATHERING / ROUNDS, self._look)
+        self._start_timer()
 
 
 def make_buffer() -> memoryview:
-    return memoryview(mmap.mmap(-1, BUFFER))  # in memory only as far as it is used
+    """Return a buffer that takes memory only as far as it is used."""
+    return memoryview(mmap.mmap(-1, BUFFER_BYTES))
 
 
-class _Thread(threading.local):
-    """What a thread that runs a loop keeps for itself."""
-
-    pump: Pump | None = None
+class _LoopThread(threading.local):
+    share: LoopShare | None = None
 
 
 # A loop runs in one thread, and one buffer must not serve two loops; state of the process has no better place.
-_thread = _Thread()
+_thread = _LoopThread()
 
 
-def pump() -> Pump:
-    """Return the pump of the running loop."""
-    if _thread.pump is None:
-        _thread.pump = Pump()
-    return _thread.pump
+def loop_share() -> LoopShare:
+    """Return what the receivers of the running loop share."""
+    if _thread.share is None:
+        _thread.share = LoopShare()
+    return _thread.share
+
+
+def set_loop_share(share: LoopShare | None) -> None:
+    """Let the receivers that the running loop makes from now on share this; None: one with the defaults."""
+    _thread.share = share

@@ -8,16 +8,15 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientDisconnected, StoreUnavailable
-from tusserver.server.recvfile import Drain
-from tusserver.server.recvfile_parsed import ParsedDrain
-from tusserver.server.recvfile_shared import pump
+from tusserver.server.recvfile import FileReceiver
+from tusserver.server.recvfile_parsed import ParsedReceiver
+from tusserver.server.recvfile_shared import loop_share
 from tusserver.server.sendfile import send_file
-from tusserver.streams import Disk, MakeRoom
+from tusserver.streams import BodyCallbacks, FileTarget
 
 if TYPE_CHECKING:  # names that an import of this module must not fail for
     from uvicorn._types import ASGIReceiveEvent
@@ -40,195 +39,159 @@ class HttpConnection(Protocol):
     def as_protocol(self) -> asyncio.Protocol:
         """Return what the transport calls."""
 
-    def begin_anew(self) -> None:
-        """Expect a new request: the parser has not seen the end of the last one."""
+    def reset_parser(self) -> None:
+        """Start with the next request: the parser has not seen the end of the last one."""
 
 
 class UvicornWire:
     """The Wire of one request; stands between the app and uvicorn's cycle of request and response.
 
-    It holds the cycle and the protocol weakly: they hold it, and a ring would wait for the garbage collector.
+    It holds the cycle and the connection weakly: they hold it, and a cycle of references would wait for the garbage
+    collector.
     """
 
     __slots__ = (
-        "_cycle",
-        "_drain",
-        "_ended",
-        "_head",
-        "_left",
-        "_length",
-        "_pouring",
-        "_protocol",
-        "_spoilt",
-        "_taken",
-        "trailers",
+        *("_asked", "_connection", "_cycle", "_desynchronized", "_end_delivered", "_length", "_parsed_receiver"),
+        *("_receiver", "_start", "_to_discard", "trailers"),
     )
 
-    def __init__(self, protocol: HttpConnection, cycle: RequestResponseCycle, length: int | None) -> None:
+    def __init__(self, connection: HttpConnection, cycle: RequestResponseCycle, length: int | None) -> None:
         self.trailers: dict[str, str] = {}
         """See `Wire.trailers`."""
-        self._protocol = weakref.ref(protocol)
+        self._connection = weakref.ref(connection)
         self._cycle = weakref.ref(cycle)
         self._length = length
-        self._left = 0
-        """Bytes of a half-drained body that may still come, to be thrown away."""
-        self._taken = False
+        """Bytes of a body that can be received past the parser."""
+        self._asked = False
         """Whether the app asked for bytes of the body."""
-        self._drain: Drain | None = None
-        """What is under way past the parser."""
-        self._pouring: ParsedDrain | None = None
-        """What is under way by way of the parser."""
-        self._spoilt = False
+        self._receiver: FileReceiver | None = None
+        """What receives the body past the parser at the moment."""
+        self._parsed_receiver: ParsedReceiver | None = None
+        """What receives the body by way of the parser at the moment."""
+        self._desynchronized = False
         """Whether the parser has lost its place in the stream: then the connection is good for one answer only."""
-        self._ended = False
-        """Whether the app was told that the body is whole."""
-        self._head: Any = None
+        self._to_discard = 0
+        """Bytes that may still come of a body that was received in part."""
+        self._end_delivered = False
+        """Whether the app was told that the body has ended."""
+        self._start: Any = None
         """The start of the answer, until something follows it."""
-        cycle.receive = self.receive  # type: ignore[method-assign]  # the cycle hands it to the app
+        cycle.receive = self.receive  # type: ignore[method-assign]  # the cycle gives it to the app
         cycle.send = self.send  # type: ignore[method-assign]  # likewise
 
-    # what the wire adds ----------------------------------------------------------------------------------------------
+    # what ASGI has not -----------------------------------------------------------------------------------------------
 
     @property
-    def drainable(self) -> bool:
-        """See `Wire.drainable`."""
-        return self._length is not None and not self._taken
+    def can_receive_into(self) -> bool:
+        """See `Wire.can_receive_into`."""
+        return not self._asked
 
     @property
-    def pourable(self) -> bool:
-        """See `Wire.pourable`."""
-        return self._length is None and not self._taken
+    def bypasses_parser(self) -> bool:
+        """Whether `receive_into` reads past the parser: plain TCP, and the length of the body was announced."""
+        return self._length is not None
 
     @property
-    def whole(self) -> bool:
-        """See `Wire.whole`."""
+    def fully_received(self) -> bool:
+        """See `Wire.fully_received`."""
         cycle = self._cycle()
         return cycle is None or not cycle.more_body
 
-    async def drain(
-        self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None], disk: Disk | None = None
-    ) -> None:
-        """See `Wire.drain`."""
-        protocol, cycle = self._protocol(), self._cycle()
-        if self._length is None or self._taken or (cycle is not None and cycle.response_started):
-            raise RuntimeError("this body cannot be drained, or not any more")
-        self._taken = True
-        if protocol is None or cycle is None:
-            raise ClientDisconnected
-        _invite(cycle)
-        body, cycle.body = cycle.body, bytearray()
-        rest = Drain(
-            pump(),
-            cycle.transport,
-            protocol.as_protocol(),
-            fd=fd,
-            at=at,
-            length=self._length,
-            digest=digest,
-            moved=moved,
-            disk=disk,
-            first=body,
-        )
-        if rest.left:  # else the parser has seen the end of the body, and may be far behind it
-            self._drain = rest
-            self._spoilt = True
-            protocol.flow.pause_reading()
+    def receive_into(self, target: FileTarget, callbacks: BodyCallbacks) -> Coroutine[Any, Any, None]:
+        """See `Wire.receive_into`. Returns one coroutine, not one in another: thousands of slow bodies wait in it."""
+        if self._length is not None:
+            return self._receive_raw(target, callbacks, self._length)
+        return self._receive_parsed(target, callbacks)
+
+    async def _receive_raw(self, target: FileTarget, callbacks: BodyCallbacks, length: int) -> None:
+        """Receive a body of `length` bytes past the parser."""
+        connection, cycle = self._start_receiving()
+        first, cycle.body = cycle.body, bytearray()
+        owner = connection.as_protocol()
+        receiver = FileReceiver(loop_share(), cycle.transport, owner, target, callbacks, length=length, received=first)
+        if receiver.left:  # else the parser has seen the end of the body, and may be far behind it
+            self._receiver = receiver
+            self._desynchronized = True
+            connection.flow.pause_reading()
         try:
-            del body  # a slow client would have it held for as long as it takes
-            await rest.run(gone=cycle.disconnected)
+            del first  # a slow client would have it held for as long as it takes
+            await receiver.run(disconnected=cycle.disconnected)
         except ClientDisconnected:
-            _lose(cycle)
+            _mark_disconnected(cycle)
             raise
         finally:
-            if self._drain is not None:
-                self._drain = None
-                self._resume(protocol, cycle, rest.left)
+            if self._receiver is not None:
+                self._receiver = None
+                self._end_receiving(connection, cycle, receiver.left)
 
-    async def pour(
-        self,
-        fd: int,
-        at: int,
-        digest: Digest | None,
-        moved: Callable[[int], None],
-        disk: Disk | None = None,
-        *,
-        admit: Callable[[int], None],
-        share: Callable[[], int],
-        make_room: MakeRoom | None = None,
-    ) -> None:
-        """See `Wire.pour`."""
-        protocol, cycle = self._protocol(), self._cycle()
-        if not self.pourable or (cycle is not None and cycle.response_started):
-            raise RuntimeError("this body cannot be poured, or not any more")
-        self._taken = True
-        if protocol is None or cycle is None:
-            raise ClientDisconnected
-        _invite(cycle)
-        protocol.flow.pause_reading()
-        self._pouring = ParsedDrain(
-            pump(),
-            cycle.transport,
-            protocol.as_protocol(),
-            fd=fd,
-            at=at,
-            digest=digest,
-            moved=moved,
-            disk=disk,
-            admit=admit,
-            share=share,
-            make_room=make_room,
-            whole=lambda: not cycle.more_body,
+    async def _receive_parsed(self, target: FileTarget, callbacks: BodyCallbacks) -> None:
+        """Receive a body as the parser finds it."""
+        connection, cycle = self._start_receiving()
+        connection.flow.pause_reading()
+        owner = connection.as_protocol()
+        self._parsed_receiver = ParsedReceiver(
+            loop_share(), cycle.transport, owner, target, callbacks, ended=lambda: not cycle.more_body
         )
         if cycle.body:
-            self._pouring.take(bytes(cycle.body))
+            self._parsed_receiver.take(bytes(cycle.body))
             cycle.body = bytearray()
         try:
-            await self._pouring.run()
+            await self._parsed_receiver.run()
         except ClientDisconnected:
-            _lose(cycle)
+            _mark_disconnected(cycle)
             raise
         finally:
-            self._pouring = None
-            protocol.flow.read_paused = True  # as it is now; uvicorn resumes for who asks, and after the answer
+            self._parsed_receiver = None
+            connection.flow.read_paused = True  # as it is now; uvicorn resumes when asked, and after the answer
 
-    def takes(self, piece: bytes) -> bool:
-        """Take a piece of the body from the parser, if it is being poured; return whether it is."""
-        if self._pouring is None:
-            return False
-        self._pouring.take(piece)
-        return True
+    def _start_receiving(self) -> tuple[HttpConnection, RequestResponseCycle]:
+        connection, cycle = self._connection(), self._cycle()
+        if self._asked or (cycle is not None and cycle.response_started):
+            raise RuntimeError("this body cannot be received into a file, or not any more")
+        self._asked = True
+        if connection is None or cycle is None:
+            raise ClientDisconnected
+        _send_continue(cycle)
+        return connection, cycle
 
-    def catch_up(self) -> None:
-        """See `Wire.catch_up`."""
-        if self._drain is not None:
-            self._drain.catch_up()
-
-    def _resume(self, protocol: HttpConnection, cycle: RequestResponseCycle, left: int) -> None:
-        """Make the connection fit for what comes next."""
-        protocol.flow.read_paused = True  # as a drain leaves it, whatever happened meanwhile
-        self._left = left
+    def _end_receiving(self, connection: HttpConnection, cycle: RequestResponseCycle, left: int) -> None:
+        """Prepare the connection for what comes next: `left` bytes of this body, or the next request."""
+        connection.flow.read_paused = True  # as the receiver leaves it, whatever happened meanwhile
+        self._to_discard = left
         if left:
             return
-        self._spoilt = False
+        self._desynchronized = False
         cycle.more_body = False
         cycle.message_event.set()
         if not cycle.transport.is_closing():
-            protocol.begin_anew()  # once uvicorn resumes reading, after the answer at the latest
+            connection.reset_parser()  # once uvicorn resumes reading, after the answer at the latest
 
-    def swallow(self, count: int) -> bool:
-        """Throw away `count` bytes that came on a spoilt connection; return whether it is one."""
-        if not self._spoilt:
+    def accept(self, piece: bytes) -> bool:
+        """Take a piece of the body from the parser if it is being received into a file; return whether it is."""
+        if self._parsed_receiver is None:
             return False
-        self._left = max(0, self._left - count)
+        self._parsed_receiver.take(piece)
+        return True
+
+    def read_pending(self) -> None:
+        """See `Wire.read_pending`."""
+        if self._receiver is not None:
+            self._receiver.read_pending()
+
+    def discard(self, count: int) -> bool:
+        """Discard `count` bytes that came on a desynchronized connection; return whether it is one."""
+        if not self._desynchronized:
+            return False
+        self._to_discard = max(0, self._to_discard - count)
         cycle = self._cycle()
-        if cycle is not None and not self._left:  # whoever waits for the rest may stop
+        if cycle is not None and not self._to_discard:  # what waits for the rest can stop
             cycle.more_body = False
             cycle.message_event.set()
         return True
 
-    async def inform(self, status: int, headers: Mapping[str, str]) -> None:
-        """See `Wire.inform`."""
-        message = _interim(status, headers)
+    async def send_interim(self, status: int, headers: Mapping[str, str]) -> None:
+        """See `Wire.send_interim`."""
+        message = _interim_response(status, headers)
         cycle = self._cycle()
         if cycle is None or cycle.scope["http_version"] == "1.0":
             return  # RFC 9110 §15.2: "a server MUST NOT send a 1xx response to an HTTP/1.0 client"
@@ -240,74 +203,74 @@ class UvicornWire:
     # between the app and the cycle -----------------------------------------------------------------------------------
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Receive as uvicorn does, but lose nothing: it would throw away what it holds when the client is gone."""
+        """Receive as uvicorn does, but lose nothing: it would discard what it holds when the client disconnects."""
         cycle = self._cycle()
         if cycle is None:  # the app has ended, and one of its tasks has not
             return {"type": "http.disconnect"}
-        if self._drain is not None or self._pouring is not None:
-            raise RuntimeError("the body is being drained")
-        self._taken = True
+        if self._receiver is not None or self._parsed_receiver is not None:
+            raise RuntimeError("the body is being received into a file")
+        self._asked = True
         event = await type(cycle).receive(cycle)
-        owed = cycle.body or not (cycle.more_body or self._ended)
-        if event["type"] == "http.disconnect" and owed and not cycle.response_complete:
+        undelivered = cycle.body or not (cycle.more_body or self._end_delivered)
+        if event["type"] == "http.disconnect" and undelivered and not cycle.response_complete:
             event = {"type": "http.request", "body": bytes(cycle.body), "more_body": cycle.more_body}
             cycle.body = bytearray()
         if event["type"] == "http.request" and not event["more_body"]:
-            self._ended = True
+            self._end_delivered = True
         return event
 
     async def send(self, message: Any) -> None:
-        """Send as uvicorn does, but the head of an answer together with what comes first behind it.
+        """Send as uvicorn does, but the start of an answer together with what comes first after it.
 
         ASGI has it so: a server "should not actually start sending the response" before its first body event. Where a
-        connection dies between the two, tus-js-client in Node.js waits for the rest for ever. On a spoilt connection
-        nothing comes after this answer.
+        connection breaks between the two, tus-js-client in Node.js waits for the rest for ever. A desynchronized
+        connection is closed after this answer.
         """
         cycle = self._cycle()
         if cycle is None:
             return
         if message["type"] == "http.response.start" and not cycle.response_started:
-            if self._spoilt:
+            if self._desynchronized:
                 headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"connection"]
                 message = {**message, "headers": [*headers, (b"connection", b"close")]}  # uvicorn does as this says
-            self._head = message
+            self._start = message
             return
-        head, self._head = self._head, None
+        start, self._start = self._start, None
         if message["type"] == "http.response.zerocopysend":
-            await self._send_file(cycle, head, message)
-        elif head is None:
+            await self._send_file(cycle, start, message)
+        elif start is None:
             await type(cycle).send(cycle, message)
         else:
-            await self._send_together(cycle, head, message)
+            await self._send_together(cycle, start, message)
 
-    async def _send_together(self, cycle: RequestResponseCycle, head: Any, message: Any) -> None:
+    async def _send_together(self, cycle: RequestResponseCycle, start: Any, message: Any) -> None:
         transport = cycle.transport
-        pieces = _Pieces(transport)
+        pieces = _JoinedWrites(transport)
         cycle.transport = cast(asyncio.Transport, pieces)
         try:
-            await type(cycle).send(cycle, head)
+            await type(cycle).send(cycle, start)
             await type(cycle).send(cycle, message)
         finally:
             cycle.transport = transport
             pieces.flush()
 
-    async def _send_file(self, cycle: RequestResponseCycle, head: Any, message: Mapping[str, Any]) -> None:
-        """Send a range of a file by the kernel (ASGI, "Zero Copy Send" extension), behind the head of the answer.
+    async def _send_file(self, cycle: RequestResponseCycle, start: Any, message: Mapping[str, Any]) -> None:
+        """Send a range of a file by the kernel (ASGI, "Zero Copy Send" extension), after the start of the answer.
 
         Raises:
             StoreUnavailable: too many files are open; nothing was sent.
         """
-        own = _duplicate(cycle.transport, begun=head is None)
+        own = _duplicate_socket(cycle.transport, started=start is None)
         try:
-            if head is not None:
-                await type(cycle).send(cycle, head)
+            if start is not None:
+                await type(cycle).send(cycle, start)
             await self._send_range(cycle, own, message)
         finally:
             if own >= 0:
                 os.close(own)
 
     async def _send_range(self, cycle: RequestResponseCycle, own: int, message: Mapping[str, Any]) -> None:
-        if cycle.disconnected:  # then uvicorn has not looked at the head of the answer
+        if cycle.disconnected:  # then uvicorn has not looked at the start of the answer
             return
         fd, at = message["file"].fileno(), message.get("offset") or 0
         count = message.get("count")
@@ -335,36 +298,36 @@ class UvicornWire:
         )
 
 
-def _duplicate(transport: asyncio.Transport, *, begun: bool) -> int:
-    """Return another number for a socket, -1 if it is closing. Before an answer begins its client can be told why."""
+def _duplicate_socket(transport: asyncio.Transport, *, started: bool) -> int:
+    """Return another descriptor of a socket, -1 if it is closing. `started`: an answer has, so no other can follow."""
     if transport.is_closing():
         return -1
     try:
         return os.dup(transport.get_extra_info("socket").fileno())
     except OSError as error:
-        if begun:
+        if started:
             transport.abort()
             raise
-        logger.error("a download cannot begin: %s", error)
+        logger.error("a download cannot start: %s", error)
         raise StoreUnavailable from error
 
 
-def _invite(cycle: RequestResponseCycle) -> None:
-    """Let a client send its body that waits for us to want it."""
+def _send_continue(cycle: RequestResponseCycle) -> None:
+    """Send the 100 that a client waits for before it sends its body."""
     if cycle.waiting_for_100_continue and not cycle.transport.is_closing():
         cycle.waiting_for_100_continue = False
         cycle.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-def _lose(cycle: RequestResponseCycle) -> None:
-    """Take notice that the client is gone."""
+def _mark_disconnected(cycle: RequestResponseCycle) -> None:
+    """Note that the client has disconnected."""
     cycle.disconnected = True
     cycle.message_event.set()
     cycle.transport.close()
 
 
-class _Pieces:
-    """Stands for a transport while an answer begins, and sends what it was given in one piece."""
+class _JoinedWrites:
+    """Stands for a transport while an answer starts, and writes what it was given in one piece."""
 
     __slots__ = ("_pieces", "_transport")
 
@@ -377,7 +340,7 @@ class _Pieces:
 
     def flush(self) -> None:
         if self._pieces:
-            if not self._transport.is_closing():  # uvloop raises between the end and the news of it
+            if not self._transport.is_closing():  # uvloop raises until it has called `connection_lost`
                 self._transport.write(b"".join(self._pieces))
             self._pieces.clear()
 
@@ -389,14 +352,14 @@ class _Pieces:
         return self._transport.is_closing()
 
 
-def _interim(status: int, headers: Mapping[str, str]) -> bytes:
-    """Write a 1xx response.
+def _interim_response(status: int, headers: Mapping[str, str]) -> bytes:
+    """Return the bytes of a 1xx response.
 
     Raises:
-        ValueError: it would be none, or not one.
+        ValueError: it would not be one, or not only one.
     """
     if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
-        raise ValueError(f"{status} is no interim response")
+        raise ValueError(f"{status} is not an interim response")
     lines = [f"HTTP/1.1 {status} {_PHRASES.get(status, '')}"]
     for name, value in headers.items():
         if not TOKEN.fullmatch(name) or not _VALUE.fullmatch(value) or name.lower() in _FRAMING:

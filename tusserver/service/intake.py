@@ -23,7 +23,7 @@ from tusserver.protocol.errors import (
     TusError,
 )
 from tusserver.service.buffers import Buffers
-from tusserver.streams import Body, Disk, MakeRoom, OnProgress
+from tusserver.streams import Body, BodyCallbacks, FileTarget, OnProgress
 
 SMALL = 32 * 1024
 """Bytes of a body that is not worth a drain if it is here already."""
@@ -39,7 +39,7 @@ Cut = TusError | ClientDisconnected
 
 def is_here(body: Body, length: int | None) -> bool:
     """Whether a body of `length` bytes is a small one of which all has come: there is nothing to wait for."""
-    return length is not None and 0 < length <= SMALL and body.wire is not None and body.wire.whole
+    return length is not None and 0 < length <= SMALL and body.wire is not None and body.wire.fully_received
 
 
 class Intake:
@@ -99,7 +99,7 @@ class Intake:
     def catch_up(self) -> None:
         """Take what has arrived, and hand on what is in our hands: somebody wants to know."""
         if self._body.wire is not None and self._scope is not None:
-            self._body.wire.catch_up()
+            self._body.wire.read_pending()
         if self._batching and self._scope is not None:
             self._scope.deadline = anyio.current_time()
 
@@ -118,13 +118,13 @@ class Intake:
     # the Source ------------------------------------------------------------------------------------------------------
 
     @property
-    def drainable(self) -> bool:
-        """See `Source.drainable`."""
+    def can_receive_into(self) -> bool:
+        """See `Source.can_receive_into`."""
         wire = self._body.wire
-        if wire is None or not (wire.drainable or wire.pourable) or self._ended:
+        if wire is None or not wire.can_receive_into or self._ended:
             return False
         # Also a small one that is still to come: its client may be one of thousands that are slow.
-        return not wire.whole or (self.expected or 0) > SMALL
+        return not wire.fully_received or (self.expected or 0) > SMALL
 
     async def take(self) -> bytes:
         """Return a body that is here, see `is_here`, verified: nothing of it has to be written before.
@@ -153,7 +153,7 @@ class Intake:
         size = 0
         if self._ended or self._cut is not None:
             return batch
-        if self._body.wire is not None and self._body.wire.whole:  # there is nothing to wait for
+        if self._body.wire is not None and self._body.wire.fully_received:  # there is nothing to wait for
             while not self._ended and (chunk := await self._next()):
                 batch.append(chunk)
             return batch
@@ -200,10 +200,8 @@ class Intake:
         self._last = time.monotonic()
         return self._last
 
-    async def drain_to(
-        self, fd: int, at: int, on_progress: OnProgress, disk: Disk | None = None, make_room: MakeRoom | None = None
-    ) -> int:
-        """See `Source.drain_to`. One whose length is announced cannot run over its room."""
+    async def receive_into(self, target: FileTarget, on_progress: OnProgress) -> int:
+        """See `Source.receive_into`. A body whose length is announced cannot be longer than `room`."""
         wire = self._body.wire
         if self._ended or self._cut is not None or wire is None:
             return 0
@@ -214,32 +212,23 @@ class Intake:
                 self._cut = self._beyond()
                 raise self._cut
 
-        def moved(count: int) -> None:
+        def on_written(count: int) -> None:
             now = self._take(count)
             self.written = self.received
             watch.moved(now)
 
+        callbacks = BodyCallbacks(
+            on_written=on_written, admit=admit, buffer_share=self._buffers.share, digest=self._digest
+        )
         try:
             with anyio.CancelScope() as self._scope:
-                if wire.drainable:
-                    await self._body.drain(fd, at, self._digest, moved, disk)
-                else:
-                    await self._body.pour(
-                        fd,
-                        at,
-                        self._digest,
-                        moved,
-                        disk,
-                        admit=admit,
-                        share=self._buffers.share,
-                        make_room=make_room,
-                    )
+                await self._body.receive_into(target, callbacks)
                 self._ended = True
                 await self._body.receive()  # the end itself: now everybody knows that nothing is left to be read
         except ClientDisconnected as gone:
             self._cut = gone.with_traceback(None)  # likewise
         except TusError as error:
-            if error is not self.cut:  # it is the store's own, from `make_room`
+            if error is not self.cut:  # it is the store's own, from `target.reserve`
                 raise
             error.with_traceback(None)  # likewise
         finally:

@@ -57,7 +57,7 @@ from tusserver.stores.naming import Template
 from tusserver.stores.space import FILES
 from tusserver.stores.untouched import Untouched
 from tusserver.stores.writeback import Ahead
-from tusserver.streams import OnProgress, Source
+from tusserver.streams import FileTarget, OnProgress, Source
 
 logger = logging.getLogger("tusserver.store")
 
@@ -401,11 +401,12 @@ class FileStore:
             return on_progress(added)
 
         try:
-            if source.drainable:
+            if source.can_receive_into:
                 fd = await self._open_for(upload, source.expected or 0)
-                make_room = partial(self._make_room, fd, upload, source.room) if source.expected is None else None
+                reserve = partial(self._make_room, fd, upload, source.room) if source.expected is None else None
+                target = FileTarget(fd=fd, offset=upload.offset, disk=self._lanes, reserve=reserve)
                 with self._translated("writing"):
-                    return await source.drain_to(fd, upload.offset, on_disk, self._lanes, make_room)
+                    return await source.receive_into(target, on_disk)
             written = 0
             while batch := await source.read(BATCH):
                 size = sum(map(len, batch))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from starlette.types import Message, Receive, Scope
 
-from tusserver.protocol.checksum import Checksum, Digest
+from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.dialect import Dialect
 from tusserver.protocol.errors import ClientDisconnected
-from tusserver.streams import WIRE, Disk, MakeRoom, Wire
+from tusserver.streams import WIRE, BodyCallbacks, FileTarget, Wire
 
 
 def wire_of(scope: Scope) -> Wire | None:
@@ -32,7 +31,7 @@ class RequestBody:
         self.started = False
         """Whether something asked for bytes: then a client that expects a 100 Continue got it."""
         self.received = 0
-        """Bytes that were received here; those that were drained are not counted."""
+        """Bytes that were received here; those that went straight into a file are not counted."""
         self.ended = False
         """Whether the end was received."""
 
@@ -50,31 +49,11 @@ class RequestBody:
                 return chunk
         return b""
 
-    async def drain(
-        self, fd: int, at: int, digest: Digest | None, moved: Callable[[int], None], disk: Disk | None = None
-    ) -> None:
-        """See `Body.drain`."""
+    async def receive_into(self, target: FileTarget, callbacks: BodyCallbacks) -> None:
+        """See `Body.receive_into`."""
         assert self.wire is not None
         self.started = True
-        await self.wire.drain(fd, at, digest, moved, disk)
-        self.ended = True
-
-    async def pour(
-        self,
-        fd: int,
-        at: int,
-        digest: Digest | None,
-        moved: Callable[[int], None],
-        disk: Disk | None = None,
-        *,
-        admit: Callable[[int], None],
-        share: Callable[[], int],
-        make_room: MakeRoom | None = None,
-    ) -> None:
-        """See `Body.pour`."""
-        assert self.wire is not None
-        self.started = True
-        await self.wire.pour(fd, at, digest, moved, disk, admit=admit, share=share, make_room=make_room)
+        await self.wire.receive_into(target, callbacks)
         self.ended = True
 
     async def gone(self) -> None:
@@ -87,7 +66,7 @@ class RequestBody:
     async def _next(self) -> Message:
         """Return the next message. Who stops waiting loses none: servers and middleware may lose one if cancelled."""
         if self._pending is None:
-            if self.wire is not None and self.wire.whole:  # there is nothing to wait for
+            if self.wire is not None and self.wire.fully_received:  # there is nothing to wait for
                 return await self._receive()
             self._pending = asyncio.ensure_future(self._receive())
         await asyncio.wait((self._pending,))
