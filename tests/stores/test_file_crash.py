@@ -8,59 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.contracts.sources import Chunks, read, unheard
-from tests.stores.crash import DATA, ID, NAME, PARTS, STEP, TEARABLE, End, Executioner, Order, fresh, open_store
-from tusserver.app import Tus
-from tusserver.locks.memory import MemoryLocker
+from tests.contracts.sources import Chunks, unheard
+from tests.stores.crash import DATA, ID, NAME, PARTS, TEARABLE, Executioner, Order, fresh
+from tests.stores.lives import WHOLE, Life, check_that_all_is_whole
 from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.file import FileStore
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
-WHOLE = {ID: DATA, PARTS[0]: DATA[:STEP], PARTS[1]: DATA[STEP:]}
-"""What each upload holds in the end."""
-
 
 @pytest.fixture(scope="module")
 def executioner() -> Iterator[Executioner]:
     with Executioner() as executioner:
         yield executioner
-
-
-class Life:
-    """One scenario, and what is left of it on the disk."""
-
-    def __init__(self, folder: Path, order: Order, end: End) -> None:
-        self.folder = folder
-        self.durability = order.durability
-        self.end = end
-        self.where = f"{order.scenario}, killed {'within' if order.torn else 'before'} call {order.dies_at}: {end.call}"
-        self.store = open_store(order.root, order.durability)
-
-    def files(self) -> list[str]:
-        """All files of uploads, and all finished ones."""
-        found = [*(self.folder / "data" / "uploads").rglob("*"), *(self.folder / "finished").rglob("*")]
-        return sorted(path.name for path in found if path.is_file())
-
-    async def uploads(self) -> list[Upload]:
-        return [upload async for upload in self.store.uploads()]
-
-    async def bytes_of(self, upload: Upload) -> bytes:
-        return await read(await self.store.content(upload), 0, upload.offset)
-
-    async def sweep_later(self) -> None:
-        """Let three days pass, with a sweep on each."""
-        for days in (1, 2, 3):
-            now = datetime.now(UTC) + timedelta(days=days)
-            tus = Tus(self.store, locker=MemoryLocker(), now=lambda now=now: now)  # type: ignore[misc]
-            await tus.sweep()
-            await tus.joined()
 
 
 def lives(
@@ -116,19 +81,6 @@ async def go_on(life: Life, upload: Upload) -> None:
     upload = replace(await life.store.finish(upload), finished=True, expires_at=None)
     await life.store.commit(upload)
     assert await life.bytes_of(await life.store.load(upload.id)) == data, life.where
-
-
-async def check_that_all_is_whole(life: Life) -> None:
-    """Check that there are finished uploads with their files, and no other file."""
-    expected = []
-    for upload in await life.uploads():
-        assert upload.finished, f"{life.where}: {upload.id} was left unfinished"
-        assert await life.bytes_of(upload) == WHOLE[upload.id], life.where
-        expected += [f"{upload.id}.record", upload.id if upload.place is None else Path(upload.place).name]
-        if f"{upload.id}.awaited" in life.files():
-            assert upload.role is Role.PARTIAL, life.where
-            expected.append(f"{upload.id}.awaited")
-    assert life.files() == sorted(expected), life.where
 
 
 UPLOADING = pytest.mark.parametrize(

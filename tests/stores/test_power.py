@@ -66,7 +66,7 @@ async def test_in_the_weaker_modes_an_upload_goes_back_to_what_had_surely_reache
 
 @pytest.mark.parametrize("durability", WEAK)
 async def test_an_upload_resumes_from_there(boot: Booted, durability: Durability) -> None:
-    upload = await begin(boot("first", durability), b"wrong")
+    await begin(boot("first", durability), b"wrong")
     store = boot("second", durability)
     upload = await put(store, await store.load(ID), b"hello")
     assert upload.offset == 5

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.stores.crash import ID, PARTS, SCENARIOS, End, Order, Run
+from tests.stores.lives import WHOLE, Life, check_that_all_is_whole
 from tests.stores.powercut import Recording
-from tests.stores.test_file_crash import WHOLE, Life, check_that_all_is_whole
 from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.upload import Upload
 

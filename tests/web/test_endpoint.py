@@ -60,7 +60,6 @@ async def test_every_answer_speaks_tus(
 
 
 async def test_a_refusal_says_in_words_what_is_wrong_and_is_not_remembered(client: Client) -> None:
-    response = await client.create(None, {"Upload-Length": "-5"})
     response = await client.ask("POST", headers={"Upload-Length": "-5"})
     assert response.text.startswith("ERR_INVALID_UPLOAD_LENGTH: ")
     assert "Upload-Length" in response.text
