@@ -1,4 +1,5 @@
-"""What every locker must do. Subclass it, and say in a fixture `locker` which one is meant."""
+"""What every locker must do. Subclass `LockerContract`, or `LeaseContract` if leases can be lost, and say in a fixture
+`locker` which one is meant."""
 
 from __future__ import annotations
 
@@ -204,6 +205,45 @@ class LockerContract:
             await holder.requested.wait()
         await asyncio.gather(*newcomers)
 
+    # fences ----------------------------------------------------------------------------------------------------------
+
+    async def test_fences_rise_from_holder_to_holder_or_are_all_zero(self, locker: Locker) -> None:
+        fences: list[int] = []
+        for _ in range(3):
+            async with locker.hold(ID) as lease:
+                fences.append(lease.fence)
+            await take(locker, upload_id=OTHER)
+        assert fences == [0, 0, 0] or 0 < fences[0] < fences[1] < fences[2]
+
+    async def test_a_fence_stays_the_same_while_the_upload_is_held(self, locker: Locker) -> None:
+        async with locker.hold(ID) as lease:
+            fence = lease.fence
+            await take(locker, upload_id=OTHER)
+            assert lease.fence == fence
+
+    async def test_a_lease_is_not_lost_by_being_held_or_released(self, locker: Locker) -> None:
+        lost: list[str] = []
+        async with locker.hold(ID) as lease:
+            lease.on_lost(lambda: lost.append("lost"))
+            await asyncio.sleep(LONG)
+            assert not lease.lost
+        await take(locker)
+        assert lost == []
+
+    # leading ---------------------------------------------------------------------------------------------------------
+
+    async def test_who_leads_leads_until_it_closes_its_locker(self, locker: Locker) -> None:
+        assert await locker.is_leader()
+        assert await locker.is_leader()
+        await locker.aclose()
+        assert await locker.is_leader()
+
+    async def test_a_locker_that_was_closed_opens_again(self, locker: Locker) -> None:
+        await take(locker)
+        await locker.aclose()
+        await locker.check()
+        await take(locker)
+
     # reports ---------------------------------------------------------------------------------------------------------
 
     async def test_a_holder_tells_how_far_it_is(self, locker: Locker) -> None:
@@ -305,3 +345,51 @@ class LockerContract:
             await looking.wait()
         gone.set()
         await task
+
+
+class LeaseContract(LockerContract):
+    """Tests that a locker whose leases can be lost passes as well."""
+
+    async def lose(self, locker: Locker, upload_id: UploadId) -> None:
+        """Let the lease of whoever holds an upload be lost; return once that is known to its holder."""
+        raise NotImplementedError
+
+    async def test_fences_are_not_zero(self, locker: Locker) -> None:
+        async with locker.hold(ID) as lease:
+            assert lease.fence > 0
+
+    async def test_who_loses_its_lease_is_called_at_once_and_once(self, locker: Locker) -> None:
+        lost: list[str] = []
+        async with locker.hold(ID) as lease:
+            lease.on_lost(lambda: lost.append("lost"))
+            await self.lose(locker, ID)
+            assert (lease.lost, lost) == (True, ["lost"])
+            await asyncio.sleep(LONG)
+        assert lost == ["lost"]
+
+    async def test_who_asks_to_be_called_after_its_lease_was_lost_is_called_at_once(self, locker: Locker) -> None:
+        lost: list[str] = []
+        async with locker.hold(ID) as lease:
+            await self.lose(locker, ID)
+            lease.on_lost(lambda: lost.append("lost"))
+            assert lost == ["lost"]
+
+    async def test_an_upload_whose_lease_was_lost_is_held_by_the_next_with_a_higher_fence(self, locker: Locker) -> None:
+        async with locker.hold(ID) as lost:
+            await self.lose(locker, ID)
+            async with locker.hold(ID, ALWAYS, LONG) as lease:
+                assert lease.fence > lost.fence
+                assert (lost.lost, lease.lost) == (True, False)
+
+    async def test_who_lost_its_lease_does_not_release_that_of_its_successor(self, locker: Locker) -> None:
+        async with AsyncExitStack() as held:
+            async with locker.hold(ID):
+                await self.lose(locker, ID)
+                await held.enter_async_context(locker.hold(ID, ALWAYS, LONG))
+            with pytest.raises(UploadLocked):
+                await take(locker, None, 0)
+
+    async def test_a_lost_lease_leaves_that_of_another_upload_alone(self, locker: Locker) -> None:
+        async with locker.hold(ID), locker.hold(OTHER) as other:
+            await self.lose(locker, ID)
+            assert not other.lost

@@ -32,7 +32,21 @@ OnReport = Callable[[], Awaitable[int | None]]
 
 
 class Lease(Protocol):
-    """A lock that is held."""
+    """A lock that is held. Where it depends on a service or on a clock, it can be lost while the holder still works."""
+
+    @property
+    def fence(self) -> int:
+        """A number that rises from holder to holder of one upload, also if the locker has forgotten all earlier ones: a
+        store refuses what an older holder commits. 0 where a holder loses its lock only with its process."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is lost by now: true as soon as somebody else may hold the upload, also if nobody was told
+        yet because the process was stopped meanwhile."""
+
+    def on_lost(self, call: Callable[[], None]) -> None:
+        """Set what is called, once and on the event loop, as soon as it is known that the lease is lost; now if it is
+        lost already. The holder ends what it does and commits nothing any more."""
 
     def on_release_request(self, call: OnReleaseRequest) -> None:
         """Set what is called when somebody requests the release. Without it the holder stays."""
@@ -42,7 +56,7 @@ class Lease(Protocol):
 
 
 class Locker(Protocol):
-    """Excludes requests from each other."""
+    """Excludes requests from each other. The upload of a holder that lost its lease is free."""
 
     @property
     def domain(self) -> str:

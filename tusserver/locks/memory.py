@@ -20,10 +20,16 @@ _RETRY = 0.05
 class _Lease:
     __slots__ = ("_on_release_request", "_on_report", "_released")
 
+    fence = 0
+    lost = False
+
     def __init__(self) -> None:
         self._on_release_request: OnReleaseRequest | None = None
         self._on_report: OnReport | None = None
         self._released: anyio.Event | None = None
+
+    def on_lost(self, call: Callable[[], None]) -> None:
+        """See `Lease.on_lost`: it lasts as long as the process."""
 
     def on_release_request(self, call: OnReleaseRequest) -> None:
         self._on_release_request = call
