@@ -27,7 +27,7 @@ from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.tus import TusDialect
 from tusserver.protocol.upload import ID_DIGITS, Upload, UploadId, as_upload_id
 from tusserver.service.buffers import BUFFERS
-from tusserver.service.concat import Joiner
+from tusserver.service.concat import Concatenator
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.quota import Quota
 from tusserver.service.sweeper import Sweeper
@@ -148,7 +148,7 @@ class Tus:
         _check_sizes(limits, header_size, head_size, part_size=0 if not joins else 2 if new_id else ID_DIGITS + 1)
         bus = _bus(on_created, on_finished, on_terminated, on_expired)
         lifecycle = Lifecycle(store, bus, expiry, now)
-        joiner = Joiner(
+        concatenator = Concatenator(
             store,
             locker,
             lifecycle,
@@ -164,12 +164,12 @@ class Tus:
             store,
             locker,
             lifecycle,
-            joiner,
+            concatenator,
             quota,
             limits=limits,
             expiry=expiry,
-            idle=idle_timeout,
-            speed=min_speed,
+            idle_timeout=idle_timeout,
+            min_speed=min_speed,
             buffers=buffers,
             lock_timeout=lock_patience,
             new_id=_checked(new_id or _RandomIds()),
@@ -186,7 +186,7 @@ class Tus:
         if cors is not None:
             self._app = CorsMiddleware(self._endpoint, cors, dialects)
         self._sweeper = Sweeper(
-            store, locker, lifecycle, joiner, quota, expiry=expiry, interval=sweep_interval, now=now
+            store, locker, lifecycle, concatenator, quota, expiry=expiry, interval=sweep_interval, now=now
         )
         self._service = service
         self._sweeping: asyncio.Task[None] | None = None
@@ -236,7 +236,7 @@ class Tus:
             sweeping.cancel()
             await asyncio.wait([sweeping])
             with anyio.CancelScope(shield=True):
-                await self._service.finished()
+                await self._service.wait_for_background()
                 await self._store.tidy()
             await self._locker.aclose()
             if self._claim is not None:
@@ -281,7 +281,7 @@ class Tus:
 
     async def joined(self) -> None:
         """Wait for partial uploads that are being joined: for a process that sweeps once and ends."""
-        await self._service.finished()
+        await self._service.wait_for_background()
 
 
 def _locker_of(store: Store) -> Locker:

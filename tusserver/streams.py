@@ -139,7 +139,7 @@ class Source(Protocol):
         """Bytes that are announced; None if the framing does not say."""
 
     @property
-    def room(self) -> int | None:
+    def limit(self) -> int | None:
         """Bytes that may come at most; None if there is no limit."""
 
     async def read(self, most: int) -> list[bytes]:

@@ -14,9 +14,9 @@ class Chunks:
 
     can_receive_into = False
 
-    def __init__(self, *batches: bytes | list[bytes], expected: int | None = None, room: int | None = None) -> None:
+    def __init__(self, *batches: bytes | list[bytes], expected: int | None = None, limit: int | None = None) -> None:
         self.expected = expected
-        self.room = room
+        self.limit = limit
         self._batches = [[batch] if isinstance(batch, bytes) else batch for batch in batches if batch]
 
     async def read(self, most: int) -> list[bytes]:
@@ -33,7 +33,7 @@ class Direct:
 
     def __init__(self, data: bytes, *, step: int = 1 << 16, fails: OSError | None = None) -> None:
         self.expected: int | None = len(data)
-        self.room: int | None = None
+        self.limit: int | None = None
         self._data = data
         self._step = step
         self._fails = fails

@@ -307,10 +307,10 @@ async def test_a_checksum_may_follow_its_body(world: World) -> None:
     upload_id = await world.upload(11, b"hello")
     for wrong, refusal in ((sha1(b" wurld"), ChecksumMismatch), (None, InvalidChecksum)):
         with pytest.raises(refusal):
-            await world.append(upload_id, 5, Feed(b" wo", b"rld", ends=True, trailer=wrong), follows=True)
+            await world.append(upload_id, 5, Feed(b" wo", b"rld", ends=True, trailer=wrong), checksum_in_trailer=True)
         assert (await world.content(upload_id), world.heard(Finished)) == (b"hello", 0)
     right = Feed(b" wo", b"rld", ends=True, trailer=sha1(b" world"))
-    assert (await world.append(upload_id, 5, right, follows=True)).finished
+    assert (await world.append(upload_id, 5, right, checksum_in_trailer=True)).finished
     assert await world.content(upload_id) == b"hello world"
 
 
@@ -345,7 +345,7 @@ async def test_of_two_checksums_neither_may_be_wrong(world: World) -> None:
 
 async def test_nothing_is_kept_of_a_body_that_breaks_off_before_its_checksum(world: World) -> None:
     upload_id, feed = await world.upload(11, b"hello"), Feed(b" world", trailer=sha1(b" world"))
-    appending = asyncio.create_task(world.append(upload_id, 5, feed, follows=True))
+    appending = asyncio.create_task(world.append(upload_id, 5, feed, checksum_in_trailer=True))
     await feed.taken()
     await elapse(5)
     feed.vanish()

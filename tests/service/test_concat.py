@@ -214,7 +214,7 @@ async def test_an_application_may_sweep_when_it_is_told_of_a_final_upload(world:
     world.listeners[Finished] = sweep
     final = await world.join(await world.part(b"hello"))
     async with asyncio.timeout(60):
-        await world.joiner.finished()
+        await world.concatenator.wait_for_copies()
     assert (await world.head(final.id)).finished
 
 
@@ -248,7 +248,7 @@ async def test_parts_of_a_waiting_final_upload_go_even_if_it_is_finished_later(m
     del world.listeners[Finished]
     world.clock.advance(LATE)
     await world.sweeper.sweep()
-    await world.joiner.finished()
+    await world.concatenator.wait_for_copies()
     assert await world.stored() == [final.id]
     assert (await world.head(final.id)).finished
     assert (await world.content(final.id), world.heard(Finished)) == (b"hello world", 1)
@@ -454,7 +454,7 @@ async def test_what_found_no_room_when_the_last_part_came_is_joined_later(by: st
     if by == "sweep":
         world.clock.advance(LATE)
         await world.sweeper.sweep()
-        await world.joiner.finished()
+        await world.concatenator.wait_for_copies()
     elif by == "head":
         assert (await world.head(final.id)).finished
     else:
@@ -469,13 +469,13 @@ async def test_a_sweep_joins_what_a_crash_kept_the_last_part_from_joining(world:
         asyncio.create_task(world.append(part, 3, b"lo")),
         asyncio.create_task(elapse(0)),
     ]
-    world.joiner.close()  # nothing is joined in this life
+    world.concatenator.close()  # nothing is joined in this life
     await asyncio.gather(*joins)
     assert (await world.store.load(final.id)).pending
     world.restart()
     world.clock.advance(LATE)
     await world.sweeper.sweep()
-    await world.joiner.finished()
+    await world.concatenator.wait_for_copies()
     assert await world.content(final.id) == b"hello"
 
 
@@ -484,14 +484,14 @@ async def test_a_sweep_joins_soon_what_waits_when_the_calendar_is_lost(tmp_path:
     world = World(lambda: FileStore(tmp_path))
     part = await world.part(b"hel", length=5)
     final = await world.join(part)
-    world.joiner.close()  # nothing is joined in this life
+    world.concatenator.close()  # nothing is joined in this life
     await asyncio.gather(world.append(part, 3, b"lo"))
     shutil.rmtree(tmp_path / "calendar")
     world.restart()
     world.clock.advance(LATE)
     for _ in range(2):
         await world.sweeper.sweep()
-        await world.joiner.finished()
+        await world.concatenator.wait_for_copies()
         world.clock.advance(LATE)
     assert (await world.store.load(final.id)).finished
 
@@ -503,7 +503,7 @@ async def test_a_part_that_is_held_for_a_moment_only_delays_its_final_upload(wor
     async with world.locker.hold(part):
         stored = await world.store.load(part)
         await world.store.commit(stored.with_progress(5, expires_at=stored.expires_at, finished=True))
-        await world.joiner.completed(part)
+        await world.concatenator.part_completed(part)
         assert (await world.store.load(final.id)).pending
     assert (await world.head(final.id)).finished
 
@@ -527,13 +527,13 @@ async def test_a_stop_interrupts_a_copy_and_it_goes_on_where_it_was(tmp_path: Pa
         patch.setattr(world.store, "concatenate", watched)
         final = await world.join(*parts)
         assert final.pending
-        await world.service.finished()
+        await world.service.wait_for_background()
     assert len(reached) == 2
     world.restart()
     assert (await world.store.load(final.id)).offset == reached[-1] == 20 << 20
     world.clock.advance(LATE)
     await world.sweeper.sweep()
-    await world.joiner.finished()
+    await world.concatenator.wait_for_copies()
     found = await world.content(final.id)
     assert [found[:1], found[-1:], len(found)] == [b"a", b"c", 60 << 20]
     assert found == b"".join([await world.content(part) for part in parts])
@@ -566,7 +566,7 @@ async def test_a_client_is_not_kept_waiting_for_a_long_copy(make_world: MakeWorl
     assert final.pending
     assert not (await store.load(final.id)).unclaimed
     store.go_on.set()
-    await world.joiner.finished()
+    await world.concatenator.wait_for_copies()
     assert (await world.head(final.id)).finished
 
 
@@ -598,7 +598,7 @@ async def test_a_final_upload_whose_client_has_gone_expires_until_somebody_asks_
     part = await world.part(b"hello")
     await ask_and_go(world, part, store.joining)
     store.go_on.set()
-    await world.joiner.finished()
+    await world.concatenator.wait_for_copies()
     final = next(upload_id for upload_id in await world.stored() if upload_id != part)
     assert (await store.load(final)).expires_at == world.clock.now + DAY
     assert (await world.join(part)).id == final
@@ -624,7 +624,7 @@ async def test_a_final_upload_that_somebody_asked_for_while_it_was_copied_stays_
         final = next(upload_id for upload_id in await world.stored() if upload_id != part)
         await world.head(final)
         go_on.set()
-        await world.joiner.finished()
+        await world.concatenator.wait_for_copies()
     upload = await world.store.load(final)
     assert (upload.finished, upload.unclaimed, upload.expires_at) == (True, False, None)
 
@@ -635,7 +635,7 @@ async def test_a_final_upload_that_nobody_asks_for_goes_in_the_end() -> None:
     part = await world.part(b"hello")
     await ask_and_go(world, part, store.joining)
     store.go_on.set()
-    await world.joiner.finished()
+    await world.concatenator.wait_for_copies()
     world.clock.advance(DAY + LATE)
     assert await world.sweeper.sweep() == 1
     assert await world.stored() == [part]
@@ -754,7 +754,7 @@ class Given:
 
     can_receive_into = False
     expected = None
-    room = None
+    limit = None
 
     def __init__(self, *chunks: bytes) -> None:
         self._chunks = list(chunks)

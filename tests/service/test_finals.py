@@ -230,7 +230,7 @@ async def test_a_part_that_comes_reads_one_part_of_each_final_upload_that_waits_
     assert store.loads <= 25 * 10 * 4  # of 10 final uploads with 40 parts each
     for part in parts[:15]:
         await counting.append(part, 0, b"x")
-    await counting.joiner.finished()
+    await counting.concatenator.wait_for_copies()
     assert all([upload.finished async for upload in store.uploads()])
 
 
@@ -242,7 +242,7 @@ async def test_what_is_remembered_of_final_uploads_is_bounded(
     finals = await waiting(counting, part, 10)
     for final in finals:
         await counting.head(final)
-    assert len(counting.joiner._parts._missing) <= 4
+    assert len(counting.concatenator._parts._missing) <= 4
     await counting.append(part, 0, b"x")
     assert [(await counting.head(final)).pending for final in finals] == [True] * 10
 
@@ -268,13 +268,13 @@ async def test_a_stop_ends_the_walk_over_final_uploads(counting: World) -> None:
 
     counting.listeners[Finished] = stop
     await counting.append(part, 4, b"o")
-    await counting.service.finished()
+    await counting.service.wait_for_background()
     assert (await counting.store.load(finals[-1])).pending
     counting.restart()
     counting.clock.advance(LATE)
     for _ in range(MANY // 16 + 2):
         await counting.sweeper.sweep()
-        await counting.joiner.finished()
+        await counting.concatenator.wait_for_copies()
         counting.clock.advance(LATE)
     assert all([(await counting.store.load(final)).finished for final in finals])
 
@@ -284,13 +284,13 @@ async def test_a_part_whose_length_comes_last_completes_its_final_uploads_also_a
     upload = (await world.create(None, role=(await world.store.load(part)).role)).upload
     await world.append(upload.id, 0, b"hello")
     final = await world.join(upload.id)
-    world.joiner.close()  # nothing is joined in this life
+    world.concatenator.close()  # nothing is joined in this life
     assert (await world.append(upload.id, 5, length=5)).finished
     assert (await world.store.load(final.id)).pending
     world.restart()
     world.clock.advance(LATE)
     await world.sweeper.sweep()
-    await world.joiner.finished()
+    await world.concatenator.wait_for_copies()
     assert (await world.store.load(final.id)).finished
 
 
@@ -349,7 +349,7 @@ async def test_notes_of_final_uploads_that_are_gone_go_with_the_next_walk(make_w
         await world.delete(final)
     assert len(await world.store.awaiting(part)) == 10
     await world.append(part, 4, b"o")
-    await world.joiner.finished()
+    await world.concatenator.wait_for_copies()
     assert await world.store.awaiting(part) == (finals[0],)
 
 
@@ -376,5 +376,5 @@ async def test_what_is_noted_while_others_are_struck_out_stays() -> None:
     for final in await waiting(world, part, 3):
         await world.delete(final)
     await world.append(part, 4, b"o")
-    await world.joiner.finished()
+    await world.concatenator.wait_for_copies()
     assert await world.store.awaiting(part) == ("late",)

@@ -320,7 +320,7 @@ async def test_a_final_upload_too(world: World, elsewhere: World) -> None:
     assert (await world.store.load(final.id)).withheld
     world.clock.advance(LATE)
     await world.sweeper.sweep()
-    await world.joiner.finished()
+    await world.concatenator.wait_for_copies()
     assert (world.heard(Finished, final.id), (await world.head(final.id)).finished) == (1, True)
 
 
@@ -344,7 +344,7 @@ async def test_what_another_process_finds_to_be_owed_is_told_by_the_one_with_the
             await elapse(60)
         telling.cancel()
         await asyncio.wait([telling])
-    await world.joiner.finished()
+    await world.concatenator.wait_for_copies()
     assert (world.heard(Finished, upload_id), (await world.store.load(upload_id)).finished) == (1, True)
 
 

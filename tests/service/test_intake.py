@@ -32,9 +32,9 @@ def sha1(data: bytes) -> Checksum:
 
 
 def make(
-    feed: Feed, *, room: int | None = 100, expected: int | None = None, checksum: Checksum | None = None
+    feed: Feed, *, limit: int | None = 100, expected: int | None = None, checksum: Checksum | None = None
 ) -> Intake:
-    return Intake(feed, room=room, expected=expected, idle=IDLE, checksum=checksum)
+    return Intake(feed, limit=limit, expected=expected, idle_timeout=IDLE, checksum=checksum)
 
 
 def now() -> float:
@@ -49,7 +49,7 @@ async def test_chunks_come_in_batches_of_about_the_size_asked_for() -> None:
     assert await intake.read(8) == [b"12345", b"67890"]
     assert await intake.read(8) == [b"abcde", b"fg"]
     assert await intake.read(8) == []
-    assert (intake.received, intake.cut) == (17, None)
+    assert (intake.received, intake.stop_reason) == (17, None)
 
 
 async def test_a_batch_waits_a_second_for_more_and_not_longer() -> None:
@@ -63,7 +63,7 @@ async def test_a_batch_waits_a_second_for_more_and_not_longer() -> None:
     feed.send(b"!")
     feed.end()
     assert await intake.read(100) == [b"!"]
-    assert (await intake.read(100), intake.cut) == ([], None)
+    assert (await intake.read(100), intake.stop_reason) == ([], None)
 
 
 async def test_the_announced_end_is_not_waited_for() -> None:
@@ -71,19 +71,19 @@ async def test_the_announced_end_is_not_waited_for() -> None:
     feed = Feed(b"hel", b"lo")
     intake, began = make(feed, expected=5), now()
     assert await intake.read(100) == [b"hel", b"lo"]
-    assert (await intake.read(100), intake.cut, now()) == ([], None, began)
+    assert (await intake.read(100), intake.stop_reason, now()) == ([], None, began)
 
 
 async def test_a_body_announced_as_empty_is_not_even_asked_for() -> None:
     intake = make(Feed(), expected=0)
-    assert (await intake.read(100), intake.cut) == ([], None)
+    assert (await intake.read(100), intake.stop_reason) == ([], None)
 
 
 # cut short -----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_body_that_runs_over_its_room_ends_before_the_chunk_that_is_too_much() -> None:
-    intake = make(Feed(b"hello", b"!", ends=True), room=5)
+    intake = make(Feed(b"hello", b"!", ends=True), limit=5)
     assert await intake.read(100) == [b"hello"]
     assert await intake.read(100) == []
     with pytest.raises(SizeExceeded):
@@ -96,14 +96,14 @@ async def test_a_client_that_goes_away_ends_its_body_behind_what_came() -> None:
     intake = make(feed)
     assert await intake.read(100) == [b"hello"]
     assert await intake.read(100) == []
-    assert isinstance(intake.cut, ClientDisconnected)
+    assert isinstance(intake.stop_reason, ClientDisconnected)
 
 
 async def test_silence_ends_a_body_after_the_time_allowed_and_no_sooner() -> None:
     intake, began = make(Feed(b"hello")), now()
     assert await intake.read(5) == [b"hello"]
     assert await intake.read(5) == []
-    assert isinstance(intake.cut, BodyTimeout)
+    assert isinstance(intake.stop_reason, BodyTimeout)
     assert now() - began == pytest.approx(IDLE)
 
 
@@ -116,14 +116,14 @@ async def test_a_body_that_is_told_to_stop_ends_behind_the_bytes_in_hand() -> No
     feed.send(b"too late")
     assert await reading == [b"hello"]
     assert await intake.read(100) == []
-    assert isinstance(intake.cut, ShuttingDown)
+    assert isinstance(intake.stop_reason, ShuttingDown)
 
 
 async def test_the_first_reason_to_stop_is_the_one_that_is_told() -> None:
     intake = make(Feed(b"hello"))
     intake.stop(ShuttingDown())
     intake.stop(UploadInterrupted())
-    assert isinstance(intake.cut, ShuttingDown)
+    assert isinstance(intake.stop_reason, ShuttingDown)
 
 
 @pytest.mark.parametrize("expected", [5, None])
@@ -139,7 +139,7 @@ async def test_a_body_that_came_whole_was_not_cut_whoever_wanted_it_to_end_meanw
     intake.stop(UploadInterrupted())
     assert await reading == [b"hel", b"lo"]
     assert await intake.read(100) == []
-    assert intake.cut is None
+    assert intake.stop_reason is None
     intake.verify()
 
 
@@ -147,7 +147,7 @@ async def test_a_body_that_has_ended_does_not_stop_any_more() -> None:
     intake = make(Feed(b"hello", ends=True))
     assert await intake.read(100) == [b"hello"]
     intake.stop(ShuttingDown())
-    assert intake.cut is None
+    assert intake.stop_reason is None
 
 
 async def test_a_request_that_is_cancelled_is_not_taken_for_a_silent_client() -> None:
@@ -158,7 +158,7 @@ async def test_a_request_that_is_cancelled_is_not_taken_for_a_silent_client() ->
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert intake.cut is None
+    assert intake.stop_reason is None
 
 
 # who asks how far it is ----------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ async def test_bytes_in_hand_are_handed_on_at_once_when_somebody_asks() -> None:
     assert await reading == [b"hello"]
     assert now() == began
     feed.end()
-    assert (await intake.read(100), intake.cut) == ([], None)
+    assert (await intake.read(100), intake.stop_reason) == ([], None)
 
 
 async def test_a_client_that_has_sent_nothing_is_not_taken_for_a_silent_one_as_somebody_asks() -> None:
@@ -186,7 +186,7 @@ async def test_a_client_that_has_sent_nothing_is_not_taken_for_a_silent_one_as_s
     feed.send(b"hello")
     feed.end()
     assert await reading == [b"hello"]
-    assert intake.cut is None
+    assert intake.stop_reason is None
 
 
 # checksums -----------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ async def test_a_client_that_has_sent_nothing_is_not_taken_for_a_silent_one_as_s
 async def test_a_checksum_is_of_all_chunks_together() -> None:
     for checksum, right in ((sha1(b"hello"), True), (sha1(b"hullo"), False)):
         intake = make(Feed(b"hel", b"lo", ends=True), checksum=checksum)
-        assert intake.verifying
+        assert intake.all_or_nothing
         while await intake.read(2):
             pass
         if right:
@@ -213,7 +213,7 @@ async def test_a_body_that_is_to_be_verified_and_was_cut_is_no_mismatch() -> Non
     while await intake.read(100):
         pass
     intake.verify()
-    assert isinstance(intake.cut, ClientDisconnected)
+    assert isinstance(intake.stop_reason, ClientDisconnected)
 
 
 # straight into a file -------------------------------------------------------------------------------------------------
@@ -275,25 +275,25 @@ class Progress:
 
 
 async def test_a_body_into_a_file_goes_to_its_place_and_through_the_digest(file: int) -> None:
-    intake = make(Pipe(b"hello", b" you", ends=True), expected=LARGE, room=LARGE, checksum=sha1(b"hello you"))
+    intake = make(Pipe(b"hello", b" you", ends=True), expected=LARGE, limit=LARGE, checksum=sha1(b"hello you"))
     assert intake.can_receive_into
     assert await intake.receive_into(into(file, 3), Progress()) == 9
     assert os.pread(file, 100, 0) == bytes(3) + b"hello you"
     intake.verify()
-    assert (intake.cut, intake.received, intake.can_receive_into) == (None, 9, False)
+    assert (intake.stop_reason, intake.received, intake.can_receive_into) == (None, 9, False)
 
 
 async def test_a_small_body_that_is_here_already_is_read() -> None:
-    assert not make(Pipe(here=True), expected=1000, room=LARGE).can_receive_into
-    assert make(Pipe(), expected=1000, room=LARGE).can_receive_into
-    assert make(Pipe(here=True), expected=LARGE, room=LARGE).can_receive_into
-    assert make(Pipe(), expected=LARGE, room=LARGE).can_receive_into
-    assert not make(Feed(), expected=LARGE, room=LARGE).can_receive_into
+    assert not make(Pipe(here=True), expected=1000, limit=LARGE).can_receive_into
+    assert make(Pipe(), expected=1000, limit=LARGE).can_receive_into
+    assert make(Pipe(here=True), expected=LARGE, limit=LARGE).can_receive_into
+    assert make(Pipe(), expected=LARGE, limit=LARGE).can_receive_into
+    assert not make(Feed(), expected=LARGE, limit=LARGE).can_receive_into
 
 
 async def test_progress_into_a_file_is_reported_within_a_second_and_not_at_every_chunk(file: int) -> None:
     feed, kept, began = Pipe(), Progress(), now()
-    receiving = asyncio.create_task(make(feed, expected=LARGE, room=LARGE).receive_into(into(file), kept))
+    receiving = asyncio.create_task(make(feed, expected=LARGE, limit=LARGE).receive_into(into(file), kept))
     for _ in range(25):
         feed.send(b"x" * 10)
         await elapse(0.1)
@@ -305,60 +305,60 @@ async def test_progress_into_a_file_is_reported_within_a_second_and_not_at_every
 
 async def test_a_body_into_a_file_of_a_silent_client_ends_after_the_time_allowed(file: int) -> None:
     feed, began = Pipe(b"hello"), now()
-    intake = make(feed, expected=LARGE, room=LARGE)
+    intake = make(feed, expected=LARGE, limit=LARGE)
     receiving = asyncio.create_task(intake.receive_into(into(file), Progress()))
     await elapse(IDLE - 5)
     feed.send(b"!")
     assert await receiving == 6
-    assert isinstance(intake.cut, BodyTimeout)
+    assert isinstance(intake.stop_reason, BodyTimeout)
     assert now() - began == pytest.approx(2 * IDLE - 5)
 
 
 async def test_a_body_into_a_file_can_be_interrupted_and_keeps_its_bytes(file: int) -> None:
     feed = Pipe(b"hello")
-    intake = make(feed, expected=LARGE, room=LARGE)
+    intake = make(feed, expected=LARGE, limit=LARGE)
     receiving = asyncio.create_task(intake.receive_into(into(file), Progress()))
     await feed.taken()
     intake.stop(UploadInterrupted())
     assert await receiving == 5
-    assert isinstance(intake.cut, UploadInterrupted)
+    assert isinstance(intake.stop_reason, UploadInterrupted)
 
 
 async def test_a_body_into_a_file_of_a_client_that_disconnects_keeps_its_bytes(file: int) -> None:
     feed = Pipe(b"hello")
     feed.vanish()
-    intake = make(feed, expected=LARGE, room=LARGE)
+    intake = make(feed, expected=LARGE, limit=LARGE)
     assert await intake.receive_into(into(file), Progress()) == 5
-    assert isinstance(intake.cut, ClientDisconnected)
+    assert isinstance(intake.stop_reason, ClientDisconnected)
 
 
 async def test_a_body_into_a_file_ends_when_its_progress_cannot_be_committed(file: int) -> None:
     feed = Pipe(b"hello")
     receiving = asyncio.create_task(
-        make(feed, expected=LARGE, room=LARGE).receive_into(into(file), Progress(StoreUnavailable()))
+        make(feed, expected=LARGE, limit=LARGE).receive_into(into(file), Progress(StoreUnavailable()))
     )
     with pytest.raises(StoreUnavailable):
         await receiving
 
 
 async def test_a_body_that_was_stopped_before_is_not_received_into_a_file(file: int) -> None:
-    intake = make(Pipe(b"hello", ends=True), expected=LARGE, room=LARGE)
+    intake = make(Pipe(b"hello", ends=True), expected=LARGE, limit=LARGE)
     intake.stop(ShuttingDown())
     assert await intake.receive_into(into(file), Progress()) == 0
 
 
 async def test_a_body_of_unknown_length_reserves_space_as_it_goes_into_a_file(file: int) -> None:
     pipe = Pipe(b"hello", b" you", ends=True)
-    intake = make(pipe, room=LARGE)
+    intake = make(pipe, limit=LARGE)
     made: list[tuple[int, int]] = []
     assert intake.can_receive_into
     assert await intake.receive_into(into(file, 3, lambda at, count: made.append((at, count))), Progress()) == 9
-    assert (os.pread(file, 100, 3), made, intake.cut) == (b"hello you", [(3, 5), (8, 4)], None)
+    assert (os.pread(file, 100, 3), made, intake.stop_reason) == (b"hello you", [(3, 5), (8, 4)], None)
 
 
 async def test_a_body_into_a_file_that_is_too_long_ends_before_the_bytes_that_are_too_many(file: int) -> None:
     pipe = Pipe(b"hello", b"!", ends=True)
-    intake = make(pipe, room=5)
+    intake = make(pipe, limit=5)
     assert await intake.receive_into(into(file), Progress()) == 5
     assert os.pread(file, 100, 0) == b"hello"
     with pytest.raises(SizeExceeded):
@@ -384,7 +384,7 @@ async def test_a_batch_is_no_more_than_the_share_of_the_buffers() -> None:
     chunk = b"x" * 10_000
     bodies = range(2_000)
     intake = Intake(
-        Feed(*[chunk] * 10, ends=True), room=None, expected=None, idle=IDLE, buffers=Buffers(1 << 20, bodies)
+        Feed(*[chunk] * 10, ends=True), limit=None, expected=None, idle_timeout=IDLE, buffers=Buffers(1 << 20, bodies)
     )
     assert [len(batch) for batch in [await intake.read(1 << 19) for _ in range(3)]] == [4, 4, 2]
 
@@ -409,7 +409,7 @@ async def test_a_checksum_that_follows_the_body_costs_no_digest_while_it_comes(m
 
     monkeypatch.setattr(Checksum, "digest", begin)
     feed = Feed(b"hello", ends=True, trailer=sha1(b"hello"))
-    intake = Intake(feed, room=None, expected=None, idle=IDLE, follows=True)
+    intake = Intake(feed, limit=None, expected=None, idle_timeout=IDLE, checksum_in_trailer=True)
     while await intake.read(100):
         pass
-    assert (intake.verify(), intake.verifying, begun) == (sha1(b"hello"), True, [])
+    assert (intake.verify(), intake.all_or_nothing, begun) == (sha1(b"hello"), True, [])

@@ -75,7 +75,7 @@ async def test_a_complete_upload_is_stored_before_its_end_is_told_and_finished_a
 
     bus.subscribe(Finished, look)
     await lifecycle.begin(draw(clock, 0))
-    kept = await lifecycle.keep(draw(clock, 0))
+    kept = await lifecycle.commit(draw(clock, 0))
     assert not kept.finished
     await lifecycle.finish(kept)
     assert [(upload.complete, upload.finished) for upload in seen] == [(True, False)]
@@ -86,7 +86,7 @@ async def test_an_upload_whose_end_nobody_waits_for_is_finished_with_its_last_by
     lifecycle: Lifecycle, store: Store, clock: Clock
 ) -> None:
     await lifecycle.begin(draw(clock, 0))
-    await lifecycle.keep(draw(clock, 0))
+    await lifecycle.commit(draw(clock, 0))
     upload = await store.load(UploadId("one"))
     assert (upload.finished, upload.expires_at) == (True, None)
 
@@ -95,7 +95,7 @@ async def test_an_upload_that_is_not_complete_is_kept_as_it_is(
     lifecycle: Lifecycle, store: Store, clock: Clock
 ) -> None:
     await lifecycle.begin(draw(clock, 10))
-    await lifecycle.keep(draw(clock, 10))
+    await lifecycle.commit(draw(clock, 10))
     assert await store.load(UploadId("one")) == draw(clock, 10)
 
 
@@ -184,7 +184,7 @@ async def test_a_partial_upload_is_finished_without_telling(lifecycle: Lifecycle
 
     bus.subscribe(Finished, hear)
     await lifecycle.begin(draw(clock, 0, Role.PARTIAL))
-    assert (await lifecycle.keep(draw(clock, 0, Role.PARTIAL))).finished
+    assert (await lifecycle.commit(draw(clock, 0, Role.PARTIAL))).finished
     assert told == []
 
 

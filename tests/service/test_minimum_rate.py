@@ -61,11 +61,11 @@ async def test_a_client_may_have_a_slow_start_and_a_bad_moment(world: World) -> 
 
 
 async def test_a_body_is_not_called_slow_while_the_store_is() -> None:
-    intake = Intake(Feed(b"hello"), room=None, expected=None, idle=IDLE)
+    intake = Intake(Feed(b"hello"), limit=None, expected=None, idle_timeout=IDLE)
     await intake.read(5)  # what follows is the store's time
     for _ in range(5):
-        intake.look(LEAST)
-    assert intake.cut is None
+        intake.check_rate(LEAST)
+    assert intake.stop_reason is None
 
 
 async def test_nothing_looks_at_bodies_while_there_are_none(world: World) -> None:
@@ -74,7 +74,7 @@ async def test_nothing_looks_at_bodies_while_there_are_none(world: World) -> Non
     before = asyncio.get_running_loop().time()
     await elapse(10 * IDLE)
     assert asyncio.get_running_loop().time() == pytest.approx(before + 10 * IDLE)
-    assert not world.service._activity._pace.at_work
+    assert not world.service._activity._minimum_rate.is_scheduled
 
 
 @pytest.mark.parametrize("length", [10, None])

@@ -118,7 +118,7 @@ async def test_what_a_body_had_reserved_is_given_back_when_it(
     ("error", "size", "options"),
     [
         (ChecksumMismatch, MIB, {"checksum": WRONG}),
-        (InvalidChecksum, MIB, {"follows": True}),
+        (InvalidChecksum, MIB, {"checksum_in_trailer": True}),
         (MaxSizeExceeded, 100 * MIB, {}),
     ],
 )

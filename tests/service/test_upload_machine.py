@@ -80,9 +80,9 @@ class Modelled:
         return len(self.data) == self.length and (self.role is not Role.FINAL or self.joined)
 
 
-def fill(body: bytes, room: int) -> bytes:
+def fill(body: bytes, limit: int) -> bytes:
     """Make a body that is exactly as long as there is room."""
-    return ((body or b"x") * MAX)[: max(0, room)]
+    return ((body or b"x") * MAX)[: max(0, limit)]
 
 
 class Uploads(RuleBasedStateMachine):
@@ -406,7 +406,7 @@ class Uploads(RuleBasedStateMachine):
         self.world.clock.advance(SWEEP + timedelta(hours=hours))
         over = {upload_id for upload_id, upload in self.model.items() if self.is_over(upload)}
         assert self.run(self.world.sweeper.sweep()) == len(over)
-        self.run(self.world.joiner.finished())
+        self.run(self.world.concatenator.wait_for_copies())
         self.notes = {part: until for part, until in self.notes.items() if until > self.now}
         for upload_id in over:
             del self.model[upload_id]

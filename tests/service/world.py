@@ -19,7 +19,7 @@ from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.messages import Append, Create, Inspect, Terminate
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.service.concat import Joiner
+from tusserver.service.concat import Concatenator
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.quota import Quota
 from tusserver.service.sweeper import Sweeper
@@ -198,7 +198,7 @@ class World:
         for kind in (Created, Finished, Terminated, Expired) if self._listens else ():
             bus.subscribe(kind, self._listen)
         lifecycle = Lifecycle(self.store, bus, self._expiry, self.clock)
-        self.joiner = Joiner(
+        self.concatenator = Concatenator(
             self.store,
             self.locker,
             lifecycle,
@@ -214,19 +214,26 @@ class World:
             self.store,
             self.locker,
             lifecycle,
-            self.joiner,
+            self.concatenator,
             quota,
             limits=self._limits,
             expiry=self._expiry,
-            idle=IDLE,
-            speed=self._speed,
+            idle_timeout=IDLE,
+            min_speed=self._speed,
             lock_timeout=PATIENCE,
             new_id=self._new_id,
             before_create=self._before_create,
             now=self.clock,
         )
         self.sweeper = Sweeper(
-            self.store, self.locker, lifecycle, self.joiner, quota, expiry=self._expiry, interval=60.0, now=self.clock
+            self.store,
+            self.locker,
+            lifecycle,
+            self.concatenator,
+            quota,
+            expiry=self._expiry,
+            interval=60.0,
+            now=self.clock,
         )
 
     def obey(self, expiry: Expiry) -> None:
@@ -293,7 +300,7 @@ class World:
         announced: int | None = None,
         length: int | None = None,
         checksum: Checksum | None = None,
-        follows: bool = False,
+        checksum_in_trailer: bool = False,
     ) -> Upload:
         """PATCH. Bytes are announced with their length; a Feed is chunked unless told otherwise."""
         if isinstance(body, bytes):
@@ -304,7 +311,7 @@ class World:
             body_length=announced,
             length=length,
             checksum=checksum,
-            checksum_in_trailer=follows,
+            checksum_in_trailer=checksum_in_trailer,
         )
         return (await self.service.append(append, body, a_request("PATCH"))).upload
 

@@ -83,14 +83,14 @@ async def test_a_body_without_a_length_takes_twice_what_came_at_most(store: File
 
 async def test_a_body_never_takes_more_than_it_may_have(store: FileStore, root: Path) -> None:
     sizes = Sizes(root)
-    await store.write(await deferred(store, b"hello"), Chunks(*[bytes(1000)] * 300, room=300_000), sizes)
+    await store.write(await deferred(store, b"hello"), Chunks(*[bytes(1000)] * 300, limit=300_000), sizes)
     assert max(sizes.seen) == 300_005
 
 
 async def test_a_body_that_drains_without_a_length_grows_by_what_came_before(store: FileStore, root: Path) -> None:
     sizes = Sizes(root)
     source = Direct(bytes(300_000), step=50_000)
-    source.expected, source.room = None, 350_000
+    source.expected, source.limit = None, 350_000
     await store.write(await deferred(store, b"hello"), source, sizes)
     assert sizes.seen[:3] == [50_005, 100_005, 200_005]
     assert max(sizes.seen) <= 350_005

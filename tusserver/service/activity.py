@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from tusserver.protocol.errors import ShuttingDown
 from tusserver.service.intake import Intake
-from tusserver.service.minimum_rate import Pace
+from tusserver.service.minimum_rate import MinimumRate
 
 
 class Activity:
     """The bodies that are being received.
 
-    `speed`: bytes a second that each must bring, averaged over `idle` seconds; 0 for any speed.
+    `min_speed`: bytes a second that each must bring, averaged over `idle_timeout` seconds; 0 for any speed.
     """
 
-    def __init__(self, *, speed: float, idle: float) -> None:
+    def __init__(self, *, min_speed: float, idle_timeout: float) -> None:
         self.bodies: set[Intake] = set()
         """Those that are being received now."""
         self.closing = False
         """Whether no further body is received."""
-        self._pace = Pace(self.bodies, speed * idle, idle)
+        self._minimum_rate = MinimumRate(self.bodies, min_speed * idle_timeout, idle_timeout)
 
     def close(self) -> None:
         """Stop every body that is being received, and those that come later: their bytes are kept."""
@@ -33,7 +33,7 @@ class Activity:
     def add(self, intake: Intake) -> None:
         """Note that a body is received from now on."""
         self.bodies.add(intake)
-        self._pace.watch()
+        self._minimum_rate.start()
         if self.closing:  # it was waiting for something when the others were stopped
             intake.stop(ShuttingDown())
 

@@ -33,24 +33,24 @@ from tusserver.protocol.errors import (
 from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.service.finals import Finals
-from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle
+from tusserver.service.lifecycle import RETRY_DELAY, Lifecycle
 from tusserver.service.parts import Parts, in_turns
 from tusserver.stores.base import Store
 from tusserver.streams import Body
 
 logger = logging.getLogger("tusserver")
 
-JOIN_WAIT = 10.0
+COPY_WAIT = 10.0
 """Seconds that a client is kept waiting for a copy: proxies give up after some more."""
-AT_ONCE = 0.1
+SHORT_WAIT = 0.1
 """Seconds that others wait for it."""
 CHECKPOINT = 1.0
 """Seconds between commits of a copy."""
-JOINS = 16
+MAX_COPIES = 16
 """Copies under way beside which a sweep starts no further one: its time comes with the next sweep."""
 
 
-class Joiner:
+class Concatenator:
     """Joins partial uploads. `unfinished`: whether a final upload may wait for its parts; `delete_parts`: whether they
     go once it is done; `lock_timeout`: seconds to wait for a part that is being written."""
 
@@ -78,16 +78,16 @@ class Joiner:
         self._now = now
         self._parts = Parts(store, expiry, now)
         self._finals = Finals(store, limits.finals_per_part)
-        self._joins: dict[UploadId, asyncio.Task[None]] = {}
-        self._walks: dict[UploadId, asyncio.Task[None]] = {}
+        self._copies: dict[UploadId, asyncio.Task[None]] = {}
+        self._part_tasks: dict[UploadId, asyncio.Task[None]] = {}
         """By part that is complete: those that join what waited for it."""
-        self._waited: set[UploadId] = set()
+        self._awaited: set[UploadId] = set()
         """Those whose client is there and waits, or has got its answer already."""
         self._closing = False
 
     # of the requests -------------------------------------------------------------------------------------------------
 
-    async def measure(self, ids: Sequence[UploadId]) -> int | None:
+    async def total_length(self, ids: Sequence[UploadId]) -> int | None:
         """Check the parts of a final upload that is to be; return its length, None while that is unknown.
 
         Raises:
@@ -99,7 +99,7 @@ class Joiner:
             raise PartsUnfinished
         return length
 
-    async def find(self, parts: Sequence[UploadId], metadata: str) -> Upload | None:
+    async def find_existing(self, parts: Sequence[UploadId], metadata: str) -> Upload | None:
         """Return the final upload that was made of the same parts in the same order, if it is still there.
 
         A client whose answer was lost asks for it again.
@@ -110,7 +110,7 @@ class Joiner:
                 return final
         return None
 
-    async def begin(self, final: Upload) -> tuple[Upload, bool]:
+    async def create(self, final: Upload) -> tuple[Upload, bool]:
         """Make a final upload, or find the one that was made of the same parts; return it and whether it is new.
 
         Raises:
@@ -118,7 +118,7 @@ class Joiner:
         """
         name = hashlib.sha256(" ".join((*final.parts, final.metadata.text)).encode("utf-8", "surrogateescape"))
         async with self._locker.hold(UploadId(f"final-{name.hexdigest()}"), timeout=self._lock_timeout):
-            if (found := await self.find(final.parts, final.metadata.text)) is not None:
+            if (found := await self.find_existing(final.parts, final.metadata.text)) is not None:
                 return found, False
             await self._finals.require_room(final.parts)
             await self._lifecycle.begin(final)
@@ -132,7 +132,7 @@ class Joiner:
                 raise
             return final, True
 
-    async def join(self, final: Upload, body: Body, *, new: bool) -> Upload:
+    async def concatenate(self, final: Upload, body: Body, *, new: bool) -> Upload:
         """Wait for the parts to be joined, but not too long; return the final upload as it is then.
 
         `new`: it was made for this request; if it cannot be, nothing is left of it.
@@ -141,17 +141,17 @@ class Joiner:
             ClientDisconnected: the copy goes on; who asks again finds it.
             TusError: it cannot be joined, or not now.
         """
-        joining = self._start(final.id)
-        self._waited.add(final.id)
+        joining = self._start_copy(final.id)
+        self._awaited.add(final.id)
         gone = asyncio.ensure_future(body.gone())
         try:
-            wait = JOIN_WAIT if self._unfinished else None
+            wait = COPY_WAIT if self._unfinished else None
             await asyncio.wait((joining, gone), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
             await asyncio.wait((gone,))
         if not joining.done() and not gone.cancelled():
-            self._waited.discard(final.id)
+            self._awaited.discard(final.id)
             raise ClientDisconnected
         try:
             if joining.done():
@@ -176,7 +176,7 @@ class Joiner:
             with contextlib.suppress(UploadLocked):
                 async with self._locker.hold(final_id):
                     final = replace(await self._store.load(final_id), unclaimed=False)
-                    return await self._lifecycle.retain(final) if final.finished else final
+                    return await self._lifecycle.commit_finished(final) if final.finished else final
         return final
 
     async def discard(self, final: Upload) -> None:
@@ -191,17 +191,17 @@ class Joiner:
         async for part in in_turns(final.parts):
             await self._lifecycle.remove_note(part)  # for one that had just gone: nobody else would
 
-    async def remind(self, part: UploadId) -> None:
+    async def schedule_look(self, part: UploadId) -> None:
         """Have a part looked after soon if final uploads wait for it; called before it is complete."""
         if await self._finals.noted(part):
-            await self._store.remind(part, self._now() + TRY_AGAIN)
+            await self._store.remind(part, self._now() + RETRY_DELAY)
 
-    async def completed(self, part: UploadId) -> None:
+    async def part_completed(self, part: UploadId) -> None:
         """Join the final uploads that waited for a part, and wait a little for them. Never fails."""
-        if (walk := await self._walk(part)) is not None:
-            await asyncio.wait((walk,), timeout=JOIN_WAIT)
+        if (task := await self._start_part(part)) is not None:
+            await asyncio.wait((task,), timeout=COPY_WAIT)
 
-    async def look_after(self, part: UploadId) -> None:
+    async def resume_waiting(self, part: UploadId) -> None:
         """Join, for a sweep, what waited for a complete part and was not joined when that came: there was a crash, say.
 
         Raises:
@@ -210,10 +210,10 @@ class Joiner:
         late = False
         async for final in self._finals.of(part, lenient=True):
             if final.pending and await self._is_ready(final):
-                await self._store.remind(final.id, self._now() + TRY_AGAIN)
+                await self._store.remind(final.id, self._now() + RETRY_DELAY)
                 late = True
         if late:
-            await self._walk(part)
+            await self._start_part(part)
 
     async def _is_ready(self, final: Upload) -> bool:
         try:
@@ -226,10 +226,10 @@ class Joiner:
 
         Waits a moment, as small ones are joined at once; not for a copy that is under way already.
         """
-        if final_id not in self._joins:
-            await asyncio.wait((self._start(final_id),), timeout=AT_ONCE)
+        if final_id not in self._copies:
+            await asyncio.wait((self._start_copy(final_id),), timeout=SHORT_WAIT)
 
-    async def look(self, final_id: UploadId) -> bool:
+    async def sweep_final(self, final_id: UploadId) -> bool:
         """Look after a final upload that waits, for a sweep; return whether it was removed, as its time was over.
 
         Raises:
@@ -245,9 +245,9 @@ class Joiner:
             if final.expires_at is not None:
                 await self._store.remind(final.id, final.expires_at)
         if await self._is_ready(final):
-            await self._store.remind(final_id, self._now() + TRY_AGAIN)
-            if len(self._joins) < JOINS:
-                self._start(final_id)
+            await self._store.remind(final_id, self._now() + RETRY_DELAY)
+            if len(self._copies) < MAX_COPIES:
+                self._start_copy(final_id)
         return False
 
     async def prolong(self, final: Upload) -> Upload:
@@ -264,42 +264,42 @@ class Joiner:
         """Copy again, if need be: an app may be started more than once."""
         self._closing = False
 
-    async def finished(self) -> None:
+    async def wait_for_copies(self) -> None:
         """Wait for the copies under way, and for those that follow from them."""
-        while running := [*self._walks.values(), *self._joins.values()]:
+        while running := [*self._part_tasks.values(), *self._copies.values()]:
             await asyncio.wait(running)
 
-    async def _walk(self, part: UploadId) -> asyncio.Task[None] | None:
+    async def _start_part(self, part: UploadId) -> asyncio.Task[None] | None:
         """Start to join what waits for a part, if anything is noted; return the task that does it."""
-        walk = self._walks.get(part)
-        if walk is None and not self._closing and await self._finals.noted(part) and part not in self._walks:
-            walk = asyncio.get_running_loop().create_task(self._join_all(part), name=f"joins with {part}")
-            self._walks[part] = walk
-            walk.add_done_callback(lambda _: self._walks.pop(part, None))
-        return walk
+        task = self._part_tasks.get(part)
+        if task is None and not self._closing and await self._finals.noted(part) and part not in self._part_tasks:
+            task = asyncio.get_running_loop().create_task(self._concatenate_all(part), name=f"joins with {part}")
+            self._part_tasks[part] = task
+            task.add_done_callback(lambda _: self._part_tasks.pop(part, None))
+        return task
 
-    async def _join_all(self, part: UploadId) -> None:
+    async def _concatenate_all(self, part: UploadId) -> None:
         """One after the other: each holds the part, so that others would wait for it, or give up."""
         try:
             async for final in self._finals.of(part, lenient=True):
                 if self._closing:
                     return
                 if final.pending and await self._is_ready(final):
-                    await asyncio.wait((self._start(final.id),))
+                    await asyncio.wait((self._start_copy(final.id),))
         except TusError as error:  # a sweep looks after the part
             logger.warning("joining what waited for a part failed: %s", error, extra={"upload_id": part})
 
-    def _start(self, final_id: UploadId) -> asyncio.Task[None]:
-        joining = self._joins.get(final_id)
+    def _start_copy(self, final_id: UploadId) -> asyncio.Task[None]:
+        joining = self._copies.get(final_id)
         if joining is None:
-            joining = asyncio.get_running_loop().create_task(self._run(final_id), name=f"join {final_id}")
-            self._joins[final_id] = joining
-            joining.add_done_callback(lambda task: self._forget(final_id, task))
+            joining = asyncio.get_running_loop().create_task(self._copy(final_id), name=f"join {final_id}")
+            self._copies[final_id] = joining
+            joining.add_done_callback(lambda task: self._copy_done(final_id, task))
         return joining
 
-    def _forget(self, final_id: UploadId, joining: asyncio.Task[None]) -> None:
-        self._joins.pop(final_id, None)
-        self._waited.discard(final_id)
+    def _copy_done(self, final_id: UploadId, joining: asyncio.Task[None]) -> None:
+        self._copies.pop(final_id, None)
+        self._awaited.discard(final_id)
         if joining.cancelled():
             return
         error = joining.exception()
@@ -312,21 +312,21 @@ class Joiner:
         else:
             logger.error("joining failed", exc_info=error, extra={"upload_id": final_id})
 
-    async def _run(self, final_id: UploadId) -> None:
+    async def _copy(self, final_id: UploadId) -> None:
         if self._closing:
             raise ShuttingDown
         async with self._locker.hold(final_id, timeout=self._lock_timeout) as lease:
-            unwanted = False
+            preempted = False
 
-            def leave(preempt: Preempt) -> bool:
-                nonlocal unwanted
-                unwanted = True
+            def release(preempt: Preempt) -> bool:
+                nonlocal preempted
+                preempted = True
                 return True
 
-            def go_on() -> None:
+            def raise_if_stopped() -> None:
                 if self._closing:
                     raise ShuttingDown
-                if unwanted:
+                if preempted:
                     raise UploadInterrupted
 
             final = await self.prolong(await self._store.load(final_id))
@@ -338,47 +338,47 @@ class Joiner:
                     part.complete for part in await self._parts.load(final.parts)
                 ):
                     return
-                lease.on_release_request(leave)
-                final = await self._join(final, go_on)
+                lease.on_release_request(release)
+                final = await self._concatenate(final, raise_if_stopped)
             if not final.finished:
                 await self._lifecycle.finish(final)
             elif not joined:
                 return
             if self._delete_parts:
-                await self._remove_all(final)
+                await self._remove_parts(final)
 
-    async def _join(self, final: Upload, go_on: Callable[[], None]) -> Upload:
-        """Join under the final's lock; `go_on` raises if the copy is to stop. Return the final upload, complete."""
+    async def _concatenate(self, final: Upload, raise_if_stopped: Callable[[], None]) -> Upload:
+        """Copy under the lock of the final upload; return it, complete. `raise_if_stopped`: called now and then."""
         # If it is interrupted, by whatever, a sweep goes on with it.
-        await self._store.remind(final.id, self._now() + TRY_AGAIN)
+        await self._store.remind(final.id, self._now() + RETRY_DELAY)
         async with self._hold_all(final.parts):
             parts = await self._parts.load(final.parts)
             length = rules.final_length(parts, self._limits, self._now())
             if length != final.length:
                 final = replace(final, length=length)
                 await self._store.amend(final)
-            told = time.monotonic()
+            committed_at = time.monotonic()
 
             async def on_progress(done: int) -> None:
-                nonlocal told
+                nonlocal committed_at
                 stops: TusError | None = None
                 try:
-                    go_on()
+                    raise_if_stopped()
                 except TusError as error:
                     stops = error
-                if done < (length or 0) and (stops is not None or time.monotonic() - told >= CHECKPOINT):
-                    told = time.monotonic()
+                if done < (length or 0) and (stops is not None or time.monotonic() - committed_at >= CHECKPOINT):
+                    committed_at = time.monotonic()
                     await self._store.commit(rules.advance(final, done - final.offset, self._expiry, self._now()))
                 if stops is not None:
                     raise stops
 
             await self._store.concatenate(final, parts, on_progress)
             reached = rules.advance(final, (length or 0) - final.offset, self._expiry, self._now())
-            if final.id in self._waited:
+            if final.id in self._awaited:
                 reached = replace(reached, unclaimed=False)
-            return await self._lifecycle.keep(reached)
+            return await self._lifecycle.commit(reached)
 
-    async def _remove_all(self, final: Upload) -> None:
+    async def _remove_parts(self, final: Upload) -> None:
         """Remove the parts. The first one's note stays for a while: the client may ask for the same final again."""
         async for part in in_turns(final.parts):
             try:

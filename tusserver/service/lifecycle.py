@@ -20,7 +20,7 @@ logger = logging.getLogger("tusserver")
 
 Commit = Callable[[Upload], Awaitable[None]]
 
-TRY_AGAIN = timedelta(minutes=1)
+RETRY_DELAY = timedelta(minutes=1)
 """After which a sweep finishes what could not be finished."""
 
 
@@ -47,13 +47,13 @@ class Lifecycle:
             await self._store.remove(upload.id)
             raise
 
-    async def begin_with(self, upload: Upload, data: bytes) -> Upload:
+    async def begin_with_body(self, upload: Upload, data: bytes) -> Upload:
         """Make an upload together with its first bytes, see `Store.create`, where nobody is told of its beginning.
 
         Raises:
             UploadExists, OutOfSpace, MaxSizeExceeded, StoreUnavailable
         """
-        upload = await self.keep(upload, partial(self._store.create, data=data))
+        upload = await self.commit(upload, partial(self._store.create, data=data))
         logger.info("upload created", extra={"upload_id": upload.id, "length": upload.length})
         return upload
 
@@ -67,20 +67,20 @@ class Lifecycle:
         """Whether an application of this process wants to know of finished uploads."""
         return self._bus.has_listeners(Finished)
 
-    async def keep(self, upload: Upload, commit: Commit | None = None) -> Upload:
+    async def commit(self, upload: Upload, commit: Commit | None = None) -> Upload:
         """Commit what came; the upload is finished in the same stroke if that was all and nobody waits for its end.
 
         `commit`: does more than `Store.commit` in that stroke.
         """
         if upload.complete and not upload.finished:
             if upload.role is Role.PARTIAL:
-                return await self._close(upload, commit)
+                return await self._mark_finished(upload, commit)
             if self.tells_of_the_end and not upload.owed:
                 upload = replace(upload, owed=True)  # in the record: another process shall not take it for finished
             elif not upload.owed and self._store.finishes_in_place:
-                return await self._close(upload, commit)
+                return await self._mark_finished(upload, commit)
             # Noted first, so that a sweep makes good what a crash interrupts: the client sees that all is there.
-            await self._store.remind(upload.id, self._now() + TRY_AGAIN)
+            await self._store.remind(upload.id, self._now() + RETRY_DELAY)
         await (commit or self._store.commit)(upload)
         return upload
 
@@ -97,13 +97,13 @@ class Lifecycle:
         """
         if upload.owed and not self.tells_of_the_end:
             raise FinishPending
-        await self._store.remind(upload.id, self._now() + TRY_AGAIN)  # likewise: the first one may have been used up
+        await self._store.remind(upload.id, self._now() + RETRY_DELAY)  # likewise: the first one may have been used up
         upload = await self._store.finish(upload)
         if upload.role is not Role.PARTIAL:
             try:
                 await self._bus.publish(Finished(upload))
             except BaseException as error:  # an application may await a task that somebody has cancelled
-                if ends_us(error):
+                if must_propagate(error):
                     raise
                 if isinstance(error, TusError) and _refuses(error):
                     await self._store.remove(upload.id)
@@ -111,7 +111,7 @@ class Lifecycle:
                     raise
                 await self._note_failure(upload, error)
                 raise FinishFailed from error
-        return await self._close(upload)
+        return await self._mark_finished(upload)
 
     async def _note_failure(self, upload: Upload, error: BaseException) -> None:
         """Log the whole story once, then a line each time; and note when to try again."""
@@ -127,15 +127,15 @@ class Lifecycle:
         if (again := failed.retry_at or failed.expires_at) is not None:
             await self._store.remind(upload.id, again)
 
-    async def _close(self, upload: Upload, commit: Commit | None = None) -> Upload:
+    async def _mark_finished(self, upload: Upload, commit: Commit | None = None) -> Upload:
         if upload.unclaimed:  # somebody may have asked since
             upload = replace(upload, unclaimed=(await self._store.load(upload.id)).unclaimed)
-        upload = await self.retain(upload, commit)
+        upload = await self.commit_finished(upload, commit)
         logger.info("upload finished", extra={"upload_id": upload.id, "length": upload.length})
         return upload
 
-    async def retain(self, upload: Upload, commit: Commit | None = None) -> Upload:
-        """Commit a complete upload as finished; its retention starts now. `commit`: see `keep`."""
+    async def commit_finished(self, upload: Upload, commit: Commit | None = None) -> Upload:
+        """Commit a complete upload as finished; its retention starts now. `commit`: see `commit`."""
         return await self._commit_deadline(rules.finish(upload, self._expiry, self._now()), commit)
 
     async def give_deadline(self, upload: Upload, *, now: bool = False) -> Upload:
@@ -153,9 +153,9 @@ class Lifecycle:
     async def remove(self, upload: Upload, why: type[Event]) -> None:
         """Remove everything of an upload and tell."""
         await self._store.remove(upload.id)
-        await self.tell_removed(upload, why)
+        await self.publish_removed(upload, why)
 
-    async def tell_removed(self, upload: Upload, why: type[Event]) -> None:
+    async def publish_removed(self, upload: Upload, why: type[Event]) -> None:
         """Tell of an upload that is not in the store any more."""
         for part in upload.parts[:1]:
             await self.remove_note(part)
@@ -170,7 +170,7 @@ class Lifecycle:
             await self._store.remove(part)
 
 
-def ends_us(error: BaseException) -> bool:
+def must_propagate(error: BaseException) -> bool:
     """Whether this is no failure of an application, but our own task or the process that is to end."""
     task = asyncio.current_task()
     cancelled = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""The least speed of bodies: one look at all of them now and then, so that none has a timer of its own."""
+"""Ends bodies that come in too slowly. One timer checks all of them, so that none needs a timer of its own."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from collections.abc import Collection
 from tusserver.service.intake import Intake
 
 
-class Pace:
-    """Looks at `intakes` every `interval` seconds while there are any: each shall have got `least` bytes since."""
+class MinimumRate:
+    """Checks `intakes` every `interval` seconds while there are any: each must have got `minimum` bytes since."""
 
-    def __init__(self, intakes: Collection[Intake], least: float, interval: float) -> None:
+    def __init__(self, intakes: Collection[Intake], minimum: float, interval: float) -> None:
         self._intakes = intakes
-        self._least = least
+        self._minimum = minimum
         self._interval = interval
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
-    def at_work(self) -> bool:
-        """Whether another look is to come."""
+    def is_scheduled(self) -> bool:
+        """Whether another check is to come."""
         return self._loop is not None and not self._loop.is_closed()
 
-    def watch(self) -> None:
-        """Notice that there is a new one."""
-        if self._least > 0 and not self.at_work:  # an app may be started more than once, on another loop
+    def start(self) -> None:
+        """Start checking, as there is a new body."""
+        if self._minimum > 0 and not self.is_scheduled:  # an app may be started more than once, on another loop
             self._loop = asyncio.get_running_loop()
-            self._loop.call_later(self._interval, self._look)
+            self._loop.call_later(self._interval, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         loop, self._loop = self._loop, None
         for intake in self._intakes:
-            intake.look(self._least)
+            intake.check_rate(self._minimum)
         if self._intakes and loop is not None:
             self._loop = loop
-            loop.call_later(self._interval, self._look)
+            loop.call_later(self._interval, self._check)

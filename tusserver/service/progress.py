@@ -59,7 +59,7 @@ class BodyProgress:
         now = time.monotonic()
         if self._commit is not None or now - self._last < CHECKPOINT:
             return None
-        reached = self._touched() if self._intake.verifying else self._reached()
+        reached = self._touched() if self._intake.all_or_nothing else self._reached()
         saving = None if reached is None else self._checkpoint(reached)
         return None if saving is None else asyncio.shield(saving)
 
@@ -111,7 +111,7 @@ class BodyProgress:
         """
         if self._over():
             return self._last_word()
-        if not self._intake.verifying:
+        if not self._intake.all_or_nothing:
             await self._catch_up()
             reached = self._reached()
             running = self._intake.idle_for < LIVELY
@@ -134,7 +134,7 @@ class BodyProgress:
 
     @property
     def _interrupted(self) -> bool:
-        return isinstance(self._intake.cut, UploadInterrupted)
+        return isinstance(self._intake.stop_reason, UploadInterrupted)
 
     def _last_word(self) -> int | None:
         """Who takes over goes on at what was told; else whoever asks finds out when this one is gone."""
@@ -158,7 +158,7 @@ class BodyProgress:
         except TimeoutError:
             pass
 
-    def leave(self, preempt: Preempt) -> bool:
+    def release_requested(self, preempt: Preempt) -> bool:
         """See `locks.base.OnReleaseRequest`: go if the newcomer starts where the upload was told to stand."""
         if preempt.at is None or preempt.at == self.upload.told:
             self._intake.stop(UploadInterrupted(self._start.takeovers))

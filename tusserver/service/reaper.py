@@ -17,7 +17,7 @@ from tusserver.locks.base import Locker
 from tusserver.protocol import rules
 from tusserver.protocol.errors import UploadLocked
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle, ends_us
+from tusserver.service.lifecycle import RETRY_DELAY, Lifecycle, must_propagate
 from tusserver.stores.base import Reaped, Store
 
 GROUP = 64
@@ -65,7 +65,7 @@ class Reaper:
                 try:
                     count = await self._look_at_group(group)
                 except BaseException as error:  # an application may await a task that somebody has cancelled
-                    if ends_us(error):
+                    if must_propagate(error):
                         raise
                     for upload_id in group:
                         await self._failed(upload_id, error)
@@ -83,7 +83,7 @@ class Reaper:
         for number, upload in enumerate(reaped.removed, 1):
             await _let_others(number)
             try:
-                await self._lifecycle.tell_removed(upload, Expired)
+                await self._lifecycle.publish_removed(upload, Expired)
             except Exception as error:
                 await self._failed(upload.id, error)
         for upload_id, why in reaped.failed.items():
@@ -111,7 +111,7 @@ class Reaper:
                         await locks.enter_async_context(self._locker.hold(upload_id))
                     except UploadLocked:
                         # "Expiring never touches an upload that is being written": its writer may move the deadline.
-                        await self._store.remind(upload_id, self._now() + TRY_AGAIN)
+                        await self._store.remind(upload_id, self._now() + RETRY_DELAY)
                     else:
                         held.append(upload_id)
                 return await self._store.reap(held, is_over), held

@@ -19,8 +19,8 @@ from tusserver.protocol.rules import AppendPlan
 from tusserver.protocol.upload import Role, Upload
 from tusserver.service.activity import Activity
 from tusserver.service.buffers import BUFFERS, Buffers
-from tusserver.service.concat import Joiner
-from tusserver.service.intake import Cut, Intake, is_here
+from tusserver.service.concat import Concatenator
+from tusserver.service.intake import Intake, StopReason, has_arrived
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.progress import BodyProgress
 from tusserver.stores.base import Store
@@ -30,32 +30,32 @@ from tusserver.streams import Body
 class Receiver:
     """Receives bodies.
 
-    `idle`: seconds a client may be silent; `buffers`: bytes of all bodies together that may wait in memory.
+    `idle_timeout`: seconds a client may be silent; `buffers`: bytes of all bodies together that may wait in memory.
     """
 
     def __init__(
         self,
         store: Store,
         lifecycle: Lifecycle,
-        joiner: Joiner,
+        concatenator: Concatenator,
         activity: Activity,
         *,
         expiry: Expiry,
-        idle: float,
+        idle_timeout: float,
         now: Callable[[], datetime],
         buffers: int = BUFFERS,
     ) -> None:
         self._store = store
         self._lifecycle = lifecycle
-        self._joiner = joiner
+        self._concatenator = concatenator
         self._activity = activity
         self._expiry = expiry
-        self._idle = idle
+        self._idle_timeout = idle_timeout
         self._now = now
         self._buffers = Buffers(buffers, activity.bodies)
 
     @contextlib.asynccontextmanager
-    async def trimmed(self, before: Upload) -> AsyncIterator[None]:
+    async def trimming(self, before: Upload) -> AsyncIterator[None]:
         """Leave an upload that had no length no more space than it has bytes, however its request ends."""
         try:
             yield
@@ -65,7 +65,7 @@ class Receiver:
                 with anyio.CancelScope(shield=True), contextlib.suppress(TusError):
                     await self._store.trim(before.id)
 
-    async def go_to(self, start: Upload, upload: Upload) -> None:
+    async def start_at(self, start: Upload, upload: Upload) -> None:
         """Record where a body starts, and the length that it declares: that stands even if the body does not arrive.
 
         Raises:
@@ -83,15 +83,15 @@ class Receiver:
 
     async def create(self, upload: Upload, plan: AppendPlan, first: Append, body: Body) -> Upload:
         """Make an upload together with a body that is here, in one commit."""
-        data = await self._intake(plan, first, body).take()
+        data = await self._intake(plan, first, body).read_all()
         upload = rules.advance(upload, len(data), self._expiry, self._now(), told=True)
         with anyio.CancelScope(shield=True):
-            upload = await self._lifecycle.begin_with(upload, data)
+            upload = await self._lifecycle.begin_with_body(upload, data)
         return upload
 
     async def receive(
         self, plan: AppendPlan, append: Append, body: Body, lease: Lease, *, before: Upload | None = None
-    ) -> tuple[Upload, Cut | None]:
+    ) -> tuple[Upload, StopReason | None]:
         """Write, verify, commit; return the upload as committed, and what cut the body short.
 
         `before`: the upload as it was before the body declared a length; None while it is created.
@@ -100,10 +100,10 @@ class Receiver:
         if append.body_length == 0 and append.checksum is None and not append.checksum_in_trailer:
             return upload, None
         intake = self._intake(plan, append, body)
-        if is_here(body, append.body_length):
-            return await self._receive_at_once(upload, intake, before), None
+        if has_arrived(body, append.body_length):
+            return await self._receive_small(upload, intake, before), None
         progress = BodyProgress(self._store, upload, intake, self._expiry, self._now)
-        lease.on_release_request(progress.leave)
+        lease.on_release_request(progress.release_requested)
         lease.on_report(progress.report)
         self._activity.add(intake)
         try:
@@ -118,34 +118,34 @@ class Receiver:
                 with anyio.CancelScope(shield=True):
                     await self._undo(upload, progress.upload, before)
                 raise
-            return await self._keep(upload, progress.upload, intake, added), intake.cut
+            return await self._commit(upload, progress.upload, intake, added), intake.stop_reason
         finally:
             self._activity.remove(intake)
 
     def _intake(self, plan: AppendPlan, append: Append, body: Body) -> Intake:
         return Intake(
             body,
-            room=plan.limit,
+            limit=plan.limit,
             expected=append.body_length,
-            idle=self._idle,
-            beyond=plan.overflow,
+            idle_timeout=self._idle_timeout,
+            overflow=plan.overflow,
             checksum=append.checksum,
-            follows=append.checksum_in_trailer,
+            checksum_in_trailer=append.checksum_in_trailer,
             buffers=self._buffers,
         )
 
-    async def _receive_at_once(self, start: Upload, intake: Intake, before: Upload | None) -> Upload:
+    async def _receive_small(self, start: Upload, intake: Intake, before: Upload | None) -> Upload:
         """Verify a body that is here, and write and commit it in one stroke."""
         try:
-            data = await intake.take()
+            data = await intake.read_all()
         except TusError:
             with anyio.CancelScope(shield=True):
                 await self._undo(start, start, before)
             raise
         upload = rules.advance(start, len(data), self._expiry, self._now(), told=True)
         with anyio.CancelScope(shield=True):  # what is written shall be told
-            await self._remind_of_joins(upload)
-            upload = await self._lifecycle.keep(upload, partial(self._store.put, data=data))
+            await self._schedule_waiting_finals(upload)
+            upload = await self._lifecycle.commit(upload, partial(self._store.put, data=data))
         return upload
 
     async def _write(self, upload: Upload, intake: Intake, progress: BodyProgress) -> int:
@@ -155,7 +155,7 @@ class Receiver:
         except OutOfSpace as error:
             if not intake.written:
                 raise
-            intake.fail(error)
+            intake.end_early(error)
             return intake.written
 
     async def _verify(self, upload: Upload, intake: Intake, added: int) -> None:
@@ -176,29 +176,33 @@ class Receiver:
         if start.length != before.length and not start.complete:
             await self._store.amend(replace(start, length=before.length))
 
-    async def _keep(self, start: Upload, reached: Upload, intake: Intake, added: int) -> Upload:
+    async def _commit(self, start: Upload, reached: Upload, intake: Intake, added: int) -> Upload:
         """Commit what a body brought; return the upload as it is committed."""
-        cut = intake.cut
-        if isinstance(cut, UploadInterrupted) and reached.offset > reached.told:
+        stop_reason = intake.stop_reason
+        if isinstance(stop_reason, UploadInterrupted) and reached.offset > reached.told:
             # Here, and not only by who interrupts: somebody who asks in between would make the rest binding.
             reached = reached.with_progress(reached.told, expires_at=reached.expires_at, finished=False)
             with anyio.CancelScope(shield=True):
                 await self._store.take_back(reached)
-        if isinstance(cut, UploadInterrupted) or (cut is not None and intake.verifying) or not added:
+        if (
+            isinstance(stop_reason, UploadInterrupted)
+            or (stop_reason is not None and intake.all_or_nothing)
+            or not added
+        ):
             return reached
         start = start.with_progress(start.offset, expires_at=start.expires_at, finished=False, told=reached.told)
-        upload = rules.advance(start, added, self._expiry, self._now(), told=cut is None)
+        upload = rules.advance(start, added, self._expiry, self._now(), told=stop_reason is None)
         with anyio.CancelScope(shield=True):  # what is written shall be told
-            await self._remind_of_joins(upload)
-            upload = await self._lifecycle.keep(upload)
+            await self._schedule_waiting_finals(upload)
+            upload = await self._lifecycle.commit(upload)
         return upload
 
     async def declare_complete(self, upload: Upload) -> None:
         """Record a length that came with the last bytes; not sooner, as a body that is refused completes nothing."""
-        await self._remind_of_joins(upload)
+        await self._schedule_waiting_finals(upload)
         await self._store.amend(upload)
 
-    async def _remind_of_joins(self, upload: Upload) -> None:
+    async def _schedule_waiting_finals(self, upload: Upload) -> None:
         """Before it is committed that a part is complete: a crash may come before what waits for it is joined."""
         if upload.complete and upload.role is Role.PARTIAL:
-            await self._joiner.remind(upload.id)
+            await self._concatenator.schedule_look(upload.id)

@@ -20,8 +20,8 @@ from tusserver.protocol import rules
 from tusserver.protocol.errors import FinishFailed, FinishPending, TusError, UploadLocked, UploadNotFound
 from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.service.concat import Joiner
-from tusserver.service.lifecycle import TRY_AGAIN, Lifecycle
+from tusserver.service.concat import Concatenator
+from tusserver.service.lifecycle import RETRY_DELAY, Lifecycle
 from tusserver.service.quota import Quota
 from tusserver.service.reaper import Reaper
 from tusserver.stores.base import Store
@@ -47,7 +47,7 @@ class Sweeper:
         store: Store,
         locker: Locker,
         lifecycle: Lifecycle,
-        joiner: Joiner,
+        concatenator: Concatenator,
         quota: Quota,
         *,
         expiry: Expiry,
@@ -57,7 +57,7 @@ class Sweeper:
         self._store = store
         self._locker = locker
         self._lifecycle = lifecycle
-        self._joiner = joiner
+        self._concatenator = concatenator
         self._quota = quota
         self._expiry = expiry
         self._interval = interval
@@ -125,7 +125,7 @@ class Sweeper:
 
     async def _note_unswept(self, upload_id: UploadId, error: BaseException) -> None:
         self._note_failure("swept", upload_id, error)
-        await self._store.remind(upload_id, self._now() + TRY_AGAIN)
+        await self._store.remind(upload_id, self._now() + RETRY_DELAY)
 
     async def _tell_applications(self) -> None:
         """Tell applications of this process what others, which have none, have found to be owed to them."""
@@ -235,19 +235,19 @@ class Sweeper:
                 try:
                     upload = await self._store.load(upload_id)
                 except UploadNotFound:
-                    if not await self._joiner.is_noted(upload_id) and await self._store.remove(upload_id):
+                    if not await self._concatenator.is_noted(upload_id) and await self._store.remove(upload_id):
                         logger.info("removed what was left of an upload", extra={"upload_id": upload_id})
                     return False
                 if (upload.role is not Role.FINAL or upload.finished) and await self._look_at(upload):
                     return True
             if upload.role is Role.PARTIAL and upload.complete:
-                await self._joiner.look_after(upload.id)
+                await self._concatenator.resume_waiting(upload.id)
             if upload.role is not Role.FINAL or upload.finished:
                 return False
             return await self._look_at_final(upload)
         except UploadLocked:
             # "Expiring never touches an upload that is being written": its writer may move the deadline.
-            await self._store.remind(upload_id, self._now() + TRY_AGAIN)
+            await self._store.remind(upload_id, self._now() + RETRY_DELAY)
         except Exception as error:
             await self._note_unswept(upload_id, error)
         return False
@@ -270,7 +270,7 @@ class Sweeper:
                     upload, now=True
                 )  # a power cut may have undone that it was finished
             else:
-                await self._store.remind(upload.id, now + TRY_AGAIN)
+                await self._store.remind(upload.id, now + RETRY_DELAY)
         elif upload.expires_at is not None:
             # Its deadline moved, or this was its first look.
             await self._store.remind(upload.id, upload.expires_at)
@@ -278,15 +278,15 @@ class Sweeper:
 
     async def _look_at_final(self, upload: Upload) -> bool:
         if upload.pending:
-            return await self._joiner.look(upload.id)
+            return await self._concatenator.sweep_final(upload.id)
         if upload.withheld and not self._lifecycle.tells_of_the_end and not rules.gave_up(upload):
             await self._leave_to_others(upload)
             return False
         if rules.gave_up(upload) or not rules.is_time_to_finish(upload, self._now()):
             async with self._locker.hold(upload.id):
                 return await self._look_at(await self._store.load(upload.id))
-        await self._store.remind(upload.id, self._now() + TRY_AGAIN)
-        await self._joiner.resume(upload.id)
+        await self._store.remind(upload.id, self._now() + RETRY_DELAY)
+        await self._concatenator.resume(upload.id)
         return False
 
     async def _leave_to_others(self, upload: Upload) -> None:

@@ -47,8 +47,8 @@ from tusserver.protocol.rules import AppendPlan
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.activity import Activity
 from tusserver.service.buffers import BUFFERS
-from tusserver.service.concat import Joiner
-from tusserver.service.intake import Cut, is_here
+from tusserver.service.concat import Concatenator
+from tusserver.service.intake import StopReason, has_arrived
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.quota import Quota
 from tusserver.service.receive import Receiver
@@ -57,10 +57,10 @@ from tusserver.streams import Body
 
 logger = logging.getLogger("tusserver")
 
-LOOK = 0.5
+HEAD_WAIT = 0.5
 """Seconds for which HEAD tries again where somebody holds the upload and has nothing to say."""
 
-GIVEN_UP = 60
+GIVEN_UP_RETRY = 60
 """Seconds after which to ask again for an upload whose application is not told again by itself."""
 
 BeforeCreate = Callable[[Upload], Awaitable[None]]
@@ -69,7 +69,8 @@ BeforeCreate = Callable[[Upload], Awaitable[None]]
 class UploadService:
     """Runs commands.
 
-    `idle`: seconds a client may be silent; `speed`: bytes a second that a body brings on the average of that time;
+    `idle_timeout`: seconds a client may be silent; `min_speed`: bytes a second that a body must
+    bring, averaged over that time;
     `lock_timeout`: seconds to wait for somebody who holds an upload and does not leave.
     """
 
@@ -78,13 +79,13 @@ class UploadService:
         store: Store,
         locker: Locker,
         lifecycle: Lifecycle,
-        joiner: Joiner,
+        concatenator: Concatenator,
         quota: Quota,
         *,
         limits: Limits,
         expiry: Expiry,
-        idle: float,
-        speed: float,
+        idle_timeout: float,
+        min_speed: float,
         lock_timeout: float,
         new_id: Callable[[], UploadId],
         before_create: BeforeCreate | None,
@@ -94,7 +95,7 @@ class UploadService:
         self._store = store
         self._locker = locker
         self._lifecycle = lifecycle
-        self._joiner = joiner
+        self._concatenator = concatenator
         self.quota = quota
         self._limits = limits
         self._expiry = expiry
@@ -102,9 +103,16 @@ class UploadService:
         self._new_id = new_id
         self._before_create = before_create
         self._now = now
-        self._activity = Activity(speed=speed, idle=idle)
+        self._activity = Activity(min_speed=min_speed, idle_timeout=idle_timeout)
         self._receiver = Receiver(
-            store, lifecycle, joiner, self._activity, expiry=expiry, idle=idle, now=now, buffers=buffers
+            store,
+            lifecycle,
+            concatenator,
+            self._activity,
+            expiry=expiry,
+            idle_timeout=idle_timeout,
+            now=now,
+            buffers=buffers,
         )
         self._finishing: dict[UploadId, asyncio.Task[None]] = {}
 
@@ -114,20 +122,20 @@ class UploadService:
         An upload can still be made, as that is short, and not every client asks for it twice (tuspy does not).
         """
         self._activity.close()
-        self._joiner.close()
+        self._concatenator.close()
 
     def open(self) -> None:
         """Take bodies, again if need be: an app may be started more than once."""
         self._activity.open()
-        self._joiner.open()
+        self._concatenator.open()
 
-    async def finished(self) -> None:
+    async def wait_for_background(self) -> None:
         """Wait for what goes on without a request; give up telling applications, they are told again."""
         for trying in list(self._finishing.values()):
             trying.cancel()
         if self._finishing:
             await asyncio.wait(list(self._finishing.values()))
-        await self._joiner.finished()
+        await self._concatenator.wait_for_copies()
 
     async def run(self, command: Command, body: Body, context: RequestContext) -> Outcome:
         """Do what a request asks for.
@@ -159,13 +167,13 @@ class UploadService:
         rules.check_creation(create, self._limits)
         if create.role is Role.FINAL:
             return await self._create_final(create, body, context)
-        upload = await self._draw_up(create)
+        upload = await self._new_upload(create)
         async with self._reserve(upload, context), self._locker.hold(upload.id) as lease:
             # Also without a first body: "The Client ... MAY set Upload-Length to 0", complete without any PATCH.
             first = create.first or Append(id=None, offset=0, body_length=0)
             return await self._receive_first(upload, first, body, lease)
 
-    async def _draw_up(self, create: Create) -> Upload:
+    async def _new_upload(self, create: Create) -> Upload:
         owed = self._lifecycle.tells_of_the_end
         upload = rules.new_upload(create, self._new_id(), self._expiry, self._now(), owed=owed)
         if self._before_create is not None:
@@ -176,35 +184,37 @@ class UploadService:
         """Join partial uploads. The same parts asked for again give the same final upload, also when they are gone."""
         if self._activity.closing:  # to join parts may take long
             raise ShuttingDown
-        found = await self._joiner.find(create.parts, create.metadata.text)
+        found = await self._concatenator.find_existing(create.parts, create.metadata.text)
         if found is None:
-            create = replace(create, length=await self._joiner.measure(create.parts))
-        upload = await self._draw_up(create)
+            create = replace(create, length=await self._concatenator.total_length(create.parts))
+        upload = await self._new_upload(create)
         # One that is there already takes no further place.
         place = self._reserve(upload, context)
         async with place if found is None else contextlib.nullcontext():
-            final, new = await self._joiner.begin(upload)
-        return Created(upload=await self._joiner.join(final, body, new=new))
+            final, new = await self._concatenator.create(upload)
+        return Created(upload=await self._concatenator.concatenate(final, body, new=new))
 
     async def _receive_first(self, upload: Upload, first: Append, body: Body, lease: Lease) -> Created:
         """Make the upload and take the bytes that came along. It exists then, so a body cut short makes a Created."""
         plan = rules.plan_first(upload, first, self._limits)
-        at_once = is_here(body, first.body_length) and not self._lifecycle.tells_of_the_beginning
-        cut: Cut | None = None
-        if at_once:
+        arrived = has_arrived(body, first.body_length) and not self._lifecycle.tells_of_the_beginning
+        stop_reason: StopReason | None = None
+        if arrived:
             upload = await self._receiver.create(upload, plan, first, body)
         else:
             await self._lifecycle.begin(upload)
         try:
-            if not at_once:
-                async with self._receiver.trimmed(upload):
-                    upload, cut = await self._receiver.receive(plan, first, body, lease)
-            if isinstance(cut, ClientDisconnected):
+            if not arrived:
+                async with self._receiver.trimming(upload):
+                    upload, stop_reason = await self._receiver.receive(plan, first, body, lease)
+            if isinstance(stop_reason, ClientDisconnected):
                 try:
-                    raise cut
+                    raise stop_reason
                 finally:
-                    del cut  # likewise
-            return Created(upload=await self._tell(await self._finish(upload)), closes=cut is not None)
+                    del stop_reason  # likewise
+            return Created(
+                upload=await self._commit_told(await self._finish_if_complete(upload)), closes=stop_reason is not None
+            )
         except (TusError, ClientDisconnected):
             # A client that is told that it did wrong, or is gone, has no URL to resume at: leave nothing.
             with contextlib.suppress(UploadNotFound):  # refused by the application, and removed
@@ -224,25 +234,27 @@ class UploadService:
             if self._activity.closing:
                 raise ShuttingDown
             try:
-                upload, cut, completes = await self._append(append, body, context)
+                upload, stop_reason, completes = await self._append(append, body, context)
                 break
             except OffsetMismatch as error:
-                upload = await self._report(append.id)
+                upload = await self._confirm_offset(append.id)
                 # Who held it meanwhile may have been somebody who asked how far it is.
                 if not again or upload.offset != append.offset:
                     mismatch = OffsetMismatch(expected=upload.offset, provided=append.offset)
                     _note_expiry(mismatch, upload)
                     raise mismatch from error
         if completes and upload.role is Role.PARTIAL:
-            await self._joiner.completed(upload.id)
-        if cut is not None:
+            await self._concatenator.part_completed(upload.id)
+        if stop_reason is not None:
             try:
-                raise cut
+                raise stop_reason
             finally:
-                del cut  # its traceback holds this frame
+                del stop_reason  # its traceback holds this frame
         return Appended(upload=upload)
 
-    async def _append(self, append: Append, body: Body, context: RequestContext) -> tuple[Upload, Cut | None, bool]:
+    async def _append(
+        self, append: Append, body: Body, context: RequestContext
+    ) -> tuple[Upload, StopReason | None, bool]:
         """Return the upload as it is now, what cut the body short, and whether it was this request that finished it."""
         assert append.id is not None
         upload_id = append.id
@@ -260,31 +272,31 @@ class UploadService:
             if contended:
                 plan = replace(plan, upload=rules.take_over(plan.upload))
             try:
-                async with self._receiver.trimmed(upload):
-                    upload, cut = await self._write_behind(upload, plan, append, body, lease, context)
+                async with self._receiver.trimming(upload):
+                    upload, stop_reason = await self._write_behind(upload, plan, append, body, lease, context)
             except TusError as error:
                 _note_expiry(error, plan.upload)
                 raise
-            if isinstance(cut, TusError):
-                _note_expiry(cut, upload)
+            if isinstance(stop_reason, TusError):
+                _note_expiry(stop_reason, upload)
             # Also after a cut: a client that sent the last byte, and not the end of its chunked body, has no more to
             # send.
-            upload = await self._finish(upload)
-            if cut is None:
-                upload = await self._tell(upload)
-            return upload, cut, upload.finished and not before.finished
+            upload = await self._finish_if_complete(upload)
+            if stop_reason is None:
+                upload = await self._commit_told(upload)
+            return upload, stop_reason, upload.finished and not before.finished
 
     async def _write_behind(
         self, before: Upload, plan: AppendPlan, append: Append, body: Body, lease: Lease, context: RequestContext
-    ) -> tuple[Upload, Cut | None]:
+    ) -> tuple[Upload, StopReason | None]:
         declares = plan.upload.length != before.length
         place = self._reserve(plan.upload, context)
         async with place if declares else contextlib.nullcontext():
-            await self._receiver.go_to(plan.upload, before)
-        upload, cut = await self._receiver.receive(plan, append, body, lease, before=before)
+            await self._receiver.start_at(plan.upload, before)
+        upload, stop_reason = await self._receiver.receive(plan, append, body, lease, before=before)
         if declares and plan.upload.complete:
             await self._receiver.declare_complete(upload)
-        return upload, cut
+        return upload, stop_reason
 
     def _plan(self, append: Append, upload: Upload, *, held: bool = False) -> AppendPlan:
         try:
@@ -293,12 +305,12 @@ class UploadService:
             _note_expiry(error, upload)
             raise
 
-    async def _finish(self, upload: Upload) -> Upload:
+    async def _finish_if_complete(self, upload: Upload) -> Upload:
         if upload.complete and not upload.finished:
             return await self._lifecycle.finish(upload)
         return upload
 
-    async def _tell(self, upload: Upload) -> Upload:
+    async def _commit_told(self, upload: Upload) -> Upload:
         """Make it binding where the upload stands, as somebody is told of it; with its lock."""
         if upload.told < upload.offset:
             upload = rules.tell(upload)
@@ -313,23 +325,23 @@ class UploadService:
         Raises:
             FinishPending: all bytes are here, and an application that has to be told of them was not told yet.
         """
-        upload = await self._report(inspect.id)
+        upload = await self._confirm_offset(inspect.id)
         if upload.role is Role.FINAL:
-            upload = await self._report_final(upload)
+            upload = await self._check_final(upload)
         rules.require_unexpired(upload, self._now())
         if upload.withheld:
             upload = await self._finish_now(upload)
         return Inspected(upload=upload)
 
-    async def _report(self, upload_id: UploadId) -> Upload:
+    async def _confirm_offset(self, upload_id: UploadId) -> Upload:
         """Return an upload at an offset that is binding from now on."""
         upload = await self._store.load(upload_id)
         if upload.complete or upload.pending:  # what is complete counts as told
             return upload
-        for timeout in (0.0, LOOK):
+        for timeout in (0.0, HEAD_WAIT):
             try:
                 async with self._locker.hold(upload_id, timeout=timeout):
-                    return await self._tell(await self._store.load(upload_id))
+                    return await self._commit_told(await self._store.load(upload_id))
             except UploadLocked:
                 offset = await self._locker.report(upload_id)
                 if offset is not None:
@@ -340,16 +352,16 @@ class UploadService:
             return upload
         return upload.with_progress(max(upload.told, offset or 0), expires_at=upload.expires_at, finished=False)
 
-    async def _report_final(self, final: Upload) -> Upload:
+    async def _check_final(self, final: Upload) -> Upload:
         """A crash or a full disk may have come between the last part and the joining; nobody waits for that here."""
         if final.unclaimed:
-            final = await self._joiner.claim(final.id)
+            final = await self._concatenator.claim(final.id)
         if final.pending:
-            final = await self._joiner.prolong(final)
+            final = await self._concatenator.prolong(final)
             rules.require_unexpired(final, self._now())
-            await self._joiner.resume(final.id)
+            await self._concatenator.resume(final.id)
             final = await self._store.load(final.id)
-            final = await self._joiner.prolong(final)
+            final = await self._concatenator.prolong(final)
         return final
 
     async def _finish_now(self, upload: Upload) -> Upload:
@@ -360,7 +372,7 @@ class UploadService:
         """
         now = self._now()
         if rules.gave_up(upload):
-            raise FinishPending(retry_after=GIVEN_UP)
+            raise FinishPending(retry_after=GIVEN_UP_RETRY)
         if not rules.is_time_to_finish(upload, now):
             assert upload.retry_at is not None
             raise FinishPending(retry_after=max(1, round((upload.retry_at - now).total_seconds())))
@@ -369,7 +381,7 @@ class UploadService:
             trying = self._finishing[upload.id] = asyncio.get_running_loop().create_task(self._try_to_finish(upload.id))
             trying.add_done_callback(lambda _: self._finishing.pop(upload.id, None))
         # A proxy would give up on an application that takes its time.
-        await asyncio.wait((trying,), timeout=LOOK)
+        await asyncio.wait((trying,), timeout=HEAD_WAIT)
         upload = await self._store.load(upload.id)  # if it was refused it is gone
         if upload.withheld:
             raise FinishPending
@@ -378,7 +390,7 @@ class UploadService:
     async def _try_to_finish(self, upload_id: UploadId) -> None:
         try:
             async with self._locker.hold(upload_id):
-                await self._finish(await self._store.load(upload_id))
+                await self._finish_if_complete(await self._store.load(upload_id))
         except (UploadLocked, FinishFailed, FinishPending, UploadNotFound):
             pass  # somebody else is at it, or it is tried again later
         except TusError as error:

@@ -403,7 +403,7 @@ class FileStore:
         try:
             if source.can_receive_into:
                 fd = await self._open_for(upload, source.expected or 0)
-                reserve = partial(self._make_room, fd, upload, source.room) if source.expected is None else None
+                reserve = partial(self._make_room, fd, upload, source.limit) if source.expected is None else None
                 target = FileTarget(fd=fd, offset=upload.offset, disk=self._lanes, reserve=reserve)
                 with self._translated("writing"):
                     return await source.receive_into(target, on_disk)
@@ -413,9 +413,9 @@ class FileStore:
                 if fd < 0:
                     fd = await self._open_for(upload, source.expected or size, size)
                 if size <= SMALL:
-                    written += await self._swift(self._write, fd, upload, batch, written, source.room)
+                    written += await self._swift(self._write, fd, upload, batch, written, source.limit)
                 else:
-                    written += await self._lanes.run(Lane.BODIES, self._write, fd, upload, batch, written, source.room)
+                    written += await self._lanes.run(Lane.BODIES, self._write, fd, upload, batch, written, source.limit)
                 del batch  # while the next one is waited for
                 if (telling := on_disk(written)) is not None:
                     await telling
