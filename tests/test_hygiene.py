@@ -28,7 +28,6 @@ STILL_PATCHED = {
     "PATIENCE",
     "PAUSE",
     "REMEMBERED",
-    "SORTED",
     "YIELD",
     "_LISTED_AT_ONCE",
     "_LONG",

@@ -200,33 +200,40 @@ def test_a_limit_that_is_none_is_refused_in_one_line(run: Run, folder: Path, lim
     assert "--limit" in done.err
 
 
-@pytest.mark.parametrize("arguments", [[], ["--json"], ["--limit", "3"]])
-def test_list_keeps_no_more_uploads_at_a_time_than_it_sorts(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+@pytest.mark.parametrize("limit", [None, 3])
+async def test_list_keeps_no_more_uploads_at_a_time_than_it_sorts(
+    tmp_path: Path, limit: int | None, as_json: bool
 ) -> None:
     names = many(tmp_path / "data", 300)
-    monkeypatch.setattr(listing, "SORTED", 10)
-    alive: weakref.WeakSet[Held] = weakref.WeakSet()
-    most = 0
-    original = FileStore.uploads
+    store = Watched(tmp_path / "data")
+    show = listing.print_json if as_json else listing.printer(datetime.now(UTC))
+    shown: list[str] = []
+    async for uploads in listing.batches(store, 10) if limit is None else listing.only(listing.newest(store, limit)):
+        show(uploads)
+        shown += [upload.id for upload in uploads]
+    assert store.most <= 2 * 10 + 3
+    assert shown == names[-limit:] if limit else sorted(shown) == sorted(names)
 
-    async def uploads(store: FileStore) -> AsyncIterator[Upload]:
-        nonlocal most
-        async for upload in original(store):
+
+class Watched(FileStore):
+    """Counts how many of the uploads that it listed are still in use at once."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.most = 0
+        self._alive: weakref.WeakSet[Held] = weakref.WeakSet()
+
+    async def uploads(self) -> AsyncIterator[Upload]:
+        async for upload in super().uploads():
             held = Held(**{field.name: getattr(upload, field.name) for field in fields(upload)})
-            alive.add(held)
-            most = max(most, len(alive))
+            self._alive.add(held)
+            self.most = max(self.most, len(self._alive))
             yield held
-
-    monkeypatch.setattr(FileStore, "uploads", uploads)
-    done = run("list", "--storage", "data", *arguments)
-    assert most <= 2 * 10 + 3
-    told = [entry["id"] for entry in entries_of(done)] if "--json" in arguments else [row[0] for row in rows(done)]
-    assert told == names[-3:] if "--limit" in arguments else sorted(told) == sorted(names)
 
 
 class Held(Upload):
-    """An upload of which it can be told whether anybody still has it."""
+    """An upload that can be referenced weakly."""
 
 
 def test_list_ends_quietly_when_nobody_reads_on(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ class Failed(Exception):
     """It cannot be done, in one line; another try would not help."""
 
 
-class Cut(Exception):
-    """It did not work this time. `after`: seconds that the server asks to wait."""
+class Retryable(Exception):
+    """This attempt failed; another one may succeed. `after`: seconds that the server asks to wait."""
 
     def __init__(self, why: str, after: float | None = None) -> None:
         super().__init__(why)
@@ -41,7 +41,7 @@ class Cut(Exception):
 
 
 class Gone(Exception):
-    """The server does not know the upload any more."""
+    """The server no longer knows the upload."""
 
 
 class Stopped(Exception):
@@ -114,17 +114,17 @@ def ask(session: requests.Session, method: str, url: str, **more: Any) -> reques
     """Send a request; an answer of any status is returned, but no redirect is followed.
 
     Raises:
-        Cut: there was no answer.
+        Retryable: there was no answer.
     """
     try:
         return session.request(method, url, timeout=TIMEOUT, allow_redirects=False, **more)
     except requests.exceptions.InvalidHeader as error:
         raise Failed(f"a header cannot be sent: {error}") from None
     except (requests.RequestException, OSError) as error:
-        raise Cut(_reason(error)) from None
+        raise Retryable(_reason(error)) from None
 
 
-def refuse(response: requests.Response) -> Cut | Failed:
+def refuse(response: requests.Response) -> Retryable | Failed:
     """What an answer that is no success means, in the server's own words."""
     status = response.status_code
     if 300 <= status < 400:
@@ -134,24 +134,24 @@ def refuse(response: requests.Response) -> Cut | Failed:
         words = response.reason or ""
     text = printable(f"{status} {words}".rstrip())
     if status in (409, 423, 425, 429, 460, 408) or (status >= 500 and status not in _FOR_GOOD):
-        return Cut(text, _retry_after(response.headers.get("Retry-After")))
+        return Retryable(text, _retry_after(response.headers.get("Retry-After")))
     return Failed(f"the server refuses: {text}")
 
 
-class Tries:
-    """Counts tries without progress, and waits longer before each."""
+class Backoff:
+    """Counts attempts without progress, and waits longer before each."""
 
-    def __init__(self, most: int, stop: threading.Event, told: Callable[[str, float], None]) -> None:
+    def __init__(self, most: int, stop: threading.Event, waiting: Callable[[str, float], None]) -> None:
         self._most = most
         self._stop = stop
-        self._told = told
+        self._waiting = waiting
         self._count = 0
 
     def progress(self) -> None:
-        """Begin to count anew."""
+        """Count from zero again."""
         self._count = 0
 
-    def wait(self, cut: Cut) -> None:
+    def wait(self, failure: Retryable) -> None:
         """Wait before the next try.
 
         Raises:
@@ -163,12 +163,12 @@ class Tries:
             raise Stopped
         if self._count > self._most:
             tries = f"{self._count} tries" if self._count > 1 else "one try"
-            raise Failed(f"gave up after {tries}: {cut}")
+            raise Failed(f"gave up after {tries}: {failure}")
         # Jitter: clients that lost their server together should not come back together.
         seconds = min(0.5 * 2 ** (self._count - 1), _LONGEST_WAIT) * random.uniform(0.75, 1.25)
-        if cut.after is not None:
-            seconds = max(seconds if self._count > 1 else 0.0, cut.after)
-        self._told(str(cut), seconds)
+        if failure.after is not None:
+            seconds = max(seconds if self._count > 1 else 0.0, failure.after)
+        self._waiting(str(failure), seconds)
         if self._stop.wait(seconds):
             raise Stopped
 

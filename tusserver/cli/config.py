@@ -6,7 +6,7 @@ import argparse
 import json
 
 from tusserver.cli.flags import load_settings
-from tusserver.cli.terminal import say
+from tusserver.cli.terminal import echo
 
 
 def config(options: argparse.Namespace) -> int:
@@ -23,13 +23,13 @@ def config(options: argparse.Namespace) -> int:
             for group, settings in values.items()
             for key, value in settings.items()
         }
-        say(json.dumps(entries, indent=2, ensure_ascii=False))
+        echo(json.dumps(entries, indent=2, ensure_ascii=False))
         return 0
     for group, settings in values.items():
-        say(f"[{group}]")
+        echo(f"[{group}]")
         lines = {key: f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()}
         width = min(max(map(len, lines.values())), 48)
         for key, line in lines.items():
-            say(f"{line:<{width}}  # {configured.source(f'{group}.{key}')}")
-        say("")
+            echo(f"{line:<{width}}  # {configured.source(f'{group}.{key}')}")
+        echo("")
     return 0

@@ -19,11 +19,11 @@ from urllib.parse import unquote, urlsplit
 import requests
 import urllib3
 
-from tusserver.cli.client import Cut, Failed, Tries, ask, checked_url, open_session, refuse
+from tusserver.cli import terminal
+from tusserver.cli.client import Backoff, Failed, Retryable, ask, checked_url, open_session, refuse
 from tusserver.cli.flags import UsageError
 from tusserver.cli.progress import Bars
-from tusserver.cli.remembered import Memory, key_from, state_folder
-from tusserver.cli.terminal import complain, say
+from tusserver.cli.resume_state import ResumeState, key_from, state_folder
 from tusserver.text import printable
 
 _BLOCK = 1 << 18
@@ -54,11 +54,13 @@ def download(options: argparse.Namespace) -> int:
             if options.json:
                 run.tell("failed", error=str(failed))
             else:
-                bars.complain(f"tusserver: {failed}")
+                bars.error(f"tusserver: {failed}")
             return 1
         except KeyboardInterrupt:
             if not options.json:
-                complain("interrupted" + ("" if options.output == "-" else "; the same command goes on from there"))
+                terminal.error(
+                    "interrupted" + ("" if options.output == "-" else "; the same command goes on from there")
+                )
             return 130
     return 0
 
@@ -70,7 +72,7 @@ class _Download:
         self._session = session
         self._bars = bars
         self._bar: int | None = None
-        self._tries = Tries(options.retries, threading.Event(), self._waiting)
+        self._backoff = Backoff(options.retries, threading.Event(), self._waiting)
         self._offset = 0
         self._etag: str | None = None
         """Of the bytes before `_offset`: only those of the same are put together. None: unknown, or weak."""
@@ -86,8 +88,8 @@ class _Download:
             try:
                 response = self._get()
                 break
-            except Cut as cut:
-                self._tries.wait(cut)
+            except Retryable as failure:
+                self._backoff.wait(failure)
         if self._options.output == "-":
             self._fetch(response, sys.stdout.buffer, None)
             return
@@ -96,26 +98,26 @@ class _Download:
         folder = state_folder("downloads")
         try:
             with ExitStack() as stack:
-                memory = Memory(folder, key_from(self._url, os.fspath(part.absolute())))
-                stack.enter_context(memory.alone(f"another command is downloading {printable(str(target))}"))
+                state = ResumeState(folder, key_from(self._url, os.fspath(part.absolute())))
+                stack.enter_context(state.alone(f"another command is downloading {printable(str(target))}"))
                 file = stack.enter_context(open(part, "ab"))
                 there, total = file.tell(), _total(response, 0)
                 fits = total is None or there <= total
-                if there and fits and not self._options.fresh and self._etag and memory.recall("etag") == self._etag:
+                if there and fits and not self._options.fresh and self._etag and state.recall("etag") == self._etag:
                     self._offset = there
                 else:
                     file.truncate(0)
-                self._fetch(response, file, memory)
+                self._fetch(response, file, state)
                 file.close()
                 self._publish(part, target)
-                memory.forget()
+                state.forget()
         except OSError as error:
             raise Failed(f"{printable(str(error.filename or target))}: {error.strerror}") from None
         if self._options.json:
             seconds = round(time.monotonic() - self._began, 3)
             self.tell("done", file=str(target), bytes=self._offset, seconds=seconds)
         else:
-            self._bars.say(printable(str(target)))
+            self._bars.echo(printable(str(target)))
 
     def _get(self) -> requests.Response:
         """Ask for what is missing; afterwards `_offset` is where the answer's bytes begin."""
@@ -131,13 +133,13 @@ class _Download:
         if response.status_code != 200:
             with contextlib.suppress(requests.RequestException):
                 raise refuse(response)
-            raise Cut(f"{response.status_code}")
+            raise Retryable(f"{response.status_code}")
         etag = response.headers.get("ETag", "")
         self._etag = None if etag.startswith("W/") else etag or None
         self._offset = 0
         return response
 
-    def _fetch(self, response: requests.Response, file: BinaryIO, memory: Memory | None) -> None:
+    def _fetch(self, response: requests.Response, file: BinaryIO, state: ResumeState | None) -> None:
         total = _total(response, 0)
         self._bar = self._bars.add(self._name(response), total)
         answer: requests.Response | None = response
@@ -150,9 +152,9 @@ class _Download:
         while True:
             try:
                 if answer is None:
-                    answer = self._get_on(file, memory)
-                if memory is not None and self._etag:
-                    memory.keep(etag=self._etag, url=self._url)
+                    answer = self._get_on(file, state)
+                if state is not None and self._etag:
+                    state.keep(etag=self._etag, url=self._url)
                 self._bars.restart(self._bar, self._offset)
                 if self._options.json:
                     self.tell("started", offset=self._offset, length=_total(answer, self._offset))
@@ -160,24 +162,24 @@ class _Download:
                     file.write(block)
                     self._offset += len(block)
                     self._bars.move(self._bar, self._offset)
-                    self._tries.progress()
+                    self._backoff.progress()
                 file.flush()
                 return
             except urllib3.exceptions.HTTPError:
-                cut = Cut("the connection was cut")
-            except Cut as failed:
-                cut = failed
+                failure = Retryable("the connection was cut")
+            except Retryable as failed:
+                failure = failed
             if answer is not None:
                 answer.close()
                 answer = None
-            self._tries.wait(cut)
+            self._backoff.wait(failure)
 
-    def _get_on(self, file: BinaryIO, memory: Memory | None) -> requests.Response:
+    def _get_on(self, file: BinaryIO, state: ResumeState | None) -> requests.Response:
         file.flush()
         before = self._offset
         response = self._get()
         if before and not self._offset:
-            if memory is None:
+            if state is None:
                 raise Failed("the file on the server changed, and what was written cannot be taken back")
             file.truncate(0)
         return response
@@ -223,7 +225,7 @@ class _Download:
         if self._options.output == "-":
             sys.stderr.write(f"{line}\n")
         else:
-            say(line)
+            terminal.echo(line)
 
 
 def local_name(name: str) -> str:

@@ -23,13 +23,13 @@ _NARROW = 80
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
-async def batches(store: Store) -> AsyncIterator[list[Upload]]:
+async def batches(store: Store, at_once: int = SORTED) -> AsyncIterator[list[Upload]]:
     """Go through all uploads, some at a time; oldest first if that is all at once, else in the order of the store."""
     batch: list[Upload] = []
     whole = True
     async for upload in store.uploads():
         batch.append(upload)
-        if len(batch) > SORTED:
+        if len(batch) > at_once:
             yield batch
             batch, whole = [], False
     yield sorted(batch, key=lambda upload: (upload.created_at, upload.id)) if whole else batch

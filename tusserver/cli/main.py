@@ -8,9 +8,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from tusserver import __version__
-from tusserver.cli import completion, config, manage, serve, transfers
+from tusserver.cli import completion, config, manage, serve, terminal, transfers
 from tusserver.cli.flags import SOURCES, Parser, UsageError, add_settings, parse
-from tusserver.cli.terminal import complain, say
 from tusserver.settings.sources import SettingsError
 
 OK, FAILED, WRONG = 0, 1, 2
@@ -104,7 +103,7 @@ def _count(text: str) -> int:
 
 
 def _completion(commands: Mapping[str, argparse.ArgumentParser]) -> int:
-    say(completion.script(commands))
+    terminal.echo(completion.script(commands))
     return OK
 
 
@@ -119,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run: Command = options.run
         return run(options)
     except (SettingsError, UsageError) as refusal:
-        complain(str(refusal))
+        terminal.error(str(refusal))
         return WRONG
     except KeyboardInterrupt:
         return 130

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from tusserver.cli import listing
+from tusserver.cli import listing, terminal
 from tusserver.cli.flags import UsageError, load_settings
-from tusserver.cli.terminal import complain, say
 from tusserver.locks.base import Preempt
 from tusserver.protocol.errors import TusError, UploadNotFound
 from tusserver.protocol.upload import Upload, as_upload_id
@@ -88,7 +87,7 @@ def _prepare(options: argparse.Namespace) -> LoadedSettings | None:
     configure("warning", configured.settings.log.format, sys.stderr)
     root = configured.settings.store.root
     if not root.is_dir():  # a mistyped name should not leave a new, empty folder
-        complain(f"there is no data folder {root}; name it with --storage")
+        terminal.error(f"there is no data folder {root}; name it with --storage")
         return None
     return configured
 
@@ -108,7 +107,7 @@ def _guarded(act: Callable[[], Awaitable[int]]) -> int:
     except (TusError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             raise
-        complain(printable(str(error)))
+        terminal.error(printable(str(error)))
         return 1
 
 
@@ -138,7 +137,7 @@ async def _list(store: Store, *, as_json: bool, limit: int | None) -> int:
         there = there or bool(uploads)
         print_(uploads)
     if not there and not as_json:
-        say("There are no uploads")
+        terminal.echo("There are no uploads")
     sys.stdout.flush()  # else Python does it at the exit, and complains if nobody reads any more
     return 0
 
@@ -147,13 +146,13 @@ async def _show(store: Store, *, upload_id: str, as_json: bool) -> int:
     try:
         facts = await _facts(store, upload_id)
     except UploadNotFound:
-        complain(f"there is no upload {printable(upload_id)}")
+        terminal.error(f"there is no upload {printable(upload_id)}")
         return 1
     if as_json:
-        say(json.dumps(facts, indent=2))
+        terminal.echo(json.dumps(facts, indent=2))
         return 0
     for name, word in _lines(facts):
-        say(f"{name:<12} {word}")
+        terminal.echo(f"{name:<12} {word}")
     return 0
 
 
@@ -217,9 +216,9 @@ async def _remove(configured: LoadedSettings, *, ids: Sequence[str]) -> int:
                 async with locker.hold(upload_id, Preempt(), _PATIENCE):
                     there = await store.remove(upload_id)
             if there:
-                say(f"Removed {text}")
+                terminal.echo(f"Removed {text}")
             else:
-                complain(f"there is no upload {printable(text)}")
+                terminal.error(f"there is no upload {printable(text)}")
                 missing += 1
     finally:
         await locker.aclose()
@@ -236,7 +235,7 @@ async def _sweep(configured: LoadedSettings) -> int:
         await site.tus.joined()
     finally:
         await site.aclose()
-    say(f"Removed {removed} upload{'' if removed == 1 else 's'}")
+    terminal.echo(f"Removed {removed} upload{'' if removed == 1 else 's'}")
     return 0
 
 

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from tusserver.cli.terminal import complain, say
+from tusserver.cli import terminal
 from tusserver.text import printable
 
 _NARROW, _WIDE = 60, 90
@@ -77,19 +77,19 @@ class Bars:
         if self._progress is not None and bar is not None and self._total is not None:
             self._progress.remove_task(TaskID(bar))
 
-    def say(self, line: str) -> None:
+    def echo(self, line: str) -> None:
         """A result, for standard output."""
         if self._progress is not None and sys.stdout.isatty():
             self._print(line)
         else:
-            say(line)
+            terminal.echo(line)
 
-    def complain(self, line: str) -> None:
+    def error(self, line: str) -> None:
         """What went wrong, for standard error."""
         if self._progress is not None:
             self._print(line)
         else:
-            complain(line.removeprefix("tusserver: "))
+            terminal.error(line.removeprefix("tusserver: "))
 
     def note(self, line: str) -> None:
         """What passes, for who watches."""

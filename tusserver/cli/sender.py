@@ -1,4 +1,4 @@
-"""One upload from its first request to its last: tuspy's uploader, with bodies that stream and with patience.
+"""One upload from its first request to its last: tuspy's uploader, with bodies that stream, time limits and retries.
 
 tuspy reads a whole chunk (by default the whole file) into memory, has no time limits and waits the same time after
 every failure. Here a body is read while it is sent, and each failure asks the server how much has arrived.
@@ -18,8 +18,8 @@ import requests
 from tusclient.client import TusClient
 from tusclient.uploader.uploader import Uploader
 
-from tusserver.cli.client import Cut, Failed, Gone, Stopped, Tries, ask, refuse
-from tusserver.cli.remembered import Memory
+from tusserver.cli.client import Backoff, Failed, Gone, Retryable, Stopped, ask, refuse
+from tusserver.cli.resume_state import ResumeState
 
 _BLOCK = 1 << 18
 _CHECKED_PART = 1 << 26
@@ -29,16 +29,16 @@ _UNKNOWN_PART = 1 << 23
 
 
 class Watch(Protocol):
-    """Who wants to know how it goes. Called from the thread that uploads."""
+    """Is told of progress, from the thread that uploads."""
 
     def started(self, url: str, offset: int, expires: str | None) -> None:
         """The upload exists on the server, which has `offset` bytes."""
 
     def moved(self, offset: int) -> None:
-        """So many bytes have left us."""
+        """So many bytes have been sent."""
 
     def waiting(self, why: str, seconds: float) -> None:
-        """It was cut; the next try comes in so many seconds."""
+        """An attempt failed; the next one starts in so many seconds."""
 
 
 class _Stretch:
@@ -73,7 +73,7 @@ class Sender(Uploader):
         metadata: dict[str, str],
         algorithm: str | None,
         retries: int,
-        memory: Memory | None,
+        state: ResumeState | None,
         path: str,
         watch: Watch,
         stop: threading.Event,
@@ -85,13 +85,13 @@ class Sender(Uploader):
         self._session = session
         self._endpoint = endpoint
         self._algorithm = algorithm
-        self._memory = memory
+        self._state = state
         self._path = path
         self._held = b""
         """Of standard input: what was read and has not arrived, from `_held_at`."""
         self._held_at = 0
         self._ended = False
-        self._tries = Tries(retries, stop, watch.waiting)
+        self._backoff = Backoff(retries, stop, watch.waiting)
         super().__init__(file_stream=file, client=TusClient(endpoint), metadata=metadata)
 
     def get_file_size(self) -> int:
@@ -104,20 +104,20 @@ class Sender(Uploader):
         Raises:
             Failed, Stopped
         """
-        self.address = self._memory.recall("url") if self._memory is not None else None
+        self.address = self._state.recall("url") if self._state is not None else None
         known, lost = False, 0
         while True:
             try:
                 if self.address is None:
                     self.address, self.offset = self.create_url(), 0
-                    if self._memory is not None:
-                        self._memory.keep(url=self.address, path=self._path)
+                    if self._state is not None:
+                        self._state.keep(url=self.address, path=self._path)
                 elif not known:
                     self.offset = self.get_offset()
                 known = True
                 self._send_rest()
-            except Cut as cut:
-                self._tries.wait(cut)
+            except Retryable as failure:
+                self._backoff.wait(failure)
                 known = False
             except Gone:
                 lost += 1
@@ -125,8 +125,8 @@ class Sender(Uploader):
                     raise Failed("the server does not know the upload any more") from None
                 self.address = None
             else:
-                if self._memory is not None:
-                    self._memory.forget()
+                if self._state is not None:
+                    self._state.forget()
                 return str(self.address)
 
     def create_url(self) -> str:
@@ -158,7 +158,7 @@ class Sender(Uploader):
         if not offset.isdigit() or (self.length is not None and length != str(self.length)):
             raise Gone  # something else lives there now
         if int(offset) > self.offset:
-            self._tries.progress()
+            self._backoff.progress()
         self.watch.started(str(self.address), int(offset), response.headers.get("Upload-Expires"))
         return int(offset)
 
@@ -197,7 +197,7 @@ class Sender(Uploader):
             declared = end if self.length is None and self._ended else None
             arrived = self._patch(end, declared)
             if arrived > self.offset:
-                self._tries.progress()
+                self._backoff.progress()
             self.offset = arrived
             self.watch.moved(arrived)
             if declared is not None and arrived == declared:
@@ -237,7 +237,7 @@ class Sender(Uploader):
         if response.status_code != 204 or not arrived.isdigit():
             raise refuse(response) if response.status_code >= 300 else Failed("the server does not speak tus")
         if int(arrived) <= self.offset < end:
-            raise Cut("the server took nothing")
+            raise Retryable("the server took nothing")
         return int(arrived)
 
     def _checksum(self, start: int, end: int) -> str:

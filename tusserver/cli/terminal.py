@@ -1,4 +1,4 @@
-"""What the command line says to people."""
+"""Lines that the command line prints for people."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import sys
 
 
-def say(line: str) -> None:
-    """Print at once. That nobody reads any more is no reason to stop a server."""
+def echo(line: str) -> None:
+    """Print a line and flush. A closed standard output is no error: a server goes on."""
     try:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
@@ -16,8 +16,8 @@ def say(line: str) -> None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process
 
 
-def complain(line: str) -> None:
-    """Say in one line what went wrong, if anybody is there to hear it."""
+def error(line: str) -> None:
+    """Print an error to standard error, in one line; a closed one is ignored."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"tusserver: {line}\n")
         sys.stderr.flush()

@@ -20,12 +20,12 @@ from typing import Any
 
 import requests
 
-from tusserver.cli.client import Cut, Failed, Stopped, ask, checked_url, open_session, refuse
+from tusserver.cli import terminal
+from tusserver.cli.client import Failed, Retryable, Stopped, ask, checked_url, open_session, refuse
 from tusserver.cli.flags import UsageError
 from tusserver.cli.progress import Bars
-from tusserver.cli.remembered import Memory, key_of, state_folder
+from tusserver.cli.resume_state import ResumeState, key_of, state_folder
 from tusserver.cli.sender import Sender
-from tusserver.cli.terminal import complain, say
 from tusserver.text import printable
 
 _GRACE = 3.0
@@ -98,7 +98,7 @@ class _Run:
             for thread in threads:
                 thread.join(max(until - time.monotonic(), 0))
             if not self._options.json:
-                complain("interrupted; the same command goes on from there")
+                terminal.error("interrupted; the same command goes on from there")
             return 130
         return 0 if all(done) else 1
 
@@ -124,26 +124,26 @@ class _Run:
         began = time.monotonic()
         try:
             url = self._send(session, source, watch)
-        except (Failed, Cut) as failed:
+        except (Failed, Retryable) as failed:
             watch.end()
             if self._options.json:
                 self.tell("failed", source, error=str(failed), url=watch.url)
             else:
-                self._bars.complain(f"tusserver: {printable(source.name)}: {failed}")
+                self._bars.error(f"tusserver: {printable(source.name)}: {failed}")
             return False
         watch.end()
         if self._options.json:
             seconds = round(time.monotonic() - began, 3)
             self.tell("done", source, url=url, bytes=watch.offset, resumed_from=watch.resumed_from, seconds=seconds)
         else:
-            self._bars.say(f"{printable(url)}\t{printable(source.name)}" if self._several else printable(url))
+            self._bars.echo(f"{printable(url)}\t{printable(source.name)}" if self._several else printable(url))
         return True
 
     def _send(self, session: requests.Session, source: Source, watch: _Watch) -> str:
         options = self._options
         self._check_offered(session, source)
         with ExitStack() as stack:
-            length, memory = None, None
+            length, state = None, None
             if source.path is None:
                 file: Any = sys.stdin.buffer.raw if hasattr(sys.stdin.buffer, "raw") else sys.stdin.buffer
             else:
@@ -164,10 +164,10 @@ class _Run:
                     raise Failed("is not a regular file; give it as standard input")
                 length = status.st_size
                 try:
-                    memory = Memory(state_folder("uploads"), key_of(self._endpoint, source.path, status))
-                    stack.enter_context(memory.alone("another command is uploading this file to this server"))
+                    state = ResumeState(state_folder("uploads"), key_of(self._endpoint, source.path, status))
+                    stack.enter_context(state.alone("another command is uploading this file to this server"))
                     if options.fresh:
-                        memory.forget()
+                        state.forget()
                 except OSError as error:
                     raise Failed(f"{state_folder('uploads')} cannot be used: {error.strerror}") from None
             name = os.fsencode(source.name).decode("utf-8", "replace")
@@ -185,7 +185,7 @@ class _Run:
                 metadata=metadata | self._metadata,
                 algorithm=options.checksum,
                 retries=options.retries,
-                memory=memory,
+                state=state,
                 path=str(source.path),
                 watch=watch,
                 stop=self._stop,
@@ -211,7 +211,7 @@ class _Run:
         """One line of JSON."""
         with self._saying:
             file = None if source.path is None else str(source.path)
-            say(json.dumps({"event": event, "file": file, "name": source.name, **facts}))
+            terminal.echo(json.dumps({"event": event, "file": file, "name": source.name, **facts}))
 
     @property
     def json(self) -> bool:

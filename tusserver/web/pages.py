@@ -33,7 +33,7 @@ _TYPES = {
     "svg": "image/svg+xml",
 }
 _PAGE = "upload.html"
-PATHS = ("/", "/upload.js", "/transfer.js", "/files.js", "/memory.js", "/words.js", "/house.css", "/icon.svg")
+PATHS = ("/", "/upload.js", "/transfer.js", "/files.js", "/resume-db.js", "/format.js", "/page.css", "/icon.svg")
 """What the upload page consists of. Its parts name each other without a leading slash, so it works below any path."""
 
 

@@ -1,9 +1,9 @@
 /** The upload page: a row for each file, and what its buttons do. Text only ever goes into textContent. */
 
 import { canReopen, ofDrop, ofHandle, ofInput, ofPicker } from "./files.js";
-import { forget, keep, keyOf, recall } from "./memory.js";
+import { forget, keep, keyOf, recall } from "./resume-db.js";
 import { Server, Transfer, Trouble } from "./transfer.js";
-import { percent, size, span, trouble, until } from "./words.js";
+import { percent, size, span, trouble, until } from "./format.js";
 
 const $ = (id) => document.getElementById(id);
 const setting = (name) => document.querySelector(`meta[name="tus-${name}"]`).content;

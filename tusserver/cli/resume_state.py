@@ -1,4 +1,4 @@
-"""Uploads and downloads that are under way, remembered between two runs of a command: one small file for each."""
+"""State of uploads and downloads that were not finished, for the next run of the command: one small file for each."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def key_from(*facts: str | int) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:40]
 
 
-class Memory:
-    """What is kept of one transfer. tuspy's FileStorage writes one JSON file for all, whole, from every command."""
+class ResumeState:
+    """What is stored of one transfer. tuspy's FileStorage writes one JSON file for all, whole, from every command."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self._folder = folder
@@ -66,17 +66,17 @@ class Memory:
             os.close(descriptor)
 
     def recall(self, fact: str) -> str | None:
-        """A fact that was kept; None if there is none that can be read."""
+        """Return a stored fact; None if there is none that can be read."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return str(json.loads(self._file.read_text())[fact])
         return None
 
     def keep(self, **facts: str) -> None:
-        """Remember them: whole, or not at all."""
+        """Store them: all or none."""
         with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".tmp", delete=False) as file:
             json.dump(facts, file)
         os.replace(file.name, self._file)
 
     def forget(self) -> None:
-        """Nothing is left to resume."""
+        """Remove what was stored: nothing is left to resume."""
         self._file.unlink(missing_ok=True)
