@@ -30,7 +30,7 @@ from pathlib import Path
 from bench import machine
 from tests.support.server import TusServer
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 
 MIB = 1 << 20
 CLIENTS = 8

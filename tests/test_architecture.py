@@ -30,8 +30,7 @@ INIT_LINES = 40
 # both fail.
 STILL_LARGE_MODULES = {
     "server/protocol.py",
-    "stores/disk.py",
-    "stores/file.py",
+    "stores/file/store.py",
 }
 STILL_LONG_FUNCTIONS = {
     "app.py: Tus.__init__",

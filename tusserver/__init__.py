@@ -10,7 +10,7 @@ from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import Store
-from tusserver.stores.file import Durability, FileStore
+from tusserver.stores.file.store import Durability, FileStore
 from tusserver.stores.memory import MemoryStore
 from tusserver.web.cors import Cors
 from tusserver.web.pages import UploadPage

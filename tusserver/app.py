@@ -17,6 +17,9 @@ from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
+from tusserver.indexes.base import Ledger
+from tusserver.indexes.file_open_uploads import FileLedger
+from tusserver.indexes.memory import MemoryLedger
 from tusserver.locks import file
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
@@ -32,8 +35,7 @@ from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.quota import Quota
 from tusserver.service.sweeper import Sweeper
 from tusserver.service.uploads import UploadService
-from tusserver.stores.base import Claim, Ledger, Store
-from tusserver.stores.ledger import FileLedger, MemoryLedger
+from tusserver.stores.base import Claim, Store
 from tusserver.web.cors import Cors, CorsMiddleware
 from tusserver.web.endpoint import UploadEndpoint
 from tusserver.web.forwarded import X_FORWARDED, PublicUrl

@@ -7,15 +7,15 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from tusserver.app import Tus
+from tusserver.indexes.file_open_uploads import FileLedger
 from tusserver.locks import file
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.limits import Expiry, Limits
 from tusserver.settings.sources import LoadedSettings
-from tusserver.stores import folder
 from tusserver.stores.base import Claim
-from tusserver.stores.file import FileStore
-from tusserver.stores.ledger import FileLedger
+from tusserver.stores.file import folder
+from tusserver.stores.file.store import FileStore
 from tusserver.web import health
 from tusserver.web.cors import Cors
 from tusserver.web.pages import UploadPage

@@ -33,7 +33,7 @@ from tusserver.cli import listing, manage
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import Store
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from tusserver.indexes.base import Ledger, Listed
 from tusserver.protocol.upload import UploadId
-from tusserver.stores.base import Ledger, Listed
 
 A, B, C = (Listed(UploadId(name), size) for name, size in (("a", 5), ("b" * 128, 2**62), ("C-_9", 0)))
 

@@ -21,7 +21,7 @@ from tests.support.wire import Connection
 from tusserver.protocol.upload import as_upload_id
 from tusserver.server import descriptors
 from tusserver.server.connections import SPARE, Limits
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 
 FEW = 64
 """As `ulimit -n` says."""

@@ -20,7 +20,7 @@ from tests.support.wire import render
 from tusserver.server.connections import Gate, Limits
 from tusserver.server.heads import FIELD, REQUEST, USUAL, Heads
 from tusserver.server.protocol import PIPELINED, TusHttpProtocol, guarded
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 
 KIB = 1 << 10
 CLIENTS = 12

@@ -103,13 +103,13 @@ def test_signals_that_mean_nothing_change_nothing(tmp_path: Path, workers: str) 
 COPYING = """
 import sys, threading
 from tusserver.__main__ import main
-from tusserver.stores import disk
+from tusserver.disk import files
 
 def stuck(*_):
     print("the copy hangs", flush=True)
     threading.Event().wait()
 
-disk.copy = stuck
+files.copy = stuck
 sys.exit(main())
 """
 

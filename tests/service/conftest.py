@@ -13,7 +13,7 @@ from tests.service.world import World
 from tests.support.loop import JumpingLoop
 from tusserver.service import concat, intake, progress, quota
 from tusserver.stores.base import Store
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 from tusserver.stores.memory import MemoryStore
 
 

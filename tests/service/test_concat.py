@@ -30,7 +30,7 @@ from tusserver.protocol.messages import Create, Download
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import OnCopied
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 from tusserver.stores.memory import MemoryStore
 
 NOBODY = UploadId("nobody")

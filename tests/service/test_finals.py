@@ -18,7 +18,7 @@ from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.messages import Download
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.service import parts as parts_module
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 from tusserver.stores.memory import MemoryStore
 
 MANY = 120

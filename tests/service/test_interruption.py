@@ -30,7 +30,7 @@ from tusserver.protocol.errors import (
 )
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.base import Store
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 
 DATA = b"hello world"
 STALLED = 0.3

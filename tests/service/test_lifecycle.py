@@ -15,7 +15,7 @@ from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.stores.base import Store
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 from tusserver.stores.memory import MemoryStore
 
 WEEK = timedelta(days=7)

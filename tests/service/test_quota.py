@@ -12,6 +12,8 @@ import pytest
 
 from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, Feed, World, a_request, elapse
+from tusserver.indexes.base import Listed
+from tusserver.indexes.memory import MemoryLedger
 from tusserver.protocol.errors import (
     CreationRejected,
     MaxSizeExceeded,
@@ -26,8 +28,6 @@ from tusserver.protocol.messages import Append
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service import quota
 from tusserver.service.quota import Quota
-from tusserver.stores.base import Listed
-from tusserver.stores.ledger import MemoryLedger
 
 ME, YOU = "1.2.3.4", "5.6.7.8"
 

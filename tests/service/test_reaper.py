@@ -20,7 +20,7 @@ from tusserver.protocol.upload import Upload, UploadId
 from tusserver.service import reaper, sweeper
 from tusserver.service.reaper import LANES
 from tusserver.stores.base import Reaped
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 from tusserver.stores.memory import MemoryStore
 
 GROUP = 8

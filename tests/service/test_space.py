@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.service.world import Feed, World, whole
+from tusserver.disk import space
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
     ChecksumMismatch,
@@ -23,8 +24,7 @@ from tusserver.protocol.errors import (
 )
 from tusserver.protocol.limits import Limits
 from tusserver.protocol.upload import UploadId
-from tusserver.stores import disk
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 
 MIB = 1 << 20
 WRONG = Checksum("sha1", bytes(20))
@@ -191,13 +191,13 @@ async def test_a_length_that_does_not_fit_is_refused_before_the_body_is_read_and
 ) -> None:
     upload_id = await deferred(world)
     before = await world.store.load(upload_id)
-    real = disk.Reserver.reserve
+    real = space.Reserver.reserve
 
-    def reserve(self: disk.Reserver, fd: int, at: int, length: int) -> None:
+    def reserve(self: space.Reserver, fd: int, at: int, length: int) -> None:
         real(self, fd, at, length)
         raise refusal
 
-    monkeypatch.setattr(disk.Reserver, "reserve", reserve)
+    monkeypatch.setattr(space.Reserver, "reserve", reserve)
     with pytest.raises(refusal):
         await asyncio.wait_for(world.append(upload_id, 5, Feed(), length=10 * MIB), 1)  # the feed never ends
     assert await world.store.load(upload_id) == before
@@ -222,10 +222,10 @@ async def test_not_even_bytes_that_nobody_was_told_of(
     before = await world.store.load(upload_id)
     assert (before.told, before.offset) == (5, 11)
 
-    def reserve(self: disk.Reserver, fd: int, at: int, length: int) -> None:
+    def reserve(self: space.Reserver, fd: int, at: int, length: int) -> None:
         raise OutOfSpace
 
-    monkeypatch.setattr(disk.Reserver, "reserve", reserve)
+    monkeypatch.setattr(space.Reserver, "reserve", reserve)
     with pytest.raises(OutOfSpace):
         await world.append(upload_id, 5, b"", length=10 * MIB)
     assert await world.store.load(upload_id) == before

@@ -16,7 +16,7 @@ from tusserver.events import Expired, Finished
 from tusserver.protocol.errors import FinishFailed, StoreUnavailable, UploadExpired, UploadNotFound
 from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 from tusserver.stores.memory import MemoryStore
 
 HOUR = timedelta(hours=1)

@@ -43,7 +43,7 @@ from tusserver.protocol.errors import (
 from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.upload import Role, UploadId
 from tusserver.stores.base import Store
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 from tusserver.stores.memory import MemoryStore
 
 T = TypeVar("T")

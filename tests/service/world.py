@@ -10,6 +10,8 @@ from typing import cast
 
 from tusserver.clock import WallClock
 from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
+from tusserver.indexes.base import Ledger
+from tusserver.indexes.memory import MemoryLedger
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol import messages
 from tusserver.protocol.checksum import Checksum
@@ -24,8 +26,7 @@ from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.quota import Quota
 from tusserver.service.sweeper import Sweeper
 from tusserver.service.uploads import UploadService
-from tusserver.stores.base import Ledger, Store
-from tusserver.stores.ledger import MemoryLedger
+from tusserver.stores.base import Store
 from tusserver.streams import BodyCallbacks, FileTarget, Wire
 
 IDLE = 30.0

@@ -10,7 +10,7 @@ import pytest
 
 import tests.contracts.stores as contract
 from tests.support.wire import PATIENCE
-from tusserver.stores import disk
+from tusserver.disk import files
 
 Mount = Callable[[str, int], Path]
 """`mount(kind, size)`: a new file system of so many bytes, ext4 or tmpfs."""
@@ -30,7 +30,7 @@ def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sync nothing: no power is cut in these tests, and disks take their time."""
     for name in ("fsync", "fdatasync"):
         monkeypatch.setattr(os, name, os.fstat)  # which knows a wrong descriptor too
-    monkeypatch.setattr(disk, "sync_file_system", os.stat)
+    monkeypatch.setattr(files, "sync_file_system", os.stat)
 
 
 @pytest.fixture

@@ -27,11 +27,11 @@ from tests.contracts.sources import Chunks
 from tests.contracts.stores import uncopied
 from tests.support.wire import PATIENCE
 from tusserver.app import Tus
+from tusserver.disk import space
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.stores import disk
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 
 ID = UploadId("upload")
 PARTS = (UploadId("part-one"), UploadId("part-two"))
@@ -105,8 +105,8 @@ class Run:
             return (mortal_open if flags & os.O_CREAT else real_open)(path, flags, *args, **options)
 
         os.open = open_file
-        if disk._fallocate is not None:
-            disk._fallocate = self._mortal("fallocate", disk._fallocate)
+        if space._fallocate is not None:
+            space._fallocate = self._mortal("fallocate", space._fallocate)
 
     def _mortal(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:

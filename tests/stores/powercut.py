@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from tusserver.stores import disk
+from tusserver.disk import files, space
 
 FOLDER: Final = -1
 """Stands for a file's number where a name is that of a folder."""
@@ -160,8 +160,8 @@ class Recording:
         self._wrap(os, "truncate", lambda done, path, size: self._sized(path, size))
         self._wrap(os, "fsync", lambda done, fd: self._synced(fd, os.fstat(fd).st_mtime_ns))
         self._wrap(os, "fdatasync", lambda done, fd: self._synced(fd))
-        self._wrap(disk, "_fallocate", lambda failed, fd, at, size: self._add_to(fd, kind="grow", at=at + size))
-        self._wrap(disk, "sync_file_system", lambda done, folder: self._steps.append(Sync()))
+        self._wrap(space, "_fallocate", lambda failed, fd, at, size: self._add_to(fd, kind="grow", at=at + size))
+        self._wrap(files, "sync_file_system", lambda done, folder: self._steps.append(Sync()))
         return self
 
     def __exit__(

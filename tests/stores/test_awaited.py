@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tusserver.indexes import file_dependents
 from tusserver.protocol.upload import UploadId
-from tusserver.stores import awaited
 
 ONE, TWO, THREE = UploadId("one"), UploadId("two"), UploadId("three")
 
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> str:
 
 def note(path: str, *finals: UploadId) -> None:
     for final in finals:
-        awaited.note(path, final, 0o600)
+        file_dependents.note(path, final, 0o600)
 
 
 def test_what_is_noted_again_is_not_written_again(path: str) -> None:
@@ -30,23 +30,23 @@ def test_what_is_noted_again_is_not_written_again(path: str) -> None:
     size = os.stat(path).st_size
     note(path, ONE, TWO, ONE)
     assert os.stat(path).st_size == size
-    assert awaited.read(path) == (ONE, TWO)
+    assert file_dependents.read(path) == (ONE, TWO)
 
 
 def test_what_is_struck_out_takes_no_space_and_the_last_one_takes_the_file_along(path: str) -> None:
     note(path, ONE, TWO, THREE)
-    awaited.strike(path, {ONE, THREE}, 0o600)
-    assert (awaited.read(path), os.stat(path).st_size) == ((TWO,), len("two\n"))
-    awaited.strike(path, {TWO}, 0o600)
+    file_dependents.strike(path, {ONE, THREE}, 0o600)
+    assert (file_dependents.read(path), os.stat(path).st_size) == ((TWO,), len("two\n"))
+    file_dependents.strike(path, {TWO}, 0o600)
     assert not os.path.exists(path)
-    awaited.strike(path, {TWO}, 0o600)
+    file_dependents.strike(path, {TWO}, 0o600)
     assert os.listdir(os.path.dirname(path)) == []
 
 
 def test_a_line_that_a_power_cut_tore_does_not_spoil_the_next(path: str) -> None:
     Path(path).write_bytes(b"\none\n\ntw\0\xff")
     note(path, THREE)
-    assert awaited.read(path) == (ONE, THREE)
+    assert file_dependents.read(path) == (ONE, THREE)
 
 
 @pytest.mark.parametrize("what", ["replaced", "removed"])
@@ -58,18 +58,18 @@ def test_a_note_is_not_lost_in_a_file_that_another_process_took_away_meanwhile(
 
     def flock(fd: int, operation: int) -> None:
         monkeypatch.undo()
-        awaited.strike(path, {ONE} if what == "replaced" else {ONE, TWO}, 0o600)
+        file_dependents.strike(path, {ONE} if what == "replaced" else {ONE, TWO}, 0o600)
         lock(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)
     note(path, THREE)
-    assert awaited.read(path) == ((TWO, THREE) if what == "replaced" else (THREE,))
+    assert file_dependents.read(path) == ((TWO, THREE) if what == "replaced" else (THREE,))
 
 
 def test_a_long_file_is_left_to_whoever_may_take_his_time(path: str) -> None:
-    assert awaited.read_short(path) == ()
+    assert file_dependents.read_short(path) == ()
     note(path, ONE)
-    assert awaited.read_short(path) == (ONE,)
+    assert file_dependents.read_short(path) == (ONE,)
     Path(path).write_text("\n".join(f"{number:032x}" for number in range(1000)))
-    assert awaited.read_short(path) is None
-    assert len(awaited.read(path)) == 1000
+    assert file_dependents.read_short(path) is None
+    assert len(file_dependents.read(path)) == 1000

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tusserver.stores import disk
-from tusserver.stores.calendar import Calendar
+from tusserver.disk import files
+from tusserver.indexes.file_schedule import Calendar
 
 NOW = 1_800_000_000.5
 LATE = 62.0
@@ -186,7 +186,7 @@ def test_a_name_that_was_written_too_late_for_its_list_is_listed_again(
 ) -> None:
     """A process may be stopped, or the machine be busy, between the choice of a list and the writing."""
     sweeper, passed = a_calendar(folder), [0.0]
-    write = disk.write_line
+    write = files.write_line
 
     def swept_before(fd: int, name: str) -> None:
         if not passed[0]:
@@ -194,8 +194,8 @@ def test_a_name_that_was_written_too_late_for_its_list_is_listed_again(
             assert list(sweeper.due(NOW + 5)) == []
         write(fd, name)
 
-    monkeypatch.setattr(disk, "write_line", swept_before)
-    monkeypatch.setattr("tusserver.stores.calendar.time.monotonic", lambda: passed[0])
+    monkeypatch.setattr(files, "write_line", swept_before)
+    monkeypatch.setattr("tusserver.indexes.file_schedule.time.monotonic", lambda: passed[0])
     calendar.add("late", NOW + 1, NOW)
     assert list(sweeper.due(NOW + LATE)) == ["late"]
 
@@ -240,13 +240,13 @@ def test_a_far_look_comes_neither_early_nor_late_however_often_lists_are_read(
 def test_a_split_writes_to_each_list_once(calendar: Calendar, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calendar.add_all([(f"{number}", NOW + 30 * DAY + number % 100) for number in range(3000)], NOW)
     writes: list[str] = []
-    real = disk.write_line
+    real = files.write_line
 
     def write(fd: int, lines: str) -> None:
         writes.append(lines)
         real(fd, lines)
 
-    monkeypatch.setattr(disk, "write_line", write)
+    monkeypatch.setattr(files, "write_line", write)
     for path in folder.iterdir():
         assert list(calendar.due(float(path.name) + 2)) == []
     assert len(writes) <= 4
@@ -272,7 +272,7 @@ def test_a_full_disk_splits_no_list_and_names_what_is_due(
     def full(fd: int, lines: str) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(disk, "write_line", full)
+    monkeypatch.setattr(files, "write_line", full)
     assert list(calendar.due(NOW + 30 * DAY + LATE)) == ["soon"]
     monkeypatch.undo()
     assert set(calendar.due(NOW + 31 * DAY + LATE)) == {"soon", "late"}
@@ -323,7 +323,7 @@ def test_what_is_damaged_keeps_nobody_from_a_look(calendar: Calendar, folder: Pa
 def test_a_list_that_cannot_be_read_does_not_keep_the_others(calendar: Calendar, folder: Path) -> None:
     calendar.add("first", NOW + 100, NOW)
     calendar.add("last", NOW + 200, NOW)
-    real, first = disk.read_lines, min(lists(folder))
+    real, first = files.read_lines, min(lists(folder))
 
     def read(path: str, size: int) -> Iterator[list[bytes]]:
         if Path(path).name.startswith(first):
@@ -331,7 +331,7 @@ def test_a_list_that_cannot_be_read_does_not_keep_the_others(calendar: Calendar,
         return real(path, size)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(disk, "read_lines", read)
+        patch.setattr(files, "read_lines", read)
         due = calendar.due(NOW + 300)
         assert next(due) == "last"
         with pytest.raises(OSError, match="broken"):

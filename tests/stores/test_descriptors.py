@@ -17,7 +17,7 @@ from tests.contracts.stores import an_upload, complete, uncopied
 from tests.support.descriptors import cancelled_everywhere
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 from tusserver.threads import Threads
 from tusserver.web import download
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.stores.conftest import Mount
+from tusserver.disk import faults, files, space
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable
-from tusserver.stores import disk
 
 MIB = 1 << 20
 
@@ -44,22 +44,22 @@ def answering(*answers: int) -> Callable[[int, int, int], int]:
 
 
 def test_what_is_reserved_is_allocated(fd: int, tmp_path: Path) -> None:
-    if disk.file_system(tmp_path) == "tmpfs":
+    if space.file_system(tmp_path) == "tmpfs":
         pytest.skip("tmpfs reserves nothing")
-    disk.Reserver(tmp_path).reserve(fd, 0, 3 * MIB)
+    space.Reserver(tmp_path).reserve(fd, 0, 3 * MIB)
     found = os.fstat(fd)
     assert (found.st_size, found.st_blocks * 512 >= 3 * MIB) == (3 * MIB, True)
 
 
 def test_reserving_behind_bytes_leaves_them_alone(fd: int, tmp_path: Path) -> None:
     os.pwrite(fd, b"hello", 0)
-    disk.Reserver(tmp_path).reserve(fd, 5, MIB)
+    space.Reserver(tmp_path).reserve(fd, 5, MIB)
     assert os.pread(fd, 5, 0) == b"hello"
     assert os.fstat(fd).st_size == MIB + 5
 
 
 def test_reserving_nothing_does_nothing(fd: int, tmp_path: Path) -> None:
-    disk.Reserver(tmp_path).reserve(fd, 5, 0)
+    space.Reserver(tmp_path).reserve(fd, 5, 0)
     assert os.fstat(fd).st_size == 0
 
 
@@ -67,8 +67,8 @@ def test_reserving_nothing_does_nothing(fd: int, tmp_path: Path) -> None:
 def test_where_a_file_system_cannot_reserve_the_size_is_set_and_the_log_says_so_once(
     fd: int, tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(disk, "_fallocate", answering(code))
-    reserver = disk.Reserver(tmp_path)
+    monkeypatch.setattr(space, "_fallocate", answering(code))
+    reserver = space.Reserver(tmp_path)
     with caplog.at_level(logging.INFO, "tusserver.store"):
         reserver.reserve(fd, 0, MIB)
         reserver.reserve(fd, MIB, MIB)
@@ -80,18 +80,18 @@ def test_where_a_file_system_cannot_reserve_the_size_is_set_and_the_log_says_so_
 def test_where_the_system_has_no_call_for_it_the_size_is_set(
     fd: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "_fallocate", None)
-    disk.Reserver(tmp_path).reserve(fd, 0, MIB)
+    monkeypatch.setattr(space, "_fallocate", None)
+    space.Reserver(tmp_path).reserve(fd, 0, MIB)
     assert os.fstat(fd).st_size == MIB
 
 
 def test_on_tmpfs_nothing_is_reserved_as_that_is_slow_there(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(disk, "_fallocate", lambda *args: pytest.fail("it was asked to"))
+    monkeypatch.setattr(space, "_fallocate", lambda *args: pytest.fail("it was asked to"))
     folder = mount("tmpfs", 8 * MIB)
     with caplog.at_level(logging.INFO, "tusserver.store"), open(folder / "file", "wb") as file:
-        disk.Reserver(folder).reserve(file.fileno(), 0, 2 * MIB)
+        space.Reserver(folder).reserve(file.fileno(), 0, 2 * MIB)
         assert os.fstat(file.fileno()).st_size == 2 * MIB
     assert "tmpfs" in caplog.text
 
@@ -99,17 +99,17 @@ def test_on_tmpfs_nothing_is_reserved_as_that_is_slow_there(
 def test_a_signal_does_not_keep_space_from_being_reserved(
     fd: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = disk._fallocate
+    real = space._fallocate
     assert real is not None
     answers = [errno.EINTR, errno.EINTR, errno.EINTR]
-    monkeypatch.setattr(disk, "_fallocate", lambda *args: answers.pop() if answers else real(*args))
-    disk.Reserver(tmp_path).reserve(fd, 0, MIB)
+    monkeypatch.setattr(space, "_fallocate", lambda *args: answers.pop() if answers else real(*args))
+    space.Reserver(tmp_path).reserve(fd, 0, MIB)
     assert os.fstat(fd).st_size == MIB
 
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_what_is_larger_than_the_file_system_can_never_be(fd: int, tmp_path: Path, sparse: bool) -> None:
-    reserver = disk.Reserver(tmp_path)
+    reserver = space.Reserver(tmp_path)
     reserver._sparse = sparse
     with pytest.raises(MaxSizeExceeded, match="more than the whole storage holds"):
         reserver.reserve(fd, 0, 2**63 - 1)
@@ -131,15 +131,15 @@ def a_disk(monkeypatch: pytest.MonkeyPatch, *, blocks: int, free: int) -> None:
 def test_a_disk_without_room_is_not_filled_in_vain(fd: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # fallocate would take all that is free before it notices, and others would fail meanwhile.
     a_disk(monkeypatch, blocks=4096, free=1024)
-    monkeypatch.setattr(disk, "_fallocate", lambda *args: pytest.fail("it was tried"))
+    monkeypatch.setattr(space, "_fallocate", lambda *args: pytest.fail("it was tried"))
     with pytest.raises(OutOfSpace):
-        disk.Reserver(tmp_path).reserve(fd, 0, 2 * MIB)
+        space.Reserver(tmp_path).reserve(fd, 0, 2 * MIB)
 
 
 def test_room_that_the_file_has_already_counts(fd: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if disk.file_system(tmp_path) == "tmpfs":
+    if space.file_system(tmp_path) == "tmpfs":
         pytest.skip("tmpfs reserves nothing")
-    reserver = disk.Reserver(tmp_path)
+    reserver = space.Reserver(tmp_path)
     reserver.reserve(fd, 0, 2 * MIB)
     a_disk(monkeypatch, blocks=4096, free=0)
     reserver.reserve(fd, MIB, MIB)
@@ -152,28 +152,28 @@ def test_room_that_the_file_has_already_counts(fd: int, tmp_path: Path, monkeypa
 def test_what_the_file_system_refuses_is_told(
     fd: int, tmp_path: Path, code: int, refusal: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "_fallocate", answering(code))
+    monkeypatch.setattr(space, "_fallocate", answering(code))
     with pytest.raises(refusal) as told:
-        disk.Reserver(tmp_path).reserve(fd, 0, MIB)
+        space.Reserver(tmp_path).reserve(fd, 0, MIB)
     assert not isinstance(told.value, OSError) or told.value.errno == code
 
 
 def test_a_file_system_without_such_large_files_says_so_also_where_it_cannot_reserve(
     fd: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "_fallocate", None)
+    monkeypatch.setattr(space, "_fallocate", None)
     monkeypatch.setattr(os, "ftruncate", failing(errno.EFBIG))
     with pytest.raises(MaxSizeExceeded):
-        disk.Reserver(tmp_path).reserve(fd, 0, MIB)
+        space.Reserver(tmp_path).reserve(fd, 0, MIB)
 
 
 def test_the_type_of_a_file_system_is_known(mount: Mount) -> None:
-    assert disk.file_system(mount("tmpfs", MIB)) == "tmpfs"
-    assert disk.file_system(Path("/proc")) == "proc"
+    assert space.file_system(mount("tmpfs", MIB)) == "tmpfs"
+    assert space.file_system(Path("/proc")) == "proc"
 
 
 def test_the_type_of_what_is_not_there_is_not_known(tmp_path: Path) -> None:
-    assert disk.file_system(tmp_path / "missing") == ""
+    assert space.file_system(tmp_path / "missing") == ""
 
 
 # words for failures --------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_the_type_of_what_is_not_there_is_not_known(tmp_path: Path) -> None:
 def test_a_failure_is_told_to_clients_in_general_and_to_the_log_in_detail(
     code: int, refusal: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(refusal) as told, disk.Troubles().translated("testing"):
+    with pytest.raises(refusal) as told, faults.Troubles().translated("testing"):
         raise OSError(code, "details", "/secret/path")
     assert "/secret/path" not in str(told.value)
     assert "while testing" in caplog.text
@@ -212,35 +212,35 @@ def test_every_byte_is_written_even_if_the_system_takes_a_few_at_a_time(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "pwritev", pwritev)
         os.ftruncate(fd, 0)
-        assert disk.write_all(fd, chunks, at) == len(whole)
+        assert files.write_all(fd, chunks, at) == len(whole)
     assert os.pread(fd, 10_000, at) == whole
 
 
 def test_more_chunks_than_one_call_takes_are_written(fd: int) -> None:
-    assert disk.write_all(fd, [b"ab"] * 5000, 1) == 10_000
+    assert files.write_all(fd, [b"ab"] * 5000, 1) == 10_000
     assert os.pread(fd, 20_000, 1) == b"ab" * 5000
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for content in (b"long content", b"short"):
-        disk.replace_file(str(path), content, 0o600, sync=True)
+        files.replace_file(str(path), content, 0o600, sync=True)
         assert path.read_bytes() == content
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_what_a_crash_left_of_a_replacement_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "file.new").write_bytes(b"left over from long ago")
-    disk.replace_file(str(tmp_path / "file"), b"new", 0o600, sync=False)
+    files.replace_file(str(tmp_path / "file"), b"new", 0o600, sync=False)
     assert (tmp_path / "file").read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_new_file_never_replaces_another(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    disk.write_new_file(str(path), b"first", 0o600, sync=True)
+    files.write_new_file(str(path), b"first", 0o600, sync=True)
     with pytest.raises(FileExistsError):
-        disk.write_new_file(str(path), b"second", 0o600, sync=True)
+        files.write_new_file(str(path), b"second", 0o600, sync=True)
     assert path.read_bytes() == b"first"
 
 
@@ -248,24 +248,24 @@ def test_a_new_file_never_replaces_another(tmp_path: Path) -> None:
 def test_a_file_is_read_whole(tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * (size // 256) + bytes(size % 256))
-    assert disk.read_file(str(path)) == path.read_bytes()
+    assert files.read_file(str(path)) == path.read_bytes()
 
 
 def test_removing_says_whether_there_was_anything(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert disk.unlink(tmp_path / "file") is True
-    assert disk.unlink(tmp_path / "file") is False
+    assert files.unlink(tmp_path / "file") is True
+    assert files.unlink(tmp_path / "file") is False
 
 
 def test_folders_are_made_with_their_parents_and_may_be_there(tmp_path: Path) -> None:
     for _ in range(2):
-        disk.make_folder(tmp_path / "a" / "b", 0o700)
+        files.make_folder(tmp_path / "a" / "b", 0o700)
     assert (tmp_path / "a" / "b").is_dir()
 
 
 def test_everything_below_a_folder_can_be_synced(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"hello")
-    disk.sync_file_system(tmp_path)
+    files.sync_file_system(tmp_path)
     assert (tmp_path / "file").read_bytes() == b"hello"
 
 
@@ -286,7 +286,7 @@ LENGTH = 256 * 1000
 
 def check_copy(source: int, target: int) -> None:
     os.pwrite(target, b"before" + bytes(LENGTH) + b"behind", 0)
-    disk.copy(source, 0, target, 6, LENGTH)
+    files.copy(source, 0, target, 6, LENGTH)
     assert os.pread(target, 2 * LENGTH, 0) == b"before" + bytes(range(256)) * 1000 + b"behind"
 
 
@@ -314,14 +314,14 @@ def test_a_copy_that_the_kernel_makes_in_pieces_is_whole(source: int, fd: int, m
 
 
 def test_a_copy_may_start_anywhere(source: int, fd: int) -> None:
-    disk.copy(source, 1000, fd, 10, 300)
+    files.copy(source, 1000, fd, 10, 300)
     assert os.pread(fd, LENGTH, 0) == bytes(10) + (bytes(range(256)) * 1000)[1000:1300]
 
 
 def test_no_byte_goes_through_python(source: int, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for call in ("read", "pread", "readv", "preadv", "write", "pwrite", "writev", "pwritev"):
         monkeypatch.setattr(os, call, lambda *args, name=call: pytest.fail(f"{name} was called"))
-    disk.copy(source, 0, fd, 0, LENGTH)
+    files.copy(source, 0, fd, 0, LENGTH)
     monkeypatch.undo()
     assert os.pread(fd, LENGTH, 0) == bytes(range(256)) * 1000
 
@@ -330,19 +330,19 @@ def test_no_byte_goes_through_python(source: int, fd: int, monkeypatch: pytest.M
 def test_a_copy_that_fails_is_told(source: int, fd: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "copy_file_range", failing(code))
     with pytest.raises(OSError, match=os.strerror(code)):
-        disk.copy(source, 0, fd, 0, LENGTH)
+        files.copy(source, 0, fd, 0, LENGTH)
 
 
 def test_a_source_that_is_too_short_is_told_and_does_not_hang(source: int, fd: int) -> None:
     with pytest.raises(OSError, match="shorter than its record says"):
-        disk.copy(source, 0, fd, 0, LENGTH + 7)
+        files.copy(source, 0, fd, 0, LENGTH + 7)
 
 
 @pytest.mark.parametrize("size", [0, 1, 16383, 16384, 16385, 5_000_000])
 def test_a_file_is_read_whole_whatever_its_size(tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
     path.write_bytes(os.urandom(size))
-    assert disk.read_file(str(path)) == path.read_bytes()
+    assert files.read_file(str(path)) == path.read_bytes()
 
 
 def test_a_large_file_is_read_in_few_pieces_that_are_joined_once(
@@ -360,7 +360,7 @@ def test_a_large_file_is_read_in_few_pieces_that_are_joined_once(
         return real(fd, size)
 
     monkeypatch.setattr(os, "read", read)
-    assert len(disk.read_file(str(path))) == 16 << 20
+    assert len(files.read_file(str(path))) == 16 << 20
     assert calls < 100
 
 
@@ -369,7 +369,7 @@ def test_a_large_file_is_read_in_few_pieces_that_are_joined_once(
 def test_lines_are_those_of_the_file_whatever_the_blocks(tmp_path: Path, content: bytes, size: int) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
-    found = [line for lines in disk.read_lines(str(path), size) for line in lines if line]
+    found = [line for lines in files.read_lines(str(path), size) for line in lines if line]
     expected = [line for line in content.split(b"\n") if line]
     assert len(found) == len(expected)
     assert all(line[:size] == whole[:size] for line, whole in zip(found, expected, strict=True))
@@ -379,12 +379,12 @@ def test_lines_are_those_of_the_file_whatever_the_blocks(tmp_path: Path, content
 
 def test_a_file_that_cannot_be_seen_may_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    assert disk.may_exist(str(tmp_path / "link"))
-    assert not disk.may_exist(str(tmp_path / "file"))
-    assert not disk.may_exist(str(tmp_path / "link" / "file"))
+    assert files.may_exist(str(tmp_path / "link"))
+    assert not files.may_exist(str(tmp_path / "file"))
+    assert not files.may_exist(str(tmp_path / "link" / "file"))
 
     def fail(path: str) -> None:
         raise PermissionError
 
     monkeypatch.setattr(os, "lstat", fail)
-    assert disk.may_exist(str(tmp_path / "file"))
+    assert files.may_exist(str(tmp_path / "file"))

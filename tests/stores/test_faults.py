@@ -17,11 +17,11 @@ from tests.contracts.sources import Chunks, unheard
 from tests.contracts.stores import ID, LATE, NOW, OTHER, an_upload, put
 from tests.service.world import DAY, World
 from tests.service.world import LATE as LATE_SWEEP
+from tusserver.disk import space
+from tusserver.disk.faults import EVERY, QUIET, Troubles
 from tusserver.protocol.errors import OutOfSpace, StoreUnavailable
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.stores import disk
-from tusserver.stores.disk import EVERY, QUIET, Troubles
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_what_works_now_and_then_is_not_told_as_the_end(storage: Storage, caplog
 async def test_a_disk_that_refuses_to_clean_up_too_is_still_told_to_be_full(
     store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "_fallocate", lambda fd, at, length: errno.ENOSPC)
+    monkeypatch.setattr(space, "_fallocate", lambda fd, at, length: errno.ENOSPC)
     monkeypatch.setattr(os, "unlink", failing(errno.EIO))
     with pytest.raises(OutOfSpace):
         await store.create(an_upload())

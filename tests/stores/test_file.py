@@ -30,6 +30,8 @@ from tests.contracts.stores import (
     put,
 )
 from tests.stores.conftest import Mount
+from tusserver.disk import cached, files, space
+from tusserver.indexes.file_schedule import Calendar
 from tusserver.protocol.errors import (
     MaxSizeExceeded,
     OutOfSpace,
@@ -38,10 +40,9 @@ from tusserver.protocol.errors import (
     UploadNotFound,
 )
 from tusserver.protocol.upload import Role, UploadId
-from tusserver.stores import cached, disk, file, record
 from tusserver.stores.base import Store
-from tusserver.stores.calendar import Calendar
-from tusserver.stores.file import Durability, FileStore
+from tusserver.stores.file import record
+from tusserver.stores.file.store import FIRST_LOOK, Durability, FileStore
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -76,7 +77,7 @@ def store(root: Path) -> FileStore:
     return FileStore(root)
 
 
-def files(root: Path) -> list[str]:
+def found(root: Path) -> list[str]:
     """Names of all files of uploads."""
     return sorted(path.name for path in (root / "uploads").rglob("*") if not path.is_dir())
 
@@ -102,7 +103,7 @@ def failing(code: int) -> Callable[..., Any]:
 
 
 async def test_an_upload_has_its_whole_space_from_the_start(store: FileStore, root: Path) -> None:
-    if disk.file_system(root) == "tmpfs":
+    if space.file_system(root) == "tmpfs":
         pytest.skip("tmpfs reserves nothing")
     await store.create(an_upload(length=10 * MIB))
     found = bytes_path(root).stat()
@@ -122,11 +123,11 @@ async def test_there_are_no_files_but_the_bytes_and_the_record(store: FileStore,
     await store.create(upload)
     for _ in range(3):
         upload = await put(store, upload, b"hello")
-        assert files(root) == [ID, f"{ID}.record"]
+        assert found(root) == [ID, f"{ID}.record"]
     upload = replace(upload, length=15)
     await store.amend(upload)
     await store.finish(upload)
-    assert files(root) == [ID, f"{ID}.record"]
+    assert found(root) == [ID, f"{ID}.record"]
 
 
 async def test_a_pending_final_upload_takes_no_space_yet(store: FileStore, root: Path) -> None:
@@ -287,7 +288,7 @@ async def test_a_checkpoint_of_a_removed_upload_is_refused(tmp_path: Path) -> No
 
 @pytest.fixture
 def growth(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(file, "GROWTH", MIB)
+    monkeypatch.setattr("tusserver.stores.file.store.GROWTH", MIB)
     return MIB
 
 
@@ -349,14 +350,14 @@ async def test_a_body_into_a_file_goes_behind_the_offset(store: FileStore) -> No
 
 
 async def nothing_is_left(store: FileStore, root: Path) -> bool:
-    return files(root) == [] and await listed(store) == {}
+    return found(root) == [] and await listed(store) == {}
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 async def test_a_full_disk_is_told_at_creation_and_leaves_nothing(
     store: FileStore, root: Path, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "_fallocate", lambda fd, at, length: code)
+    monkeypatch.setattr(space, "_fallocate", lambda fd, at, length: code)
     with pytest.raises(OutOfSpace):
         await store.create(an_upload())
     assert await nothing_is_left(store, root)
@@ -445,7 +446,7 @@ async def test_a_record_that_cannot_be_replaced_stays_as_it_is(
         await store.amend(replace(upload, length=5))
     monkeypatch.undo()
     assert await store.load(ID) == upload
-    assert files(root) == [ID, f"{ID}.record"]
+    assert found(root) == [ID, f"{ID}.record"]
 
 
 async def test_an_upload_can_be_removed_from_a_full_disk(
@@ -455,7 +456,7 @@ async def test_an_upload_can_be_removed_from_a_full_disk(
     monkeypatch.setattr(os, "write", failing(errno.ENOSPC))
     monkeypatch.setattr(os, "pwritev", failing(errno.ENOSPC))
     assert await store.remove(ID)
-    assert files(root) == []
+    assert found(root) == []
 
 
 async def test_a_disk_that_fails_is_told_as_trouble_that_passes(
@@ -475,7 +476,7 @@ async def test_on_a_real_disk_that_reserves_a_full_one_is_told_at_creation(mount
     await store.create(first)
     with pytest.raises(OutOfSpace):
         await store.create(an_upload(OTHER, length=8 * MIB))
-    assert files(root) == [ID, f"{ID}.record"]
+    assert found(root) == [ID, f"{ID}.record"]
     # What was reserved is there, whoever fills the rest.
     with pytest.raises(OutOfSpace):
         await fill(store, OTHER)
@@ -579,7 +580,7 @@ async def test_an_upload_whose_record_cannot_be_read_can_be_removed(store: FileS
     await complete(store, b"hello")
     record_path(root).write_bytes(b"nonsense" * 200)
     assert await store.remove(ID)
-    assert files(root) == []
+    assert found(root) == []
 
 
 @pytest.mark.parametrize("cut", [0, 1, 60, 61, 512, 1024, 1100])
@@ -592,7 +593,7 @@ async def test_a_record_cut_off_while_it_was_made_is_no_upload(store: FileStore,
         with pytest.raises(UploadNotFound):
             await store.load(ID)
     assert await store.remove(ID)
-    assert files(root) == []
+    assert found(root) == []
 
 
 # the calendar --------------------------------------------------------------------------------------------------------
@@ -601,7 +602,7 @@ async def test_a_record_cut_off_while_it_was_made_is_no_upload(store: FileStore,
 async def test_what_a_crash_left_half_made_gets_a_look(store: FileStore, root: Path) -> None:
     await store.create(an_upload(expires_at=None))
     record_path(root).unlink()
-    assert await named(store, NOW + timedelta(seconds=file.FIRST_LOOK) + LATE) == [ID]
+    assert await named(store, NOW + timedelta(seconds=FIRST_LOOK) + LATE) == [ID]
 
 
 async def test_a_lost_calendar_is_made_anew(store: FileStore, root: Path) -> None:
@@ -628,7 +629,7 @@ async def test_a_lost_calendar_names_bytes_without_a_record_after_a_while(store:
     record_path(root).unlink()
     shutil.rmtree(root / "calendar")
     assert await named(store, NOW + LATE) == []
-    assert await named(store, NOW + timedelta(seconds=file.FIRST_LOOK) + LATE) == [ID]
+    assert await named(store, NOW + timedelta(seconds=FIRST_LOOK) + LATE) == [ID]
 
 
 async def test_a_calendar_lost_while_the_server_runs_loses_nobody(store: FileStore, root: Path) -> None:
@@ -646,7 +647,7 @@ async def test_a_calendar_of_another_run_of_the_machine_is_not_believed(
     assert await named(store, NOW) == []
     for path in (root / "calendar").glob("[0-9]*"):
         path.unlink()  # it was not synced
-    monkeypatch.setattr("tusserver.stores.file.boot_id", lambda: "another")
+    monkeypatch.setattr("tusserver.stores.file.store.boot_id", lambda: "another")
     assert await named(FileStore(root), NOW + HOUR + LATE) == [ID]
 
 
@@ -704,7 +705,7 @@ async def test_a_removal_that_was_cut_off_gets_another_look(
     with pytest.raises(KeyboardInterrupt):
         store._remove(ID, True)
     monkeypatch.undo()
-    assert files(root) == [ID]
+    assert found(root) == [ID]
     assert ID in await named(store, NOW + 48 * HOUR)
 
 
@@ -762,10 +763,10 @@ async def test_many_are_removed_with_one_call_and_each_folder_is_synced_once(
     for upload_id in ids:
         await store.create(an_upload(upload_id))
     synced: list[str] = []
-    monkeypatch.setattr(disk, "sync_folder", lambda path: synced.append(Path(path).name))
+    monkeypatch.setattr(files, "sync_folder", lambda path: synced.append(Path(path).name))
     assert len((await store.reap(ids, lambda upload: True)).removed) == 40
     assert sorted(synced) == ["aa", "bb"]
-    assert files(root) == []
+    assert found(root) == []
 
 
 async def test_a_removal_that_may_not_last_is_not_told(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -774,7 +775,7 @@ async def test_a_removal_that_may_not_last_is_not_told(store: FileStore, monkeyp
     def broken(path: Path) -> None:
         raise OSError(errno.EIO, "broken")
 
-    monkeypatch.setattr(disk, "sync_folder", broken)
+    monkeypatch.setattr(files, "sync_folder", broken)
     reaped = await store.reap([ID], lambda upload: True)
     assert (reaped.removed, list(reaped.failed)) == ([], [ID])
 
@@ -800,7 +801,7 @@ async def test_a_calendar_is_made_anew_a_few_hundred_uploads_at_a_time(
     store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All ids of an application may begin alike, so that they share a folder."""
-    monkeypatch.setattr(file, "_LISTED_AT_ONCE", 10)
+    monkeypatch.setattr("tusserver.stores.file.store._LISTED_AT_ONCE", 10)
     ids = {UploadId(f"upload-{number}") for number in range(95)}
     for upload_id in ids:
         await store.create(an_upload(upload_id, length=0, expires_at=NOW - HOUR))

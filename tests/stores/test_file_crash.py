@@ -17,7 +17,7 @@ from tests.stores.crash import DATA, ID, NAME, PARTS, TEARABLE, Executioner, Ord
 from tests.stores.lives import WHOLE, Life, check_that_all_is_whole
 from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -135,7 +135,7 @@ async def test_a_sweep_leaves_nothing_half_made_where_the_server_died(
 async def test_a_power_cut_on_top_takes_nothing_that_was_acknowledged(
     executioner: Executioner, tmp_path: Path, scenario: str, torn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tusserver.stores.file.boot_id", lambda: "another run-----")
+    monkeypatch.setattr("tusserver.stores.file.store.boot_id", lambda: "another run-----")
     for life in lives(executioner, tmp_path, scenario, "ack", torn=torn):
         await check(life, ID)
 

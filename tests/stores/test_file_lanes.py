@@ -14,10 +14,10 @@ import pytest
 
 from tests.contracts.sources import Chunks, unheard
 from tests.contracts.stores import ID, an_upload, complete, put
+from tusserver.disk import files, writeback
 from tusserver.protocol.errors import StoreUnavailable
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.stores import disk, writeback
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 
 MIB = 1 << 20
 LARGE = 20 * MIB
@@ -95,7 +95,7 @@ async def test_small_uploads_do_not_wait_behind_many_long_calls(
     monkeypatch.setattr(os, "fdatasync", held.on(os.fdatasync, size_of))
     monkeypatch.setattr(os, "pread", held.on(os.pread, size_of))
     monkeypatch.setattr(os, "unlink", held.on(os.unlink, size_at))
-    monkeypatch.setattr(disk, "copy", held.on(disk.copy, size_of))
+    monkeypatch.setattr(files, "copy", held.on(files.copy, size_of))
     monkeypatch.setattr(writeback, "_sync_file_range", held.on(writeback._sync_file_range, size_of))  # type: ignore[arg-type]
     under_way = [asyncio.ensure_future(call) for call in calls]
     try:

@@ -13,7 +13,7 @@ from tests.contracts.stores import HOUR, ID, NOW, OTHER, an_upload, bytes_of, co
 from tusserver.protocol.errors import StoreUnavailable, UploadNotFound
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -17,8 +17,8 @@ import pytest
 
 from tests.support.wire import PATIENCE
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.stores.file import FileStore
-from tusserver.stores.folder import FORMAT, Claim
+from tusserver.stores.file.folder import FORMAT, Claim
+from tusserver.stores.file.store import FileStore
 
 MARK = f"tusserver data folder, format {FORMAT}\n"
 UPLOAD = Upload(id=UploadId("abc"), created_at=datetime(2026, 1, 2, tzinfo=UTC), length=5)
@@ -113,7 +113,7 @@ def test_nobody_with_other_locks_comes_while_somebody_is_there(tmp_path: Path) -
 def test_who_is_killed_is_not_there_any_more(tmp_path: Path) -> None:
     stays = f"""
 import sys
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 claim = FileStore({str(tmp_path)!r}).claim("theirs")
 print("there", flush=True)
 sys.stdin.read()
@@ -189,9 +189,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.stores.file import FileStore
-from tusserver.stores.base import Listed
-from tusserver.stores.ledger import FileLedger
+from tusserver.stores.file.store import FileStore
+from tusserver.indexes.base import Listed
+from tusserver.indexes.file_open_uploads import FileLedger
 
 async def main(root, mask, file_mode, folder_mode):
     os.umask(mask)

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.stores import file
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import TOGETHER, FileStore
 
-MANY = 5 * file.TOGETHER + 7
+MANY = 5 * TOGETHER + 7
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ async def test_many_records_are_read_in_one_call_of_a_thread(store: FileStore) -
 
     store._run = store._swift = run  # type: ignore[method-assign]
     assert len([upload async for upload in store.uploads()]) == MANY
-    assert calls <= 1 + MANY // file.TOGETHER + 1
+    assert calls <= 1 + MANY // TOGETHER + 1
 
 
 async def test_records_are_read_as_they_are_asked_for(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +51,7 @@ async def test_records_are_read_as_they_are_asked_for(store: FileStore, monkeypa
     monkeypatch.setattr(store, "_load", load)
     uploads = store.uploads()
     await anext(uploads)
-    assert 0 < read <= file.TOGETHER
+    assert 0 < read <= TOGETHER
     await uploads.aclose()  # type: ignore[attr-defined]
 
 

@@ -14,10 +14,11 @@ import pytest
 
 from tests.contracts.sources import Chunks, Direct, unheard
 from tests.contracts.stores import ID, NOW, an_upload, bytes_of, named, put, uncopied
+from tusserver.disk import space
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.stores import disk, record, space
-from tusserver.stores.file import FileStore
+from tusserver.stores.file import record
+from tusserver.stores.file.store import FileStore
 
 MIB = 1 << 20
 
@@ -32,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture(params=["reserved", "sparse"])
 def store(root: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FileStore:
     if request.param == "sparse":
-        monkeypatch.setattr(disk, "_fallocate", None)
+        monkeypatch.setattr(space, "_fallocate", None)
     return FileStore(root)
 
 
@@ -99,14 +100,14 @@ async def test_a_body_that_drains_without_a_length_grows_by_what_came_before(sto
 async def test_what_cannot_grow_ahead_grows_by_what_came(
     store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = disk.Reserver.reserve
+    real = space.Reserver.reserve
 
-    def scarce(self: disk.Reserver, fd: int, at: int, length: int) -> None:
+    def scarce(self: space.Reserver, fd: int, at: int, length: int) -> None:
         if length > 1000:
             raise OutOfSpace
         real(self, fd, at, length)
 
-    monkeypatch.setattr(disk.Reserver, "reserve", scarce)
+    monkeypatch.setattr(space.Reserver, "reserve", scarce)
     assert await store.write(await deferred(store), Chunks(*[b"x" * 1000] * 5), unheard) == 5000
     assert taken(root) == 5000
 
@@ -239,14 +240,14 @@ async def test_a_length_for_which_there_is_no_room_is_refused_and_leaves_nothing
 async def test_a_reservation_that_fails_half_way_is_given_back(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FileStore(root)
     upload = await deferred(store, b"hello")
-    real = disk._fallocate
+    real = space._fallocate
 
     def half(fd: int, at: int, length: int) -> int:
         if real is None or real(fd, at, length // 2):
             pytest.skip("this file system does not reserve")
         return errno.ENOSPC
 
-    monkeypatch.setattr(disk, "_fallocate", half)
+    monkeypatch.setattr(space, "_fallocate", half)
     with pytest.raises(OutOfSpace):
         await store.reserve(replace(upload, length=2 * MIB))
     await store.trim(ID)

@@ -9,10 +9,11 @@ import pytest
 
 from tests.contracts.ledgers import A, B, LedgerContract
 from tests.support.wire import PATIENCE
+from tusserver.indexes.base import Ledger
+from tusserver.indexes.file_open_uploads import FileLedger
+from tusserver.indexes.memory import MemoryLedger
 from tusserver.protocol.errors import StoreUnavailable
 from tusserver.protocol.upload import UploadId
-from tusserver.stores.base import Ledger
-from tusserver.stores.ledger import FileLedger, MemoryLedger
 
 
 def scribble(path: Path, data: bytes) -> None:
@@ -85,8 +86,8 @@ WORKER = """
 import asyncio, sys
 from pathlib import Path
 from tusserver.protocol.upload import UploadId
-from tusserver.stores.base import Listed
-from tusserver.stores.ledger import FileLedger
+from tusserver.indexes.base import Listed
+from tusserver.indexes.file_open_uploads import FileLedger
 
 async def work(folder, name):
     ledger = FileLedger(Path(folder))

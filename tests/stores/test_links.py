@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.sources import Chunks
+from tusserver.indexes.base import Listed
+from tusserver.indexes.file_open_uploads import FileLedger
 from tusserver.protocol.errors import StoreUnavailable, UploadNotFound
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.stores.base import Listed
-from tusserver.stores.file import FileStore
-from tusserver.stores.ledger import FileLedger
+from tusserver.stores.file.store import FileStore
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 ID = UploadId("abc")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.support.names import NAMES
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.stores.naming import FIELDS, Template
+from tusserver.stores.file.finished import FIELDS, Template
 
 UPLOAD = Upload(id=UploadId("abc"), created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), length=5, offset=5)
 
@@ -173,7 +173,7 @@ def test_a_folder_that_has_the_name_is_left_alone(source: Path) -> None:
 
 
 def test_a_name_that_is_taken_too_often_gets_the_id(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tusserver.stores.naming._TRIES", 3)
+    monkeypatch.setattr("tusserver.stores.file.finished._TRIES", 3)
     folder = source.parent / "finished"
     folder.mkdir()
     for name in ("a.txt", "a (2).txt"):
@@ -329,7 +329,7 @@ def test_many_threads_give_each_file_a_name_of_its_own(source: Path) -> None:
 
 
 def test_the_memory_of_numbers_is_bounded(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tusserver.stores.naming._REMEMBERED", 3)
+    monkeypatch.setattr("tusserver.stores.file.finished._REMEMBERED", 3)
     template = Template(source.parent / "finished", "{filename}", 0o700)
     for number in range(10):
         other = source.with_name(f"other{number}")

@@ -14,11 +14,12 @@ import pytest
 from tests.contracts.sources import Chunks, unheard
 from tests.contracts.stores import ID, NOW, OTHER, an_upload, bytes_of, listed, put
 from tusserver.clock import WallClock
+from tusserver.disk import files
 from tusserver.protocol.errors import StoreUnavailable
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.stores import disk, record
-from tusserver.stores.file import Durability, FileStore
-from tusserver.stores.record import JSON_AT
+from tusserver.stores.file import record
+from tusserver.stores.file.record import JSON_AT
+from tusserver.stores.file.store import Durability, FileStore
 
 WEAK = [Durability.FINISH, Durability.NONE]
 
@@ -34,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def boot(root: Path, monkeypatch: pytest.MonkeyPatch) -> Booted:
     def boot(run: str, durability: Durability) -> FileStore:
-        monkeypatch.setattr("tusserver.stores.file.boot_id", lambda: run.ljust(16, "-"))
+        monkeypatch.setattr("tusserver.stores.file.store.boot_id", lambda: run.ljust(16, "-"))
         return FileStore(root, durability=durability)
 
     return boot
@@ -209,7 +210,7 @@ async def test_an_idle_store_is_not_synced_again_and_again(
     store = boot("first", Durability.NONE)
     await begin(store)
     await store.tidy()
-    monkeypatch.setattr(disk, "sync_file_system", lambda folder: pytest.fail("it was synced"))
+    monkeypatch.setattr(files, "sync_file_system", lambda folder: pytest.fail("it was synced"))
     await store.tidy()
 
 
@@ -220,7 +221,7 @@ async def test_where_everything_is_synced_at_once_it_is_settled_once_after_a_sta
     await begin(store)
     await store.tidy()
     assert (root / "settled").exists()
-    monkeypatch.setattr(disk, "sync_file_system", lambda folder: pytest.fail("it was synced"))
+    monkeypatch.setattr(files, "sync_file_system", lambda folder: pytest.fail("it was synced"))
     await put(store, await store.load(ID), b"!")
     await store.tidy()
 
@@ -245,11 +246,11 @@ async def test_what_could_not_be_synced_is_not_settled_and_tried_again(
         raise OSError(5, "a bad disk")
 
     with monkeypatch.context() as patch:
-        patch.setattr(disk, "sync_file_system", fail)
+        patch.setattr(files, "sync_file_system", fail)
         with pytest.raises(StoreUnavailable):
             await store.tidy()
     assert (await boot("second", Durability.NONE).load(ID)).offset == 0
-    monkeypatch.setattr("tusserver.stores.file.boot_id", lambda: "first".ljust(16, "-"))
+    monkeypatch.setattr("tusserver.stores.file.store.boot_id", lambda: "first".ljust(16, "-"))
     await store.tidy()
     assert await boot("second", Durability.NONE).load(ID) == upload
 
@@ -296,7 +297,7 @@ async def test_an_offset_that_waits_for_the_disk_is_read_by_nobody(
     upload = await begin(store)
     await store.tidy()
     seen: list[int] = []
-    original = disk.sync_data
+    original = files.sync_data
 
     def sync(fd: int) -> None:
         if os.readlink(f"/proc/self/fd/{fd}").endswith(".record"):
@@ -308,7 +309,7 @@ async def test_an_offset_that_waits_for_the_disk_is_read_by_nobody(
             raise OSError(5, "a bad disk")
         original(fd)
 
-    monkeypatch.setattr(disk, "sync_data", sync)
+    monkeypatch.setattr(files, "sync_data", sync)
     with pytest.raises(StoreUnavailable):
         await put(store, upload, b"!!")
     assert seen == [5]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.stores import record
-from tusserver.stores.record import JSON_AT, SLOT_SPACE, NeverMade, Slot
+from tusserver.stores.file import record
+from tusserver.stores.file.record import JSON_AT, SLOT_SPACE, NeverMade, Slot
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 UPLOAD = Upload(

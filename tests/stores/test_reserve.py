@@ -20,8 +20,7 @@ from tests.stores.conftest import Mount
 from tests.support.wire import PATIENCE
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable
 from tusserver.protocol.upload import UploadId
-from tusserver.stores import disk
-from tusserver.stores.file import FileStore
+from tusserver.stores.file.store import FileStore
 
 MIB = 1 << 20
 
@@ -47,7 +46,7 @@ def space(monkeypatch: pytest.MonkeyPatch) -> Space:
     space = Space()
     monkeypatch.setattr(os, "statvfs", space)
     monkeypatch.setattr(os, "fstatvfs", space)
-    monkeypatch.setattr(disk, "_LOOK", 0.0)
+    monkeypatch.setattr("tusserver.disk.space._LOOK", 0.0)
     return space
 
 
@@ -126,7 +125,7 @@ async def test_the_log_says_once_that_uploads_are_refused_and_once_that_they_are
 async def test_plenty_of_space_is_not_looked_at_for_each_small_upload(
     store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "_LOOK", 1000.0)
+    monkeypatch.setattr("tusserver.disk.space._LOOK", 1000.0)
     await store.create(an_upload(length=10))
     monkeypatch.setattr(os, "statvfs", lambda where: pytest.fail("it was looked at"))
     await store.create(an_upload(OTHER, length=10))

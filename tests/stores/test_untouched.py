@@ -12,11 +12,12 @@ import pytest
 from tests.contracts.sources import Chunks, unheard
 from tests.contracts.stores import an_upload
 from tests.stores.conftest import Mount
+from tusserver.disk.space import file_system
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.stores import disk, untouched
-from tusserver.stores.file import SMALL, FileStore
-from tusserver.stores.untouched import Untouched
+from tusserver.stores.file import untouched
+from tusserver.stores.file.store import SMALL, FileStore
+from tusserver.stores.file.untouched import Untouched
 
 MIB = 1 << 20
 BLOCK = 4096
@@ -44,12 +45,12 @@ def held_below(folder: Path) -> int:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    if disk.file_system(tmp_path) == "tmpfs":
+    if file_system(tmp_path) == "tmpfs":
         pytest.skip("tmpfs reserves nothing")
     small = SmallDisk(tmp_path / "data" / "uploads")
     monkeypatch.setattr(os, "statvfs", small)
     monkeypatch.setattr(os, "fstatvfs", small)
-    monkeypatch.setattr(disk, "_LOOK", 0.0)
+    monkeypatch.setattr("tusserver.disk.space._LOOK", 0.0)
     monkeypatch.setattr(untouched, "_REST", 0)  # else a slow machine would not look again as soon as a test does
     return tmp_path / "data"
 

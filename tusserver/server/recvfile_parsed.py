@@ -14,10 +14,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from tusserver.disk.files import write_all
 from tusserver.protocol.errors import ClientDisconnected
 from tusserver.server.recvfile_base import BodyReceiver, Turn, is_expensive, join_worker
 from tusserver.server.recvfile_shared import LoopShare
-from tusserver.stores.disk import write_all
 from tusserver.streams import BodyCallbacks, FileTarget
 
 READ_BYTES: Final = 256 << 10

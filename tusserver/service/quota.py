@@ -18,6 +18,7 @@ from datetime import datetime
 import anyio
 import anyio.lowlevel
 
+from tusserver.indexes.base import Ledger, Listed
 from tusserver.locks.base import Locker
 from tusserver.protocol import rules
 from tusserver.protocol.errors import (
@@ -31,7 +32,7 @@ from tusserver.protocol.errors import (
 )
 from tusserver.protocol.limits import Limits
 from tusserver.protocol.upload import UploadId
-from tusserver.stores.base import Ledger, Listed, Store
+from tusserver.stores.base import Store
 
 logger = logging.getLogger("tusserver")
 

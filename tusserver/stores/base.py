@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from tusserver.clock import WallClock
 from tusserver.protocol.checksum import Digest
@@ -22,43 +22,6 @@ from tusserver.streams import OnProgress, Source
 
 OnCopied = Callable[[int], Awaitable[None]]
 """Told how many bytes of a final upload there are; may commit them, and ends the copy by what it raises."""
-
-
-class Listed(NamedTuple):
-    """An upload on a list."""
-
-    id: UploadId
-    reserved: int = 0
-    """Bytes that it was said to lack when it was put there."""
-
-
-class Sums(NamedTuple):
-    """What a list comes to."""
-
-    uploads: int
-    reserved: int
-
-
-class Ledger(Protocol):
-    """Lists of uploads by name. Who is on one may be done long ago; whoever asks finds out, and strikes them out.
-
-    Every method may raise `StoreUnavailable` or `OutOfSpace`.
-    """
-
-    async def add(self, name: str, upload: Listed) -> Sums:
-        """Put an upload at the end of a list; return what it comes to then."""
-
-    async def read(self, name: str) -> Sequence[Listed]:
-        """Return a list; one that was never begun is empty."""
-
-    async def keep(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
-        """Put `kept` in the place of `known`, with which the list began when it was read; return its length then.
-
-        If somebody else has done that meanwhile, nothing is changed.
-        """
-
-    async def names(self, idle: float) -> Sequence[str]:
-        """Name the lists that were not changed for `idle` seconds, as far as that is known."""
 
 
 @dataclass(frozen=True, slots=True)

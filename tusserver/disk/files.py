@@ -1,4 +1,4 @@
-"""System calls of the file store, as plain functions to be run in threads; each says what a crash leaves behind."""
+"""System calls on files and folders, as plain functions to be run in threads; each says what a crash leaves behind."""
 
 from __future__ import annotations
 
@@ -6,237 +6,17 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import logging
-import math
 import os
 import stat
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable
-from tusserver.stores.space import Free, Watch
-
-logger = logging.getLogger("tusserver.store")
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV}
-EVERY = 30.0
-"""Seconds between two lines of the log about the same trouble."""
-QUIET = 10.0
-"""Seconds without a failure after which it is over."""
-_LITTLE = 1 << 20
-"""Bytes that are reserved without an exact look at the free space first."""
-_LOOK = 0.25
-"""Seconds for which a look at plenty of free space counts."""
+UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV}
+"""What a call fails with that a system or a file system lacks."""
 _IOV_MAX = 1024
 _READ = 16 * 1024
 _MANY = 64
 _OTHERS = 0o077
-
-
-class Troubles:
-    """What goes wrong with one storage: told to clients in general, and to the log in detail but not without end.
-
-    Of each kind of trouble the log hears at once, then every `EVERY` seconds how often it came, and when it is over.
-    `clock`: seconds that only grow.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._troubles: dict[str, _Trouble] = {}
-        self._guard = threading.Lock()
-
-    @contextlib.contextmanager
-    def translated(self, doing: str) -> Iterator[None]:
-        """Turn what the operating system says into what a client may read.
-
-        Raises:
-            OutOfSpace, StoreUnavailable
-        """
-        try:
-            yield
-        except OSError as error:
-            full = error.errno in _FULL
-            self._note(doing, error, full)
-            raise (OutOfSpace if full else StoreUnavailable) from error
-        if self._troubles:  # else nothing is worth a look
-            self._note_success(doing)
-
-    def _note(self, doing: str, error: OSError, full: bool) -> None:
-        now = self._clock()
-        with self._guard:
-            trouble = self._troubles.setdefault(doing, _Trouble(since=now))
-            trouble.count += 1
-            trouble.last = now
-            if trouble.full is full and now - trouble.told < EVERY:
-                return
-            trouble.full, trouble.told = full, now
-            often = f" ({trouble.count} times in {now - trouble.since:.0f} s)" if trouble.count > 1 else ""
-        if full:
-            logger.warning("storage is full while %s%s", doing, often)
-        else:
-            logger.error("storage failed while %s: %s%s", doing, error, often)
-
-    def _note_success(self, doing: str) -> None:
-        now = self._clock()
-        with self._guard:
-            trouble = self._troubles.get(doing)
-            if trouble is None or now - trouble.last < QUIET:  # a small upload may fit where a large one does not
-                return
-            del self._troubles[doing]
-        logger.info("storage works again while %s; it had failed %d times", doing, trouble.count)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Trouble:
-    since: float
-    count: int = 0
-    last: float = 0.0
-    told: float = -math.inf
-    full: bool | None = None
-
-
-def _find_fallocate() -> Callable[[int, int, int], int] | None:
-    """fallocate(2) itself: where the file system cannot reserve, glibc's posix_fallocate writes to every block."""
-    try:
-        call = ctypes.CDLL(None, use_errno=True).fallocate64
-    except (AttributeError, OSError):
-        return None
-    call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    call.restype = ctypes.c_int
-    return lambda fd, at, length: ctypes.get_errno() if call(fd, 0, at, length) else 0
-
-
-_fallocate = _find_fallocate()
-
-
-def file_system(path: Path) -> str:
-    """Type of the file system below `path` ("ext4", "tmpfs"), empty where the system does not tell."""
-    try:
-        device = os.stat(path).st_dev
-        wanted = f"{os.major(device)}:{os.minor(device)}"
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
-            for line in mounts:
-                fields = line.split()
-                if fields[2] == wanted:
-                    return fields[fields.index("-") + 1]
-    except (OSError, ValueError, IndexError):
-        pass
-    return ""
-
-
-class Reserver:
-    """Reserves space in files below one folder.
-
-    By `fallocate`; where that is missing, or slow as on tmpfs (0.3 ms for each MiB), `ftruncate` and a look at the
-    free space stand in, and the log says so once. `keep`: bytes of the disk that stay free, and the same share of its
-    inodes.
-    """
-
-    def __init__(self, folder: Path, keep: int = 0) -> None:
-        self._folder = folder
-        self._keep = keep
-        self._roomy_until = 0.0
-        self._watch = Watch()
-        self._sparse = _fallocate is None
-        if file_system(folder) == "tmpfs":
-            self._stop_reserving("tmpfs")
-
-    def _stop_reserving(self, why: str) -> None:
-        self._sparse = True
-        logger.info("space is checked but not reserved in %s (%s)", self._folder, why)
-
-    def require_room(self, length: int = 0, *, files: int = 0) -> None:
-        """Refuse what would leave less free than is to be kept. Where there is plenty, it looks now and then.
-
-        `files`: how many are made; what is open already needs no inode.
-
-        Raises:
-            OutOfSpace, OSError
-        """
-        now = time.monotonic()
-        if now < self._roomy_until and length <= _LITTLE:
-            return
-        free = Free.of(os.statvfs(self._folder), self._keep)
-        if free.plenty:
-            self._roomy_until = now + _LOOK
-        self._watch.require(free, length=length, files=files)
-
-    def free(self) -> int:
-        """Bytes of the disk that may be used.
-
-        Raises:
-            OSError
-        """
-        return max(0, Free.of(os.statvfs(self._folder), self._keep).bytes)
-
-    @property
-    def sparse(self) -> bool:
-        """Whether nothing is reserved here."""
-        return self._sparse
-
-    def reserve(self, fd: int, at: int, length: int) -> None:
-        """Make sure that `length` bytes fit from `at` on, and give the file at least that size.
-
-        Raises:
-            OutOfSpace: they do not fit now.
-            MaxSizeExceeded: they never can.
-            OSError
-        """
-        if length <= 0:
-            return
-        if length <= _LITTLE and not self._sparse and _fallocate is not None:
-            self.require_room(length)
-            if _fallocate(fd, at, length) == 0:
-                return
-        # A look first: fallocate would eat up all free space before it notices that there is not enough.
-        self._look(fd, at, length)
-        if not self._sparse and _fallocate is not None:
-            while (failed := _fallocate(fd, at, length)) == errno.EINTR:
-                pass  # nothing was reserved
-            if failed == 0:
-                return
-            if failed == errno.EFBIG:
-                raise MaxSizeExceeded("the file system has no files of this size")
-            if failed not in _UNSUPPORTED:
-                raise OSError(failed, os.strerror(failed))
-            self._stop_reserving(os.strerror(failed))
-        if os.fstat(fd).st_size < at + length:
-            _stretch(fd, at + length)
-
-    def require_fit(self, fd: int, length: int) -> None:
-        """Refuse what cannot be reserved now in an empty file, as far as a look can tell; and reserve nothing.
-
-        Raises:
-            OutOfSpace, MaxSizeExceeded: see `reserve`.
-            OSError
-        """
-        self._look(fd, 0, length)
-        _stretch(fd, length)
-        os.ftruncate(fd, 0)
-
-    def _look(self, fd: int, at: int, length: int) -> None:
-        disk = os.fstatvfs(fd)
-        if length > disk.f_blocks * disk.f_frsize:
-            raise MaxSizeExceeded("this is more than the whole storage holds")
-        if length > Free.of(disk, self._keep).bytes + self._allocated(fd, at):
-            raise OutOfSpace
-
-    def _allocated(self, fd: int, at: int) -> int:
-        """Bytes behind `at` that the file has already, at most."""
-        return max(0, os.fstat(fd).st_blocks * 512 - at)
-
-
-def _stretch(fd: int, size: int) -> None:
-    try:
-        os.ftruncate(fd, size)
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise MaxSizeExceeded("the file system has no files of this size") from error
-        raise
 
 
 def probe(folder: Path) -> None:
@@ -250,7 +30,7 @@ def probe(folder: Path) -> None:
     except AttributeError:  # no such thing on this system
         fd = -1
     except OSError as error:
-        if error.errno not in _UNSUPPORTED | {errno.EISDIR}:
+        if error.errno not in UNSUPPORTED | {errno.EISDIR}:
             raise
         fd = -1  # nor on this file system
     if fd < 0:
@@ -298,7 +78,7 @@ def _copy_some(source: int, target: int, start: int, at: int, most: int) -> int:
         return os.copy_file_range(source, target, most, start, at)
     except (AttributeError, OSError) as error:
         # Two file systems (EXDEV), or one or a system without the call: sendfile is the kernel's other way.
-        if isinstance(error, OSError) and error.errno not in _UNSUPPORTED | {errno.EXDEV, errno.EBADF}:
+        if isinstance(error, OSError) and error.errno not in UNSUPPORTED | {errno.EXDEV, errno.EBADF}:
             raise
     os.lseek(target, at, os.SEEK_SET)
     return os.sendfile(target, source, start, most)

@@ -20,7 +20,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from tusserver.stores import disk
+from tusserver.disk import files
 
 logger = logging.getLogger("tusserver.store")
 
@@ -46,7 +46,7 @@ def check_format(root: Path) -> bool:
     """
     path = root / "format"
     try:
-        text = disk.read_file(str(path))
+        text = files.read_file(str(path))
     except FileNotFoundError:
         return False
     if not text.strip(b"\0"):
@@ -90,10 +90,10 @@ def mark(root: Path, file_mode: int) -> None:
     temporary = f"{root}/format.{secrets.token_hex(4)}.new"
     with _room_permitting("it gets no mark of its format"):
         try:
-            disk.write_new_file(temporary, b"tusserver data folder, format %d\n" % FORMAT, file_mode, sync=True)
+            files.write_new_file(temporary, b"tusserver data folder, format %d\n" % FORMAT, file_mode, sync=True)
             os.rename(temporary, root / "format")
         except BaseException:
-            disk.discard(temporary)
+            files.discard(temporary)
             raise
 
 
@@ -107,7 +107,7 @@ class Claim:
     def __init__(self, root: Path, scope: str, file_mode: int) -> None:
         self._fd = -1
         with _room_permitting("nothing keeps a server with other locks off it"):
-            self._fd = disk.make_file(f"{root}/in-use", os.O_RDWR, file_mode)
+            self._fd = files.make_file(f"{root}/in-use", os.O_RDWR, file_mode)
             if not self._agree(scope.encode().ljust(_SCOPE)):
                 self.close()
                 raise ValueError(

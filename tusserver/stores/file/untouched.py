@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from tusserver.disk import files
 from tusserver.protocol.upload import UploadId
-from tusserver.stores import disk
 
 _ENTRY = struct.Struct("<128sq")
 """An id and its bytes."""
@@ -116,7 +116,7 @@ class Untouched:
             rest = now.at + len(piece)
             filling = _read(fd, max(now.entries - gone, rest), min(gone, now.entries - rest))
             lines = [_ENTRY.pack(name.encode("ascii"), size) for name, size in (*held, *filling)]
-            disk.write_all(fd, lines, _place(now.at))
+            files.write_all(fd, lines, _place(now.at))
             at, count = now.at + len(held), now.entries - gone
             ended = at >= count
             total = now.total - sum(size for _, size in piece) + sum(size for _, size in held)
@@ -134,7 +134,7 @@ class Untouched:
         if self._process != os.getpid():  # a lock that a fork inherits excludes nobody
             if self._fd >= 0:
                 os.close(self._fd)
-            self._fd = disk.make_file(self._path, os.O_RDWR, self._mode)
+            self._fd = files.make_file(self._path, os.O_RDWR, self._mode)
             self._process = os.getpid()
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:

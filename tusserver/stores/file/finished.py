@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from tusserver.disk import files
 from tusserver.protocol.upload import Upload
-from tusserver.stores import disk
 from tusserver.text import safe_filename
 
 FIELDS = ("id", "filename", "stem", "suffix", "year", "month", "day")
@@ -51,7 +51,7 @@ class Template:
         if not example or example.startswith("/") or any(part in ("", ".", "..") for part in example.split("/")):
             raise ValueError(f"finished_name {name!r} must be a relative path without . and ..")
         try:
-            disk.make_folder(folder, folder_mode)
+            files.make_folder(folder, folder_mode)
         except OSError as error:
             raise ValueError(f"finished_folder {folder} cannot be made: {error.strerror}") from error
 
@@ -74,7 +74,7 @@ class Template:
             OSError
         """
         *parts, name = self._render(upload).split("/")
-        folder = disk.open_folder_below(self._folder, parts, self._folder_mode)
+        folder = files.open_folder_below(self._folder, parts, self._folder_mode)
         try:
             name = _link(source, _Names(folder, name, upload.id), self._numbers)
         finally:

@@ -11,14 +11,13 @@ import fcntl
 import itertools
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tusserver.disk import faults, files
+from tusserver.indexes.base import Listed, Sums
 from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.upload import as_upload_id
-from tusserver.stores import disk
-from tusserver.stores.base import Listed, Sums
 from tusserver.threads import Threads
 
 _ID = 128
@@ -27,46 +26,12 @@ _ENTRY = _ID + 2 * _NUMBER + 1
 """Bytes of an entry: the longest id, its bytes, those of all up to it, and a line feed: so the last one tells all."""
 
 
-class MemoryLedger:
-    """Lists in a dictionary; they are gone with the process."""
-
-    def __init__(self) -> None:
-        self._lists: dict[str, list[Listed]] = {}
-        self._reserved: Counter[str] = Counter()
-
-    async def add(self, name: str, upload: Listed) -> Sums:
-        """See `Ledger.add`."""
-        entries = self._lists.setdefault(name, [])
-        entries.append(upload)
-        self._reserved[name] += upload.reserved
-        return Sums(len(entries), self._reserved[name])
-
-    async def read(self, name: str) -> Sequence[Listed]:
-        """See `Ledger.read`."""
-        return tuple(self._lists.get(name, ()))
-
-    async def keep(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
-        """See `Ledger.keep`."""
-        entries = self._lists.get(name, [])
-        if tuple(entries[: len(known)]) == tuple(known):
-            entries[: len(known)] = kept
-            self._reserved[name] = sum(entry.reserved for entry in entries)
-        if not entries:
-            self._lists.pop(name, None)
-            del self._reserved[name]
-        return len(entries)
-
-    async def names(self, idle: float) -> Sequence[str]:
-        """See `Ledger.names`. Memory does not know since when: all."""
-        return tuple(self._lists)
-
-
 class FileLedger:
     """A file for each list in the folder `folder`. Every change is made under its lock (flock), in any process."""
 
     def __init__(self, folder: Path, *, file_mode: int = 0o600, folder_mode: int = 0o700) -> None:
         self._folder = folder
-        self._translated = disk.Troubles().translated
+        self._translated = faults.Troubles().translated
         self._file_mode = file_mode
         self._folder_mode = folder_mode
         self._run = Threads(4, "tusserver-ledger").run
@@ -81,7 +46,7 @@ class FileLedger:
         with self._translated("counting an upload"), self._locked(name, make=True) as fd:
             count = os.fstat(fd).st_size // _ENTRY  # an entry that a crash tore is written over
             reserved = _total(fd, count) + upload.reserved
-            disk.write_all(fd, [_entry(upload, reserved)], count * _ENTRY)
+            files.write_all(fd, [_entry(upload, reserved)], count * _ENTRY)
             return Sums(count + 1, reserved)
 
     async def read(self, name: str) -> Sequence[Listed]:
@@ -110,7 +75,7 @@ class FileLedger:
                     entries[: len(known)] = kept
                     if entries:
                         totals = itertools.accumulate(entry.reserved for entry in entries)
-                        disk.write_all(fd, [b"".join(map(_entry, entries, totals))], 0)
+                        files.write_all(fd, [b"".join(map(_entry, entries, totals))], 0)
                         os.ftruncate(fd, len(entries) * _ENTRY)
                     else:
                         os.unlink(self._path(name))
@@ -156,10 +121,10 @@ class FileLedger:
         if not make:
             return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            return disk.make_file(path, os.O_RDWR, self._file_mode)
+            return files.make_file(path, os.O_RDWR, self._file_mode)
         except FileNotFoundError:
-            disk.make_folder(self._folder, self._folder_mode, sync=False)
-            return disk.make_file(path, os.O_RDWR, self._file_mode)
+            files.make_folder(self._folder, self._folder_mode, sync=False)
+            return files.make_file(path, os.O_RDWR, self._file_mode)
 
 
 def _entry(upload: Listed, total: int) -> bytes:

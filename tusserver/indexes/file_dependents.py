@@ -11,9 +11,9 @@ import fcntl
 import os
 from collections.abc import Collection, Iterator
 
+from tusserver.disk import files
 from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.upload import UploadId, as_upload_id
-from tusserver.stores import disk
 
 SHORT = 8 * 1024
 """Bytes of a file that is read and understood in much less than a millisecond."""
@@ -22,7 +22,7 @@ SHORT = 8 * 1024
 def read(path: str) -> tuple[UploadId, ...]:
     """Return the ids in the order in which they were noted, each once."""
     try:
-        return _ids(disk.read_file(path))
+        return _ids(files.read_file(path))
     except FileNotFoundError:
         return ()
 
@@ -38,18 +38,18 @@ def read_short(path: str) -> tuple[UploadId, ...] | None:
 def note(path: str, final: UploadId, mode: int) -> None:
     """Add an id, if it is not there."""
     with _locked(path, mode) as fd:
-        if final not in _ids(disk.read_file(path)):
-            disk.write_line(fd, final)
+        if final not in _ids(files.read_file(path)):
+            files.write_line(fd, final)
 
 
 def strike(path: str, gone: Collection[UploadId], mode: int) -> None:
     """Take ids away, and the file with the last one."""
     with contextlib.suppress(FileNotFoundError), _locked(path, None):
-        kept = [final for final in _ids(disk.read_file(path)) if final not in gone]
+        kept = [final for final in _ids(files.read_file(path)) if final not in gone]
         if kept:
-            disk.replace_file(path, "".join(f"{final}\n" for final in kept).encode(), mode, sync=False)
+            files.replace_file(path, "".join(f"{final}\n" for final in kept).encode(), mode, sync=False)
         else:
-            disk.unlink(path)
+            files.unlink(path)
 
 
 @contextlib.contextmanager
@@ -62,7 +62,7 @@ def _locked(path: str, mode: int | None) -> Iterator[int]:
     flags = os.O_WRONLY | os.O_APPEND
     while True:
         fd = (
-            disk.make_file(path, flags, mode)
+            files.make_file(path, flags, mode)
             if mode is not None
             else os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
         )

@@ -36,6 +36,12 @@ from typing import TypeVar
 
 from tusserver import clock
 from tusserver.clock import WallClock, boot_id
+from tusserver.disk import faults, files, space, writeback
+from tusserver.disk.cached import Cached
+from tusserver.disk.space import FILES
+from tusserver.disk.writeback import Ahead
+from tusserver.indexes import file_dependents
+from tusserver.indexes.file_schedule import Calendar
 from tusserver.lanes import Lane, Lanes
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import (
@@ -49,14 +55,10 @@ from tusserver.protocol.errors import (
 from tusserver.protocol.extensions import Extension
 from tusserver.protocol.messages import Content
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
-from tusserver.stores import awaited, disk, folder, record, space, writeback
 from tusserver.stores.base import OnCopied, Reaped
-from tusserver.stores.cached import Cached
-from tusserver.stores.calendar import Calendar
-from tusserver.stores.naming import Template
-from tusserver.stores.space import FILES
-from tusserver.stores.untouched import Untouched
-from tusserver.stores.writeback import Ahead
+from tusserver.stores.file import folder, record
+from tusserver.stores.file.finished import Template
+from tusserver.stores.file.untouched import Untouched
 from tusserver.streams import FileTarget, OnProgress, Source
 
 logger = logging.getLogger("tusserver.store")
@@ -139,14 +141,14 @@ class FileStore:
         self.durability = Durability(durability)
         self._sync = self.durability is Durability.ACK
         self._file_mode = file_mode
-        self._translated = disk.Troubles().translated
+        self._translated = faults.Troubles().translated
         self._folder_mode = folder_mode
         self._uploads = self.root / "uploads"
         self._folder = str(self._uploads)
         try:
             marked = folder.check_format(self.root)
             folder.inspect(self.root, folder_mode)
-            disk.make_folder(self._uploads, folder_mode)
+            files.make_folder(self._uploads, folder_mode)
             if not os.access(self._uploads, os.W_OK | os.X_OK):
                 raise PermissionError(13, "it is not writable")
             if not marked:
@@ -157,7 +159,7 @@ class FileStore:
         if finished_folder is not None:
             self._template = Template(Path(finished_folder).absolute(), finished_name, folder_mode)
             self._template.require_same_file_system(self._uploads)
-        self._reserver = disk.Reserver(self._uploads, reserve)
+        self._reserver = space.Reserver(self._uploads, reserve)
         self._untouched = Untouched(
             f"{self.root}/untouched", file_mode, untouched, self._reserver.free, self._holds_untouched
         )
@@ -211,7 +213,7 @@ class FileStore:
     def _check(self) -> None:
         try:
             self._reserver.require_room(files=FILES)  # first: without an inode nothing could be tried
-            disk.probe(self._uploads)
+            files.probe(self._uploads)
         except OSError as error:
             raise StoreUnavailable(f"{error.strerror}") from error
 
@@ -226,7 +228,7 @@ class FileStore:
     def _look_at(self, shard: str) -> None:
         """Let no link stand for a folder: no file is opened through a link, but the way to it would go through one."""
         path = f"{self._folder}/{shard}"
-        if disk.leads_elsewhere(path):
+        if files.leads_elsewhere(path):
             logger.error("%s is a symbolic link, so what is behind it is not used", path)
             raise StoreUnavailable
         if not self._folder_mode & 0o022:  # else others may put one there at any time
@@ -267,20 +269,20 @@ class FileStore:
                     syncs = self._sync
                     if data:
                         self._unsettled = True
-                        disk.write_all(fd, [data], 0)
+                        files.write_all(fd, [data], 0)
                         if syncs := self._syncs(upload):
-                            disk.sync_data(fd)
+                            files.sync_data(fd)
                 finally:
                     os.close(fd)
                 content = record.pack(upload, self._slot(upload, 0, upload.offset if syncs else 0))
-                disk.write_new_file(path + _RECORD, content, self._file_mode, sync=syncs)
+                files.write_new_file(path + _RECORD, content, self._file_mode, sync=syncs)
                 if syncs and (not self._sync or self._inherits):  # see `_commit`
-                    disk.sync_folder(self._uploads)
+                    files.sync_folder(self._uploads)
             except FileExistsError:  # the bytes of that one have gone to their readable place
-                disk.discard(path)
+                files.discard(path)
                 raise UploadExists from None
             except BaseException:
-                disk.discard(path + _RECORD, path)
+                files.discard(path + _RECORD, path)
                 raise
 
     def _reserve_whole(self, fd: int, upload: Upload) -> None:
@@ -296,17 +298,17 @@ class FileStore:
         try:
             return self._load(upload_id).untouched
         except UploadNotFound:  # it is being made, or a crash has left its bytes
-            return disk.written_at(self._path(upload_id)) is not None
+            return files.written_at(self._path(upload_id)) is not None
         except TusError:
             return True
 
     def _open_new(self, path: str) -> int:
         flags = os.O_RDWR | os.O_EXCL
         try:
-            return disk.make_file(path, flags, self._file_mode)
+            return files.make_file(path, flags, self._file_mode)
         except FileNotFoundError:
-            disk.make_folder(Path(path).parent, self._folder_mode, sync=self._sync)
-            return disk.make_file(path, flags, self._file_mode)
+            files.make_folder(Path(path).parent, self._folder_mode, sync=self._sync)
+            return files.make_file(path, flags, self._file_mode)
 
     def _slot(self, upload: Upload, number: int, synced: int) -> record.Slot:
         return record.Slot.of(
@@ -334,7 +336,7 @@ class FileStore:
         try:
             with self._translated("reading a record"):
                 try:
-                    content = disk.read_file(self._record_path(upload_id))
+                    content = files.read_file(self._record_path(upload_id))
                 except FileNotFoundError:
                     raise UploadNotFound from None
             upload, slot = record.unpack(content, self._boot)
@@ -363,7 +365,7 @@ class FileStore:
             upload = replace(upload, offset=slot.synced, finished=False, told=told)
         in_hand = upload.place is None or not upload.finished  # people take finished files away
         with self._translated("looking for the bytes"):
-            if in_hand and disk.written_at(self._bytes_path(upload)) is None:
+            if in_hand and files.written_at(self._bytes_path(upload)) is None:
                 raise UploadNotFound  # a power cut came while it was made or removed
         return upload
 
@@ -466,7 +468,7 @@ class FileStore:
         at = upload.offset + written
         with self._translated("writing"):
             self._make_room(fd, upload, room, at, sum(map(len, batch)))
-            return disk.write_all(fd, batch, at)
+            return files.write_all(fd, batch, at)
 
     def _make_room(self, fd: int, upload: Upload, room: int | None, at: int, size: int) -> None:
         """Make a file of unknown length larger, by more than is needed now; if there is no room for that, by less."""
@@ -536,7 +538,7 @@ class FileStore:
 
     def _excess(self, upload: Upload) -> int:
         with self._translated("looking at an upload"):
-            return disk.excess(self._bytes_path(upload), upload.offset)
+            return files.excess(self._bytes_path(upload), upload.offset)
 
     def _trim(self, upload: Upload) -> None:
         with self._translated("giving back space"):
@@ -545,7 +547,7 @@ class FileStore:
                 reach = record.reach(os.pread(fd, record.JSON_AT, 0))
             finally:
                 os.close(fd)
-            disk.cut(self._bytes_path(upload), max(upload.offset, reach))
+            files.cut(self._bytes_path(upload), max(upload.offset, reach))
 
     async def commit(self, upload: Upload) -> None:
         """See `Store.commit`."""
@@ -625,14 +627,14 @@ class FileStore:
                     slot = replace(slot, written_at=last.written_at, clock=last.clock)  # see `Upload.updated_at`
                 promised = self._sync or last.offset == upload.length
                 if syncs and promised and not record.was_synced(head, last):
-                    disk.sync_data(fd)  # else a power cut may take the last slot and tear the one that is written now
+                    files.sync_data(fd)  # else a power cut may take the last slot and tear the one that is written now
                 # `finished` alone needs no sync: if it is lost, finishing is done again.
                 changed = unsynced or (slot.offset, slot.expires_at) != (last.offset, last.expires_at)
                 if slot.offset < last.offset or (syncs and changed):
                     self._write_synced(fd, slot)
                     if syncs and (not self._sync or self._inherits):  # the names neither, when they were made
-                        disk.sync_folder(self._uploads / upload.id[:2])
-                        disk.sync_folder(self._uploads)
+                        files.sync_folder(self._uploads / upload.id[:2])
+                        files.sync_folder(self._uploads)
                 else:
                     record.write_slot(fd, slot)
                 if slot.offset < last.offset:  # what was told of the bytes that are taken back
@@ -651,7 +653,7 @@ class FileStore:
         slot = replace(slot, unsynced=True)
         record.write_slot(fd, slot)
         try:
-            disk.sync_data(fd)
+            files.sync_data(fd)
         except OSError:
             with contextlib.suppress(OSError):
                 record.take_back(fd, slot)
@@ -676,7 +678,7 @@ class FileStore:
             try:
                 record.write_cell(fd, upload)
                 if syncs:
-                    disk.sync_data(fd)
+                    files.sync_data(fd)
             finally:
                 os.close(fd)
 
@@ -697,7 +699,7 @@ class FileStore:
     def _sync_bytes(self, upload: Upload) -> None:
         fd = os.open(self._bytes_path(upload), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            disk.sync_data(fd)
+            files.sync_data(fd)
         finally:
             os.close(fd)
 
@@ -719,10 +721,10 @@ class FileStore:
         last = record.newer(head, self._boot)
         number, synced = (last.number, self._synced(last)) if last is not None else (0, 0)
         if upload.place is None and upload.length is not None:
-            disk.cut(path, upload.length)  # it had grown ahead
+            files.cut(path, upload.length)  # it had grown ahead
         slot = self._slot(upload, number + 1, min(synced, upload.offset))
         content = record.pack(upload, slot, cell=record.cell_of(head))
-        disk.replace_file(path + _RECORD, content, self._file_mode, sync=self._syncs(upload))
+        files.replace_file(path + _RECORD, content, self._file_mode, sync=self._syncs(upload))
         if (told := record.cell_of(os.pread(fd, record.JSON_AT, 0))) != record.cell_of(head):
             new = self._open_record(upload.id)  # somebody was told meanwhile
             try:
@@ -761,7 +763,7 @@ class FileStore:
         with self._translated("joining partial uploads"):
             source = self._open_bytes(part, 0)
             try:
-                disk.copy(source, start, target, at, length)
+                files.copy(source, start, target, at, length)
             finally:
                 os.close(source)
 
@@ -769,20 +771,20 @@ class FileStore:
         """See `Store.note_awaiting`."""
         path = self._path(part) + _AWAITED
         with self._translated("noting a final upload"):
-            await self._run(awaited.note, path, final, self._file_mode)
+            await self._run(file_dependents.note, path, final, self._file_mode)
 
     async def awaiting(self, part: UploadId) -> tuple[UploadId, ...]:
         """See `Store.awaiting`."""
         path = self._path(part) + _AWAITED
         with self._translated("reading which final uploads wait"):
-            noted = await self._swift(awaited.read_short, path)
-            return await self._run(awaited.read, path) if noted is None else noted
+            noted = await self._swift(file_dependents.read_short, path)
+            return await self._run(file_dependents.read, path) if noted is None else noted
 
     async def strike_awaiting(self, part: UploadId, gone: Collection[UploadId]) -> None:
         """See `Store.strike_awaiting`."""
         path = self._path(part) + _AWAITED
         with self._translated("striking out final uploads"):
-            await self._run(awaited.strike, path, frozenset(gone), self._file_mode)
+            await self._run(file_dependents.strike, path, frozenset(gone), self._file_mode)
 
     # the end of an upload --------------------------------------------------------------------------------------------
 
@@ -799,12 +801,12 @@ class FileStore:
             place = upload.place or str(template.link(Path(path), upload))
             if self._syncs(upload):
                 if upload.place is None:
-                    disk.sync_file(place)  # with the time that it is known by: fdatasync has no need of that
-                disk.sync_folder(Path(place).parent)
-            sealed = replace(upload, place=place, seal=disk.written_at(place))
+                    files.sync_file(place)  # with the time that it is known by: fdatasync has no need of that
+                files.sync_folder(Path(place).parent)
+            sealed = replace(upload, place=place, seal=files.written_at(place))
             if sealed != upload:
                 self._amend(sealed)
-            disk.unlink(path)
+            files.unlink(path)
         return sealed
 
     async def content(self, upload: Upload) -> Content:
@@ -816,7 +818,7 @@ class FileStore:
     def _has_bytes(self, upload: Upload) -> bool:
         """Whether the bytes are still where they were put: people move finished files away, and names are reused."""
         with self._translated("looking for the bytes"):
-            found = disk.written_at(self._bytes_path(upload))
+            found = files.written_at(self._bytes_path(upload))
         return found is not None and (upload.place is None or not upload.finished or found == upload.seal)
 
     async def remove(self, upload_id: UploadId, *, notes: bool = True) -> bool:
@@ -875,11 +877,11 @@ class FileStore:
         """Remove what there is of an upload but its readable name; note in `folders` which ones are to be synced."""
         path = self._path(upload_id)
         # The record goes before the bytes: these are found by the calendar if we die here.
-        there = disk.unlink(path + _RECORD)
-        there |= disk.unlink(path)
-        there |= notes and disk.unlink(path + _AWAITED)
+        there = files.unlink(path + _RECORD)
+        there |= files.unlink(path)
+        there |= notes and files.unlink(path + _AWAITED)
         for suffix in (_RECORD, _AWAITED):
-            disk.unlink(path + suffix + _NEW)
+            files.unlink(path + suffix + _NEW)
         if there:
             folders.add(Path(path).parent)
         return there
@@ -888,7 +890,7 @@ class FileStore:
         if self._sync:
             with self._translated("removing an upload"):
                 for path in folders:
-                    disk.sync_folder(path)
+                    files.sync_folder(path)
 
     def _remove_place(self, upload: Upload) -> set[Path]:
         """Remove the readable name, also one that a crash kept from the record; return its folder, to be synced.
@@ -903,7 +905,7 @@ class FileStore:
                     place = str(self._template.link(path, upload))
         if place is None:
             return set()
-        disk.unlink(place)
+        files.unlink(place)
         return {Path(place).parent}
 
     # going through them ----------------------------------------------------------------------------------------------
@@ -987,7 +989,7 @@ class FileStore:
         """Whether there may be anything of an upload: most that were removed in time are listed still."""
         try:
             path = self._path(upload_id)
-            return any(disk.may_exist(path + suffix) for suffix in _SUFFIXES)
+            return any(files.may_exist(path + suffix) for suffix in _SUFFIXES)
         except StoreUnavailable:
             return True
 
@@ -1034,7 +1036,7 @@ class FileStore:
                 stem = next((entry.name.removesuffix(end) for end in _SUFFIXES if entry.name.endswith(end)), "")
                 with contextlib.suppress(UploadNotFound):
                     upload_id = as_upload_id(stem)
-                    if entry.name == stem + _RECORD or not disk.may_exist(f"{shard}/{stem}{_RECORD}"):
+                    if entry.name == stem + _RECORD or not files.may_exist(f"{shard}/{stem}{_RECORD}"):
                         yield upload_id
 
     def _wants_look(self, upload_id: UploadId, now: float) -> float | None:
@@ -1046,7 +1048,7 @@ class FileStore:
         except StoreUnavailable:
             return None
         self._drop_spare_name(upload)
-        if upload.length is None and disk.excess(self._bytes_path(upload), upload.offset):
+        if upload.length is None and files.excess(self._bytes_path(upload), upload.offset):
             return now  # that look cuts it
         # One without a deadline was finished, and is not any more since a power cut.
         if not upload.finished and (upload.complete or upload.pending or upload.expires_at is None):
@@ -1059,7 +1061,7 @@ class FileStore:
             path = self._path(upload.id)
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.lstat(path), os.lstat(upload.place)):
-                    disk.unlink(path)
+                    files.unlink(path)
 
     async def remind(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
         """See `Store.remind`."""
@@ -1103,19 +1105,19 @@ class FileStore:
     def _settle(self) -> None:
         with self._translated("syncing"):
             moment, running = self.clock.seconds(), self.clock.steady()
-            disk.sync_file_system(self.root)
-            with disk.locked(self.root):  # other processes do the same
+            files.sync_file_system(self.root)
+            with files.locked(self.root):  # other processes do the same
                 self._settled = settled = self._read_settled()
                 # Both: an older version knows the wall clock only.
                 settled[self._boot] = max(moment, settled.get(self._boot, 0.0))
                 settled[self._boot + _CLOCK] = max(running, settled.get(self._boot + _CLOCK, 0.0))
                 # Two lines for each run of the machine: records written under an old one may stay for years.
                 lines = "".join(f"{boot} {at}\n" for boot, at in settled.items())
-                disk.replace_file(str(self.root / "settled"), lines.encode(), self._file_mode, sync=True)
+                files.replace_file(str(self.root / "settled"), lines.encode(), self._file_mode, sync=True)
 
     def _read_settled(self) -> dict[str, float]:
         try:
-            lines = disk.read_file(str(self.root / "settled")).decode("ascii").splitlines()
+            lines = files.read_file(str(self.root / "settled")).decode("ascii").splitlines()
             return {boot: float(moment) for boot, _, moment in (line.rpartition(" ") for line in lines)}
         except FileNotFoundError:
             return {}

@@ -19,7 +19,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
-from tusserver.stores import disk
+from tusserver.disk import files
 
 _CLAIMED = ".claimed"
 _COVERS = "covers"
@@ -88,7 +88,7 @@ class Calendar:
                     self._close()
                     self._fd = self._open(f"{self._folder}/{moment}")
                     self._moment = moment
-                disk.write_line(self._fd, lines)
+                files.write_line(self._fd, lines)
             except BaseException:
                 self._failures += 1
                 raise
@@ -100,10 +100,10 @@ class Calendar:
 
     def _open(self, path: str) -> int:
         try:
-            return disk.make_file(path, os.O_WRONLY | os.O_APPEND, self._file_mode)
+            return files.make_file(path, os.O_WRONLY | os.O_APPEND, self._file_mode)
         except FileNotFoundError:
-            disk.make_folder(self._folder, self._folder_mode, sync=False)
-            return disk.make_file(path, os.O_WRONLY | os.O_APPEND, self._file_mode)
+            files.make_folder(self._folder, self._folder_mode, sync=False)
+            return files.make_file(path, os.O_WRONLY | os.O_APPEND, self._file_mode)
 
     def due(self, now: float, latest: float = math.inf) -> Iterator[str]:
         """Go through the names listed up to `now`, or after `latest`; see `batches`."""
@@ -128,7 +128,7 @@ class Calendar:
                 if (path := self._claim(name)) is not None:
                     yield from self._read(path, clock, latest)
                     if failures == self._failures:
-                        disk.unlink(path)
+                        files.unlink(path)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -158,7 +158,7 @@ class Calendar:
         if path.suffix == _CLAIMED:
             return path
         claimed = self._folder / (name + _CLAIMED)
-        if disk.written_at(str(claimed)) is not None:
+        if files.written_at(str(claimed)) is not None:
             return None  # left by a sweep that died; it has its own turn
         path.rename(claimed)
         with self._guard:
@@ -170,7 +170,7 @@ class Calendar:
         """Name what is due in a list; put the rest on finer lists."""
         recent: set[bytes] = set()
         splits = True
-        for lines in disk.read_lines(str(path), _BLOCK):
+        for lines in files.read_lines(str(path), _BLOCK):
             due: list[str] = []
             later: list[tuple[str, float]] = []
             now = clock()
@@ -198,7 +198,7 @@ class Calendar:
         if self._doubted:
             return False
         try:
-            return disk.read_file(str(self._folder / _COVERS)) == boot.encode()
+            return files.read_file(str(self._folder / _COVERS)) == boot.encode()
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ELOOP):  # a link says nothing, and is replaced
                 raise
@@ -207,14 +207,14 @@ class Calendar:
     def read_note(self, name: str) -> str | None:
         """Return a note that lies beside the lists."""
         try:
-            return disk.read_file(f"{self._folder}/{name}").decode("ascii", "replace")
+            return files.read_file(f"{self._folder}/{name}").decode("ascii", "replace")
         except FileNotFoundError:
             return None
 
     def write_note(self, name: str, text: str) -> None:
         """Put a note beside the lists."""
-        disk.make_folder(self._folder, self._folder_mode)
-        disk.replace_file(f"{self._folder}/{name}", text.encode(), self._file_mode, sync=False)
+        files.make_folder(self._folder, self._folder_mode)
+        files.replace_file(f"{self._folder}/{name}", text.encode(), self._file_mode, sync=False)
 
     @property
     def failures(self) -> int:
@@ -224,12 +224,12 @@ class Calendar:
     def doubt(self) -> None:
         """Say that the lists are not whole: they are made anew at the next look, by whatever process has it."""
         self._doubted = True  # if only we can be told
-        disk.discard(f"{self._folder}/{_COVERS}")
+        files.discard(f"{self._folder}/{_COVERS}")
 
     def set_covers(self, boot: str) -> None:
         """Say that they are."""
-        disk.make_folder(self._folder, self._folder_mode)
-        disk.replace_file(str(self._folder / _COVERS), boot.encode(), self._file_mode, sync=False)
+        files.make_folder(self._folder, self._folder_mode)
+        files.replace_file(str(self._folder / _COVERS), boot.encode(), self._file_mode, sync=False)
         self._doubted = False
 
 

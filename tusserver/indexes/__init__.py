@@ -1,0 +1,1 @@
+"""Indexes: pointers to uploads, which can be lost and made again."""

@@ -1,0 +1,1 @@
+"""The file store: for each upload one preallocated file, and one record beside it."""
