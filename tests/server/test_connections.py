@@ -16,7 +16,7 @@ from tests.support.processes import children
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually, patching
 from tests.support.wire import Answer, Connection
-from tusserver.server import connections
+from tusserver.server.connections import MAX_REJECTED
 
 OPTIONS = b"OPTIONS /files HTTP/1.1\r\nHost: here\r\n\r\n"
 
@@ -118,11 +118,11 @@ def test_the_log_names_the_limit_once_and_not_for_each_of_a_flood(start_server: 
 def test_more_than_can_be_told_why_are_cut_off(start_server: StartServer, stack: ExitStack) -> None:
     server = start_server("--limits.connections", "1")
     asked(stack.enter_context(Connection(server.url)))
-    late = [stack.enter_context(Connection(server.url)) for _ in range(connections.SPARE + 20)]
+    late = [stack.enter_context(Connection(server.url)) for _ in range(MAX_REJECTED + 20)]
     for connection in late:
         connection.send(OPTIONS)
     told = [connection.ends() for connection in late]
-    assert told.count(503) >= connections.SPARE
+    assert told.count(503) >= MAX_REJECTED
     assert set(told) <= {503, None}
 
 

@@ -20,7 +20,7 @@ from tests.support.tus import Tus, eventually, patching
 from tests.support.wire import Connection
 from tusserver.protocol.upload import as_upload_id
 from tusserver.server import descriptors
-from tusserver.server.connections import SPARE, Limits
+from tusserver.server.connections import MAX_REJECTED, ConnectionLimits
 from tusserver.stores.file.store import FileStore
 
 FEW = 64
@@ -33,8 +33,8 @@ DATA = os.urandom(100_000)
 
 @pytest.mark.parametrize("files", [20, 64, 128, 256, 1024, 4096])
 def test_all_that_are_let_in_and_all_that_are_turned_away_fit(files: int) -> None:
-    share = descriptors.fit(Limits(connections=100_000), 2048, files, 10)
-    connections, spare = share.limits.connections, share.limits.spare
+    share = descriptors.fit(ConnectionLimits(connections=100_000), 2048, files, 10)
+    connections, spare = share.limits.connections, share.limits.max_rejected
     assert connections is not None
     assert connections >= 1
     if files >= FEW:
@@ -43,29 +43,29 @@ def test_all_that_are_let_in_and_all_that_are_turned_away_fit(files: int) -> Non
 
 
 def test_the_log_says_that_fewer_are_let_in_and_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
-    assert descriptors.fit(Limits(connections=10_000), 2048, 1024, 10).limits.connections == 268
+    assert descriptors.fit(ConnectionLimits(connections=10_000), 2048, 1024, 10).limits.connections == 268
     assert "1024 open files" in caplog.text
     assert "takes 268 connections" in caplog.text
     assert "limits.connections = 10000" in caplog.text
 
 
 def test_what_fits_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    limits = Limits(connections=8000)
+    limits = ConnectionLimits(connections=8000)
     assert descriptors.fit(limits, 2048, 65_536, 10) == descriptors.Share(limits=limits, backlog=2048)
-    assert limits.spare == SPARE
+    assert limits.max_rejected == MAX_REJECTED
     assert caplog.text == ""
 
 
 def test_several_workers_may_have_more_together_than_one_of_them(caplog: pytest.LogCaptureFixture) -> None:
-    limits = Limits(connections=1000)
+    limits = ConnectionLimits(connections=1000)
     share = descriptors.fit(limits, 2048, 1024, 10, 4)
-    assert share.limits == replace(limits, per_process=268, spare=48)
+    assert share.limits == replace(limits, connections_per_process=268, max_rejected=48)
     assert caplog.text == ""
 
 
 def test_without_a_limit_the_descriptors_are_one(caplog: pytest.LogCaptureFixture) -> None:
-    limits = Limits()
-    assert descriptors.fit(limits, 2048, 1024, 10).limits == replace(limits, connections=268, spare=48)
+    limits = ConnectionLimits()
+    assert descriptors.fit(limits, 2048, 1024, 10).limits == replace(limits, connections=268, max_rejected=48)
     assert caplog.text == ""
 
 
@@ -154,7 +154,7 @@ def test_who_finds_none_is_told_to_come_again_and_nothing_is_broken(
 
 
 def test_a_server_that_has_none_left_takes_connections_again_later(tmp_path: Path) -> None:
-    """Without our gate in between: the limit shrinks below what is open."""
+    """Without our limiter in between: the limit shrinks below what is open."""
     with TusServer(tmp_path, "--server.workers", "2") as server:
         tus = Tus(server.url)
         url = tus.complete(DATA)
@@ -165,7 +165,7 @@ def test_a_server_that_has_none_left_takes_connections_again_later(tmp_path: Pat
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
         with Connection(server.url) as waiting:
             waiting.send(b"GET /nothing HTTP/1.1\r\nHost: here\r\n\r\n")
-            server.wait_for_output("no connection can be taken")
+            server.wait_for_output("no connection can be accepted")
             for pid, limits in before.items():
                 resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
             assert waiting.answer().status == 404

@@ -14,7 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from tusserver import FileStore, Tus
-from tusserver.server.connections import Gate, Limits
+from tusserver.server.connections import ConnectionLimiter
 from tusserver.server.protocol import WireProtocol, guarded
 from tusserver.service.intake import Intake
 
@@ -47,7 +47,12 @@ async def port(tmp_path: Path, seen: weakref.WeakSet[Any]) -> AsyncIterator[int]
     tus = Tus(FileStore(tmp_path, durability="none"), idle_timeout=0.5)
     app = Starlette(routes=[tus.route("/files")], lifespan=tus.lifespan)
     config = uvicorn.Config(
-        app, http=guarded(Gate(Limits(), None, None)), log_config=None, access_log=False, port=0, loop="asyncio"
+        app,
+        http=guarded(ConnectionLimiter()),
+        log_config=None,
+        access_log=False,
+        port=0,
+        loop="asyncio",
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())

@@ -17,7 +17,7 @@ import tusserver
 from tests.server.stage import Stage
 from tests.support.tus import Tus, eventually, patching
 from tests.support.wire import render
-from tusserver.server.connections import Gate, Limits
+from tusserver.server.connections import ConnectionLimiter, ConnectionLimits
 from tusserver.server.heads import FIELD, REQUEST, USUAL, Heads
 from tusserver.server.protocol import PIPELINED, TusHttpProtocol, guarded
 from tusserver.stores.file.store import FileStore
@@ -105,8 +105,8 @@ UNFINISHED = {
 
 @pytest.mark.parametrize("unfinished", UNFINISHED.values(), ids=UNFINISHED)
 def test_unfinished_heads_cost_no_more_than_their_sum_and_a_new_client_is_served(unfinished: bytes) -> None:
-    gate = Gate(Limits(heads=200_000))
-    with Stage("uvloop", http=guarded(gate)) as stage, ExitStack() as stack:
+    limiter = ConnectionLimiter(ConnectionLimits(head_memory=200_000))
+    with Stage("uvloop", http=guarded(limiter)) as stage, ExitStack() as stack:
         stage.play(echo)
         clients = [stack.enter_context(stage.connect()) for _ in range(12)]
         for client in clients:
@@ -126,8 +126,8 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 def test_a_request_that_waits_counts_with_what_it_costs() -> None:
     """A HEAD of 34 bytes is 3 KB in memory."""
-    gate = Gate(Limits(heads=4 << 20))
-    heads = gate.heads
+    limiter = ConnectionLimiter(ConnectionLimits(head_memory=4 << 20))
+    heads = limiter.heads
     assert heads is not None
     let_go = threading.Event()
 
@@ -136,7 +136,7 @@ def test_a_request_that_waits_counts_with_what_it_costs() -> None:
             await asyncio.sleep(0.01)
         await echo(scope, receive, send)
 
-    with Stage("uvloop", http=guarded(gate)) as stage, stage.connect() as client, traced() as held:
+    with Stage("uvloop", http=guarded(limiter)) as stage, stage.connect() as client, traced() as held:
         stage.play(late)
         client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n" * (1 + PIPELINED))
         assert eventually(lambda: heads.total > REQUEST)
@@ -147,14 +147,14 @@ def test_a_request_that_waits_counts_with_what_it_costs() -> None:
 
 def test_a_field_counts_with_what_it_costs() -> None:
     """4,000 short fields are 40 KB on the wire, and 700 KB in memory."""
-    gate = Gate(Limits(heads=1 << 20))
+    limiter = ConnectionLimiter(ConnectionLimits(head_memory=1 << 20))
     with traced() as held:
         fields = [(name.lower(), value) for name, value in ((b"%x" % n, b"%x" % n) for n in range(16, 2016))]
         cost = held() / len(fields)
     data = sum(len(name) + len(value) for name, value in fields) / len(fields)
     assert cost - data < FIELD
-    assert gate.heads is not None
-    with Stage("uvloop", http=guarded(gate)) as stage, stage.connect() as client:
+    assert limiter.heads is not None
+    with Stage("uvloop", http=guarded(limiter)) as stage, stage.connect() as client:
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + short_fields(4000))
-        heads = gate.heads
+        heads = limiter.heads
         assert eventually(lambda: heads.total > 4000 * cost - USUAL)

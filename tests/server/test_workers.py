@@ -266,11 +266,11 @@ def test_one_of_two_servers_on_a_folder_sweeps_and_when_it_is_killed_the_other(
 # the supervisor alone ------------------------------------------------------------------------------------------------
 
 
-def supervise(script: str, count: int = 2, prelude: str = "") -> subprocess.Popen[str]:
+def supervise(script: str, count: int = 2, prelude: str = "", probation: float = 0.5) -> subprocess.Popen[str]:
     """Run a parent of `count` workers that do what the script says; `reloads` counts the hangups of the parent."""
     frame = f"""
 import logging, os, select, signal, sys
-from tusserver.server.worker import Seat
+from tusserver.server.worker import WorkerContext
 from tusserver.server.supervisor import Supervisor
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
 logging.getLogger("tusserver.workers").addFilter(lambda record: not record.getMessage().startswith("replacing"))
@@ -281,13 +281,14 @@ def reload():
     reloads += 1
     return True
 {prelude}
-supervisor = Supervisor({count}, shutdown_timeout=0, on_start=lambda: print("started", flush=True), reload=reload)
-seat = supervisor.run()
-if isinstance(seat, Seat):
+started = lambda: print("started", flush=True)
+supervisor = Supervisor({count}, shutdown_timeout=0, on_start=started, reload=reload, probation={probation})
+context = supervisor.run()
+if isinstance(context, WorkerContext):
 {"".join(f"    {line}" + chr(10) for line in script.strip().splitlines())}
     sys.exit()
 print("gave up" if supervisor.gave_up else "stopped", flush=True)
-sys.exit(seat)
+sys.exit(context)
 """
     return subprocess.Popen([sys.executable, "-c", frame], stdout=subprocess.PIPE, text=True)
 
@@ -302,10 +303,10 @@ def test_if_no_worker_can_start_the_parent_gives_up() -> None:
 
 def test_a_worker_that_dies_at_once_comes_back_after_growing_waits() -> None:
     script = """
-seat.ready()
-if seat.number == 1:
+context.ready()
+if context.number == 1:
     sys.exit(3)
-select.select([seat.line], [], [])
+select.select([context.channel], [], [])
 """
     waits = []
     with supervise(script) as parent:
@@ -335,8 +336,8 @@ def failing():
 forks, os.fork = 0, failing
 """
 SERVING = """
-seat.ready()
-select.select([seat.line], [], [])
+context.ready()
+select.select([context.channel], [], [])
 """
 
 
@@ -345,7 +346,7 @@ def test_if_no_worker_can_be_forked_the_parent_gives_up_in_one_line() -> None:
         output = parent.communicate(timeout=30)[0]
     assert parent.returncode == 1
     assert output.splitlines() == [
-        "no worker can be started now: Resource temporarily unavailable; it is tried again until that works",
+        "no worker can be started now: Resource temporarily unavailable; it is tried again until it works",
         "gave up",
     ]
 
@@ -389,13 +390,12 @@ def test_a_worker_that_is_killed_by_a_signal_without_a_name_is_replaced(server: 
 
 def test_new_workers_that_die_at_once_do_not_take_the_old_ones_with_them() -> None:
     script = """
-seat.ready()
+context.ready()
 if reloads:
     sys.exit(3)
-select.select([seat.line], [], [])
+select.select([context.channel], [], [])
 """
-    patient = "from tusserver.server import supervisor; supervisor.SETTLING = 3600.0"
-    with supervise(script, count=3, prelude=patient) as parent:
+    with supervise(script, count=3, probation=3600) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "started\n"
         before = children(parent.pid)
@@ -432,7 +432,7 @@ sys.exit(main())
     ("when", "told"),
     [
         ("os.getpid() == parent and made > 1", "the workers stay as they are"),
-        ("os.getpid() != parent and made > 2", "before it came to serving: the old workers stay"),
+        ("os.getpid() != parent and made > 2", "before it was ready: the old workers stay"),
     ],
 )
 def test_a_reload_of_a_half_installed_version_changes_nothing_and_says_so(tmp_path: Path, when: str, told: str) -> None:

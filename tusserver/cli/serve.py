@@ -37,7 +37,7 @@ def serve(options: argparse.Namespace) -> int:
     """
     configured = load_settings(options)
     terminal = signals.Terminal()
-    handlers = signals.begin(terminal)
+    handlers = signals.prepare(terminal)
     out = Writer(_STANDARD_OUTPUT, steady=False)
     try:
         return _Service(options, configured, terminal, out).serve()
@@ -157,7 +157,7 @@ class _Service:
             if not served:
                 return _fail("the server could not start; the log above says why")
             if self._fresh is not None:
-                signals.begin(self._terminal)
+                signals.prepare(self._terminal)
             if self._fresh is None or self._server.signalled:
                 _finish(self._out, _STOPPED)
                 return 0
@@ -170,7 +170,7 @@ class _Service:
         self._server = run.Server(
             config,
             on_hangup=self._hangup,
-            on_end=partial(_finish, self._out, _STOPPED),
+            on_exit=partial(_finish, self._out, _STOPPED),
             terminal=self._terminal,
             **how,
         )
@@ -207,29 +207,29 @@ class _Service:
             reload=reload,
             terminal=self._terminal,
         )
-        seat = parent.run()
-        if isinstance(seat, worker.Seat):
-            return self._work(seat)
+        context = parent.run()
+        if isinstance(context, worker.WorkerContext):
+            return self._work(context)
         if parent.gave_up:
             return _fail("the workers could not start; the log above says why")
         _finish(self._out, _STOPPED)
-        return seat
+        return context
 
-    def _work(self, seat: Any) -> int:
+    def _work(self, context: Any) -> int:
         from tusserver.assembly import assemble
 
-        self._log(seat.number)
+        self._log(context.number)
         try:
             site = assemble(self._configured)
             served = _run(
                 self._configured,
                 site,
                 self._listeners,
-                on_start=seat.ready,
+                on_start=context.ready,
                 on_stop=site.tus.close,
-                on_wait=seat.waiting,
-                make_server=seat.server,
-                row=seat.row,
+                on_wait=context.waiting,
+                make_server=context.server,
+                counts=context.process_counts,
             )
         except Exception as error:
             logger.error("this worker cannot serve: %s", _said(error))
@@ -275,11 +275,11 @@ def _run(configured: LoadedSettings, site: Any, listeners: list[socket.socket], 
         backlog=settings.server.backlog,
         idle_timeout=limits.idle_timeout.total_seconds(),
         head_size=limits.head_size,
-        limits=connections.Limits(
+        limits=connections.ConnectionLimits(
             connections=limits.connections,
-            per_address=limits.connections_per_address,
+            connections_per_address=limits.connections_per_address,
             head_timeout=None if limits.head_timeout is None else limits.head_timeout.total_seconds(),
-            heads=limits.buffers,
+            head_memory=limits.buffers,
         ),
         trusted=TrustedProxies(settings.proxies.trusted),
         **how,

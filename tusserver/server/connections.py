@@ -1,7 +1,7 @@
-"""Who comes in and for how long: connections in all and for each address, and the time until a request is asked.
+"""Limits of connections: how many at once, in all and by address, and how long request heads may take.
 
-A gate serves one event loop, and knows how many connections the other workers have. It has one timer for all
-connections that wait, and none while nobody does.
+A `ConnectionLimiter` serves one event loop, and reads the counts of the other workers from shared memory. One timer
+serves all connections whose head is not complete; there is none while there are no such connections.
 """
 
 from __future__ import annotations
@@ -15,136 +15,144 @@ from typing import Final, Protocol
 from tusserver.addresses import TrustedProxies, client_key, parse_address
 from tusserver.protocol.errors import TooManyConnections
 from tusserver.server.heads import Heads
-from tusserver.server.shared_counts import Row
+from tusserver.server.shared_counts import ProcessCounts
 
-logger = logging.getLogger("tusserver.gate")
+logger = logging.getLogger("tusserver.connections")
 
-LOOKS: Final = 8
-"""Looks at those who wait within the time that they have, so that none of them gets much more."""
-SELDOM: Final = 60.0
-"""Seconds between two lines of the log that say the same."""
-SPARE: Final = 64
-"""Connections beyond the limit that are told why, as a rule."""
+CHECKS_PER_TIMEOUT: Final = 8
+"""Checks for overdue heads within `head_timeout`: a head gets at most an eighth more than that."""
+WARNING_INTERVAL: Final = 60.0
+"""Seconds between two warnings about the same limit."""
+MAX_REJECTED: Final = 64
+"""Rejected connections that may be open at once to get an answer, unless there are too few descriptors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How many connections are taken, and how long they may wait. None means no limit."""
+class ConnectionLimits:
+    """How many connections are accepted, and how long their request heads may take. None means no limit."""
 
     connections: int | None = None
-    """By all workers together."""
-    per_process: int | None = None
-    """By each of them."""
-    per_address: int | None = None
+    """Of all workers together."""
+    connections_per_process: int | None = None
+    """Of each worker."""
+    connections_per_address: int | None = None
     """From one IPv4 address, or one /64 of IPv6."""
     head_timeout: float | None = None
-    """Seconds until a request head is complete: from the connection's begin, or from the head's first byte."""
-    spare: int = SPARE
-    """Connections beyond the limits that are told why; who comes on top of them is cut off."""
-    heads: int | None = None
-    """Bytes that request heads of more than the usual size may cost together."""
+    """Seconds until a request head is complete: from the start of the connection, or from the head's first byte."""
+    max_rejected: int = MAX_REJECTED
+    """Rejected connections that may be open at once to get an answer; further ones are closed without one."""
+    head_memory: int | None = None
+    """Bytes that request heads of more than the usual size may use together."""
 
 
-class Guest(Protocol):
-    """A connection, as the gate sees it."""
+class Connection(Protocol):
+    """A connection, as the limiter sees it."""
 
-    def turn_away(self, refusal: TooManyConnections, *, politely: bool) -> None:
-        """Tell why, once its request has begun, and close; or close at once."""
+    def reject(self, refusal: TooManyConnections, *, answer: bool) -> None:
+        """Answer its first request with the refusal, then close; without `answer` close at once."""
 
-    def give_up_on_head(self) -> None:
-        """Close: the head of its request did not come in time."""
+    def abort_head(self) -> None:
+        """Close: the head of its request came too slowly, or uses too much memory."""
 
 
-class Gate:
-    """Counts connections and times heads. Peers that are `trusted` as proxies stand for many clients: they are counted
-    in all, and not by address. `row`: what is known of the other workers, if there are any."""
+class ConnectionLimiter:
+    """Counts connections and times request heads.
+
+    Connections from `trusted` proxies carry requests of many clients: they count in all, and not by address.
+    `counts`: those of the other workers, if there are any.
+    """
 
     def __init__(
-        self, limits: Limits | None = None, trusted: TrustedProxies | None = None, row: Row | None = None
+        self,
+        limits: ConnectionLimits | None = None,
+        trusted: TrustedProxies | None = None,
+        counts: ProcessCounts | None = None,
     ) -> None:
-        self._limits = limits or Limits()
-        self._row = row
+        self._limits = limits or ConnectionLimits()
+        self._counts = counts
         self._trusted = trusted or TrustedProxies()
-        self._inside: dict[Guest, str] = {}
-        """Who was let in, and the key that it counts for, if it does."""
+        self._admitted: dict[Connection, str] = {}
+        """Each with the key that it counts under; empty if it does not count by address."""
         self._by_key: Counter[str] = Counter()
-        self._outside: set[Guest] = set()
-        """Who was turned away and is not gone yet."""
-        self._waiting: dict[Guest, float] = {}
-        """Whose head is not complete, and since when: in this order, as all have the same time."""
+        self._rejected: set[Connection] = set()
+        """Those that are not closed yet."""
+        self._awaiting_head: dict[Connection, float] = {}
+        """Since when; the oldest first, as all have the same timeout."""
         self._timer: asyncio.TimerHandle | None = None
-        self._told: dict[str, float] = {}
+        self._warned_at: dict[str, float] = {}
         self.closing = False
-        """Whether the server stops: whoever comes in now may ask once."""
+        """Whether the server stops: a connection that is admitted now gets one answer at most."""
         self.times_heads = self._limits.head_timeout is not None
-        """Whether `expect` does anything."""
-        self.heads: Heads[Guest] | None = None if self._limits.heads is None else Heads(self._limits.heads)
-        """What large request heads cost."""
+        """Whether `head_started` does anything."""
+        self.heads: Heads[Connection] | None = (
+            None if self._limits.head_memory is None else Heads(self._limits.head_memory)
+        )
+        """The memory that large request heads use."""
 
     @property
     def connections(self) -> int:
-        """Those that were let in."""
-        return len(self._inside)
+        """How many are admitted."""
+        return len(self._admitted)
 
-    # coming and going ------------------------------------------------------------------------------------------------
+    # start and end of a connection -----------------------------------------------------------------------------------
 
-    def enter(self, guest: Guest, peer: str | None) -> bool:
-        """Let a new connection in, or turn it away; say which. `peer`: its address, None on a Unix socket."""
+    def admit(self, connection: Connection, peer: str | None) -> bool:
+        """Admit a new connection or reject it; return which. `peer`: its address, None on a Unix socket."""
         limits = self._limits
         if limits.connections is not None and self._is_full(limits.connections):
-            self._tell("limits.connections", f"there are {limits.connections} connections")
-            self._turn_away(guest, "there are too many")
+            self._warn("limits.connections", f"there are {limits.connections} connections")
+            self._reject(connection, "too many connections")
             return False
         key = ""
-        if limits.per_address is not None and peer is not None:
+        if limits.connections_per_address is not None and peer is not None:
             address = parse_address(peer)
             if address is not None and not self._trusted.trusts(address):
                 key = client_key(address)
-                if not self._count(key, limits.per_address):
+                if not self._count(key, limits.connections_per_address):
                     remedy = "; if it is a proxy, name it in proxies.trusted"
-                    problem = f"{key} has {limits.per_address} connections"
-                    self._tell("limits.connections_per_address", problem, remedy)
-                    self._turn_away(guest, "there are too many from this address")
+                    problem = f"{key} has {limits.connections_per_address} connections"
+                    self._warn("limits.connections_per_address", problem, remedy)
+                    self._reject(connection, "too many connections from this address")
                     self._publish()
                     return False
-        self._inside[guest] = key
-        self.expect(guest)
+        self._admitted[connection] = key
+        self.head_started(connection)
         return True
 
-    def leave(self, guest: Guest) -> None:
-        """Forget a connection that ended."""
-        self._outside.discard(guest)
-        self._waiting.pop(guest, None)
+    def release(self, connection: Connection) -> None:
+        """Forget a connection that is closed."""
+        self._rejected.discard(connection)
+        self._awaiting_head.pop(connection, None)
         if self.heads is not None:
-            self.heads.hold(guest, 0)
-        if key := self._inside.pop(guest, ""):
+            self.heads.hold(connection, 0)
+        if key := self._admitted.pop(connection, ""):
             self._uncount(key)
         self._publish()
 
-    def _is_full(self, most: int) -> bool:
-        """Whether there is no room for one more. If there is, the others know of it before it is looked for."""
-        here, limits = len(self._inside) + 1, self._limits
+    def _is_full(self, limit: int) -> bool:
+        """Return whether one more would exceed a limit. It is published before the others' counts are read."""
+        here, per_process = len(self._admitted) + 1, self._limits.connections_per_process
         others = 0
-        if self._row is not None:
-            self._row.put(here)
-            others = self._row.others()
-        full = here + others > most or (limits.per_process is not None and here > limits.per_process)
+        if self._counts is not None:
+            self._counts.put(here)
+            others = self._counts.others()
+        full = here + others > limit or (per_process is not None and here > per_process)
         if full:
             self._publish()
         return full
 
     def _publish(self) -> None:
-        if self._row is not None:
-            self._row.put(len(self._inside))
+        if self._counts is not None:
+            self._counts.put(len(self._admitted))
 
-    def _count(self, key: str, most: int) -> bool:
-        """Count one more connection of a key, unless it has too many; say which."""
+    def _count(self, key: str, limit: int) -> bool:
+        """Count one more connection under a key, unless that exceeds the limit; return whether it is counted."""
         self._by_key[key] += 1
         others = 0
-        if self._row is not None:
-            self._row.move(key, 1)
-            others = self._row.others_of(key)
-        if self._by_key[key] + others > most:
+        if self._counts is not None:
+            self._counts.add(key, 1)
+            others = self._counts.others_of(key)
+        if self._by_key[key] + others > limit:
             self._uncount(key)
             return False
         return True
@@ -153,54 +161,55 @@ class Gate:
         self._by_key[key] -= 1
         if not self._by_key[key]:
             del self._by_key[key]
-        if self._row is not None:
-            self._row.move(key, -1)
+        if self._counts is not None:
+            self._counts.add(key, -1)
 
-    def _turn_away(self, guest: Guest, why: str) -> None:
-        self._outside.add(guest)
-        guest.turn_away(TooManyConnections(why), politely=len(self._outside) <= self._limits.spare)
+    def _reject(self, connection: Connection, why: str) -> None:
+        self._rejected.add(connection)
+        connection.reject(TooManyConnections(why), answer=len(self._rejected) <= self._limits.max_rejected)
 
-    def _tell(self, limit: str, problem: str, remedy: str = "", what: str = "further ones are turned away") -> None:
+    def _warn(self, limit: str, problem: str, remedy: str = "", effect: str = "further ones are rejected") -> None:
         now = asyncio.get_running_loop().time()
-        if now - self._told.get(limit, -SELDOM) >= SELDOM:
-            self._told[limit] = now
-            logger.warning("%s, %s: %s is reached%s", problem, what, limit, remedy)
+        if now - self._warned_at.get(limit, -WARNING_INTERVAL) >= WARNING_INTERVAL:
+            self._warned_at[limit] = now
+            logger.warning("%s, %s: %s is reached%s", problem, effect, limit, remedy)
 
-    # heads -----------------------------------------------------------------------------------------------------------
+    # request heads ---------------------------------------------------------------------------------------------------
 
-    def expect(self, guest: Guest) -> None:
+    def head_started(self, connection: Connection) -> None:
         """Time the head of the next request from now on."""
         timeout = self._limits.head_timeout
         if timeout is not None:
             loop = asyncio.get_running_loop()
-            self._waiting[guest] = loop.time()
+            self._awaiting_head[connection] = loop.time()
             if self._timer is None:
-                self._timer = loop.call_later(timeout / LOOKS, self._look)
+                self._timer = loop.call_later(timeout / CHECKS_PER_TIMEOUT, self._abort_overdue)
 
-    def weigh(self, guest: Guest, cost: int) -> None:
-        """Note what the heads of a connection cost in memory, in bytes; give up those that are too much for all."""
-        if self.heads is not None and (given_up := self.heads.hold(guest, cost)):
-            problem, what = f"request heads cost {self._limits.heads} bytes", "the oldest large ones are cut off"
-            self._tell("limits.buffers", problem, what=what)
-            for other in given_up:
-                self._waiting.pop(other, None)
-                other.give_up_on_head()
+    def head_complete(self, connection: Connection) -> None:
+        """Stop timing the head."""
+        self._awaiting_head.pop(connection, None)
 
-    def welcome(self, guest: Guest) -> None:
-        """Stop timing: the head is complete."""
-        self._waiting.pop(guest, None)
+    def set_head_cost(self, connection: Connection, cost: int) -> None:
+        """Note the bytes of memory that the heads of a connection use; abort the largest if that is too much in all."""
+        if self.heads is not None and (aborted := self.heads.hold(connection, cost)):
+            problem = f"request heads use {self._limits.head_memory} bytes"
+            self._warn("limits.buffers", problem, effect="the oldest large ones are aborted")
+            for other in aborted:
+                self._awaiting_head.pop(other, None)
+                other.abort_head()
 
-    def _look(self) -> None:
+    def _abort_overdue(self) -> None:
         timeout = self._limits.head_timeout
         assert timeout is not None
         loop = asyncio.get_running_loop()
-        late = loop.time() - timeout
+        latest = loop.time() - timeout
         overdue = []
-        for guest, since in self._waiting.items():
-            if since > late:
+        for connection, since in self._awaiting_head.items():
+            if since > latest:
                 break
-            overdue.append(guest)
-        for guest in overdue:
-            del self._waiting[guest]
-            guest.give_up_on_head()
-        self._timer = loop.call_later(timeout / LOOKS, self._look) if self._waiting else None
+            overdue.append(connection)
+        for connection in overdue:
+            del self._awaiting_head[connection]
+            connection.abort_head()
+        waiting = bool(self._awaiting_head)
+        self._timer = loop.call_later(timeout / CHECKS_PER_TIMEOUT, self._abort_overdue) if waiting else None

@@ -12,7 +12,7 @@ import os
 import resource
 from dataclasses import dataclass, replace
 
-from tusserver.server.connections import SPARE, Limits
+from tusserver.server.connections import MAX_REJECTED, ConnectionLimits
 
 logger = logging.getLogger("tusserver.server")
 
@@ -31,18 +31,18 @@ _WORK = 128
 class Share:
     """What fits into a number of descriptors."""
 
-    limits: Limits
+    limits: ConnectionLimits
     backlog: int
     """Connections that may wait to be accepted: all of them may be accepted at once, before any is turned away."""
 
 
-def fit(limits: Limits, backlog: int, files: int, used: int, workers: int = 1) -> Share:
+def fit(limits: ConnectionLimits, backlog: int, files: int, used: int, workers: int = 1) -> Share:
     """Lower the numbers of connections to what there are descriptors for: `files`, of which so many are `used`.
 
     Each of the `workers` has as many.
     """
     free = max(0, files - used - _OWN)
-    most = max(1, (free - min(SPARE + _WORK, free * 3 // 8)) // EACH)
+    most = max(1, (free - min(MAX_REJECTED + _WORK, free * 3 // 8)) // EACH)
     all_of_them = most * workers
     if limits.connections is not None and limits.connections > all_of_them:
         logger.warning(
@@ -52,9 +52,9 @@ def fit(limits: Limits, backlog: int, files: int, used: int, workers: int = 1) -
         )
     connections = all_of_them if limits.connections is None else min(all_of_them, limits.connections)
     left = max(0, free - EACH * min(most, connections))
-    spare = min(SPARE, max(1, left // 4))
+    spare = min(MAX_REJECTED, max(1, left // 4))
     per_process = None if workers == 1 else most
-    limits = replace(limits, connections=connections, per_process=per_process, spare=spare)
+    limits = replace(limits, connections=connections, connections_per_process=per_process, max_rejected=spare)
     return Share(limits=limits, backlog=max(1, min(backlog, left // 2)))
 
 
@@ -68,7 +68,7 @@ def in_use() -> int:
 
 def ask_for(connections: int | None) -> int:
     """Return how many files this process may have open, after it asked for what so many connections need."""
-    needed = max(OPEN_FILES, EACH * (connections or 0) + SPARE + _WORK + _OWN + in_use())
+    needed = max(OPEN_FILES, EACH * (connections or 0) + MAX_REJECTED + _WORK + _OWN + in_use())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
     if soft != resource.RLIM_INFINITY and soft < wanted:

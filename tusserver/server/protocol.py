@@ -7,7 +7,7 @@ to stay (`compat`); where one is missing it is uvicorn's own protocol and nothin
 Beside the wire it mends what a hostile client could use: bytes that had arrived when a client vanished are delivered,
 trailers stay out of `scope["headers"]`, heads and pipelines have a bound, no answer goes to another request than its
 own, what another server might frame in another way is refused, a wish to change the protocol does not cost the body,
-and a `Gate` counts connections and times heads.
+and a `ConnectionLimiter` counts connections and times heads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tusserver.protocol.errors import HeaderTooLarge, TooManyConnections, TusError
 from tusserver.server.compat import choose, missing
-from tusserver.server.connections import Gate
+from tusserver.server.connections import ConnectionLimiter
 from tusserver.server.heads import FIELD, REQUEST, USUAL
 from tusserver.server.wire import TOKEN, UvicornWire
 from tusserver.streams import WIRE
@@ -92,7 +92,7 @@ class _Parser(httptools.HttpRequestParser):
 class WireProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with a Wire for each request. `guarded` makes one with limits."""
 
-    gate: ClassVar[Gate | None] = None
+    limiter: ClassVar[ConnectionLimiter | None] = None
     head_size: ClassVar[int] = HEAD_SIZE
 
     def __init__(
@@ -141,7 +141,7 @@ class WireProtocol(HttpToolsProtocol):
         self._going_on = False
         """Whether the parser is told again what it has been told."""
         self._timed = False
-        """Whether the gate times the head that comes."""
+        """Whether the limiter times the head that comes."""
         self._last = False
         """Whether no request is to follow the next one."""
 
@@ -150,15 +150,15 @@ class WireProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         with contextlib.suppress(OSError):  # a Unix socket
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.gate is not None:
-            self._timed = self.gate.enter(self, self.client[0] if self.client else None) and self.gate.times_heads
-            if self.gate.closing:  # it was accepted just before the listeners were closed
+        if self.limiter is not None:
+            self._timed = self.limiter.admit(self, self.client[0] if self.client else None) and self.limiter.times_heads
+            if self.limiter.closing:  # it was accepted just before the listeners were closed
                 self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let the gate know."""
-        if self.gate is not None:
-            self.gate.leave(self)
+        """Let the limiter know."""
+        if self.limiter is not None:
+            self.limiter.release(self)
         super().connection_lost(exc)
         for cycle, _ in self.pipeline:
             cycle.on_response = _nothing  # else each holds on to us, until the garbage collector comes
@@ -192,11 +192,11 @@ class WireProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _weigh(self) -> None:
-        """Tell the gate what our heads cost, and what the parser holds of the next one or of trailers."""
-        if self.gate is not None:
+        """Tell the limiter what our heads cost, and what the parser holds of the next one or of trailers."""
+        if self.limiter is not None:
             coming = self._line + (self._cost if self._in_head else 0)
             waiting = sum(self._queued) + REQUEST * len(self._queued)
-            self.gate.weigh(self, self._answering + waiting + coming)
+            self.limiter.set_head_cost(self, self._answering + waiting + coming)
 
     def on_response_complete(self) -> None:
         """Go on to the next request; the head of this one is not kept any longer."""
@@ -212,9 +212,9 @@ class WireProtocol(HttpToolsProtocol):
         uvicorn's own timer for idle connections ended with that byte.
         """
         cycle = self.cycle
-        if self.gate is not None and self.gate.times_heads and (cycle is None or cycle.response_complete):
+        if self.limiter is not None and self.limiter.times_heads and (cycle is None or cycle.response_complete):
             self._timed = True
-            self.gate.expect(self)
+            self.limiter.head_started(self)
 
     def shutdown(self) -> None:
         """Answer the request that is under way, if there is one or comes at once; then close."""
@@ -293,9 +293,9 @@ class WireProtocol(HttpToolsProtocol):
         self._progress = True
         self._in_head = False
         self._field = b""
-        if self._timed and self.gate is not None:
+        if self._timed and self.limiter is not None:
             self._timed = False
-            self.gate.welcome(self)
+            self.limiter.head_complete(self)
         self._trailer_fields = self._trailer_bytes = 0
         length = self._frame()
         before = self.cycle
@@ -426,14 +426,14 @@ class WireProtocol(HttpToolsProtocol):
         else:
             self._dismiss(_render(self._too_large()))
 
-    def turn_away(self, refusal: TooManyConnections, *, politely: bool) -> None:
-        """See `Guest.turn_away`.
+    def reject(self, refusal: TooManyConnections, *, answer: bool) -> None:
+        """See `Connection.reject`.
 
         What to answer depends on the method: on a HEAD that is refused with anything but 423, tus-js-client takes the
         upload for lost and starts again with the first byte.
         """
         self._refused = True
-        if politely:
+        if answer:
             self._turned_away = refusal
             self.loop.call_later(LINGER, self._give_up_on_beginning)
         else:
@@ -456,8 +456,8 @@ class WireProtocol(HttpToolsProtocol):
             self._turned_away = None
             self.transport.close()
 
-    def give_up_on_head(self) -> None:
-        """See `Guest.give_up_on_head`. No answer: 408 would be final to clients that try again after a cut."""
+    def abort_head(self) -> None:
+        """See `Connection.abort_head`. No answer: 408 would be final to clients that try again after a cut."""
         logger.debug("the head of a request did not come in time")
         if self.transport.get_write_buffer_size():
             self.transport.abort()  # it does not read either
@@ -499,12 +499,12 @@ def _head(status: int, further: str = "") -> bytes:
     ).encode("ascii")
 
 
-def guarded(gate: Gate, *, head_size: int = HEAD_SIZE) -> type[HttpToolsProtocol]:
-    """Return `TusHttpProtocol` with a gate before it, for one event loop. `head_size`: bytes of a request head."""
+def guarded(limiter: ConnectionLimiter, *, head_size: int = HEAD_SIZE) -> type[HttpToolsProtocol]:
+    """Return `TusHttpProtocol` with a limiter before it, for one event loop. `head_size`: bytes of a request head."""
     if not AT_WORK:
         logger.warning("with this uvicorn nothing limits connections, and the size and time of request heads")
         return TusHttpProtocol
-    return type("GuardedProtocol", (WireProtocol,), {"gate": gate, "head_size": head_size})
+    return type("GuardedProtocol", (WireProtocol,), {"limiter": limiter, "head_size": head_size})
 
 
 TusHttpProtocol: Final[type[HttpToolsProtocol]] = choose(WireProtocol, missing())

@@ -1,11 +1,11 @@
-"""How many connections all workers have together, and from whom: so that limits hold for the server and not for each.
+"""Connections of all workers, in all and by client, so that limits hold for the server and not for each worker.
 
-Each process writes numbers of its own into memory that they share, and reads those of the others, without a lock. Who
-comes is written down before the others are looked at: of two who come at once to two workers none goes uncounted.
-Numbers of a process that died are cleared by the parent.
+Each process writes its own numbers into shared memory and reads those of the others, without a lock. A new connection
+is written before the others' numbers are read: of two workers that get one at once, at least one sees both. When a
+process dies, the parent clears its numbers.
 
-Addresses are counted by two hashes. So others with the same hashes, of which there is one pair in a thousand million,
-may count as one; which those are nobody can find out, as the key is random.
+Clients are counted by two hashes. A client may be counted with others that have the same two (one pair in a thousand
+million has); nobody can find out which those are, as the hash has a random key.
 """
 
 from __future__ import annotations
@@ -15,58 +15,59 @@ import mmap
 import secrets
 
 _BUCKETS = 1 << 15
+"""For each of the two hashes."""
 _WIDTH = 4
 """Bytes of a number."""
 
 
-class Census:
-    """Memory for `processes`. To be made by their parent."""
+class SharedCounts:
+    """Memory for the numbers of so many `processes`, of which `workers` accept connections; made by their parent."""
 
     def __init__(self, processes: int, workers: int) -> None:
         self.workers = workers
-        """How many of them take connections, but for a moment when one takes the place of another."""
+        """How many accept connections; for a moment one more, when one replaces another."""
         self.processes = processes
         self.key = secrets.token_bytes(16)
         memory = memoryview(mmap.mmap(-1, processes * (1 + 2 * _BUCKETS) * _WIDTH)).cast("I")
         self.totals = memory[:processes]
         self.buckets = memory[processes:]
 
-    def clear(self, number: int) -> None:
-        """Forget what a process had that is gone."""
-        self.totals[number] = 0
-        begin = number * 2 * _BUCKETS
-        self.buckets[begin : begin + 2 * _BUCKETS] = memoryview(bytes(2 * _BUCKETS * _WIDTH)).cast("I")
+    def clear(self, process: int) -> None:
+        """Clear the numbers of a process that ended."""
+        self.totals[process] = 0
+        start = process * 2 * _BUCKETS
+        self.buckets[start : start + 2 * _BUCKETS] = memoryview(bytes(2 * _BUCKETS * _WIDTH)).cast("I")
 
 
-class Row:
-    """What the process `number` writes and reads."""
+class ProcessCounts:
+    """The numbers that one process writes, and sums of those of the others. `process`: from 0 on."""
 
-    def __init__(self, census: Census, number: int) -> None:
-        self._census = census
-        self._number = number
-        self.workers = census.workers
+    def __init__(self, shared: SharedCounts, process: int) -> None:
+        self._shared = shared
+        self._process = process
+        self.workers = shared.workers
 
     def put(self, connections: int) -> None:
         """Write how many connections this process has."""
-        self._census.totals[self._number] = connections
+        self._shared.totals[self._process] = connections
 
     def others(self) -> int:
-        """Return how many the others have."""
-        totals = self._census.totals
-        return sum(totals) - totals[self._number]
+        """Return how many connections the others have."""
+        totals = self._shared.totals
+        return sum(totals) - totals[self._process]
 
-    def move(self, key: str, by: int) -> None:
-        """Write that `by` more connections are of one client (see `addresses.client_key`)."""
-        for place in self._places(key):
-            self._census.buckets[self._number * 2 * _BUCKETS + place] += by
+    def add(self, key: str, connections: int) -> None:
+        """Add to the connections that this process has of one client; `key`: see `addresses.client_key`."""
+        for bucket in self._buckets_of(key):
+            self._shared.buckets[self._process * 2 * _BUCKETS + bucket] += connections
 
     def others_of(self, key: str) -> int:
-        """Return how many of a client the others have."""
-        begins = [number * 2 * _BUCKETS for number in range(self._census.processes) if number != self._number]
-        buckets = self._census.buckets
-        return min(sum(buckets[begin + place] for begin in begins) for place in self._places(key))
+        """Return how many connections the others have of one client."""
+        starts = [process * 2 * _BUCKETS for process in range(self._shared.processes) if process != self._process]
+        numbers = self._shared.buckets
+        return min(sum(numbers[start + bucket] for start in starts) for bucket in self._buckets_of(key))
 
-    def _places(self, key: str) -> tuple[int, int]:
-        digest = hashlib.blake2b(key.encode("ascii"), digest_size=8, key=self._census.key).digest()
+    def _buckets_of(self, key: str) -> tuple[int, int]:
+        digest = hashlib.blake2b(key.encode("ascii"), digest_size=8, key=self._shared.key).digest()
         one, two = int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:], "big")
         return one % _BUCKETS, _BUCKETS + two % _BUCKETS

@@ -1,8 +1,8 @@
-"""What signals mean to a server: none of them ends it without a commit, but for those that cannot be caught.
+"""What signals mean to a server. Only those that cannot be caught end it without a commit.
 
-To stop, in stages: Ctrl-C, SIGTERM, SIGQUIT (as some service managers and containers are set up to send), SIGPWR (as
-containers of a kind get it) and SIGXCPU. SIGHUP says to read the settings again, unless it comes because the terminal
-has gone: then it is a stop. The others that would end a process mean nothing here.
+These stop it, in stages: SIGINT (Ctrl-C), SIGTERM, SIGQUIT (sent by some service managers and containers), SIGPWR (sent
+by some containers) and SIGXCPU. SIGHUP has it read its settings again, unless it was sent because the terminal is gone:
+then it stops. Other signals that would end a process are ignored.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ Handler = Callable[[int, FrameType | None], None]
 Handlers = Mapping[signal.Signals, Any]
 
 
-def _there(*names: str) -> tuple[signal.Signals, ...]:
+def _existing(*names: str) -> tuple[signal.Signals, ...]:
     return tuple(signal.Signals[name] for name in names if name in signal.Signals.__members__)
 
 
-STOPS = _there("SIGINT", "SIGTERM", "SIGQUIT", "SIGPWR", "SIGXCPU")
-OF_THE_KEYBOARD = _there("SIGINT", "SIGQUIT")
-"""These come to all processes of a terminal at once."""
-_NOTHING = _there("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGPIPE", "SIGXFSZ", "SIGIO", "SIGSTKFLT")
+STOP_SIGNALS = _existing("SIGINT", "SIGTERM", "SIGQUIT", "SIGPWR", "SIGXCPU")
+KEYBOARD_SIGNALS = _existing("SIGINT", "SIGQUIT")
+"""A terminal sends these to all processes that run in it."""
+_IGNORED = _existing(
+    "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGPIPE", "SIGXFSZ", "SIGIO", "SIGSTKFLT"
+)
 
 
 class Hangup(enum.Enum):
@@ -43,19 +45,19 @@ class Hangup(enum.Enum):
 
 
 class Terminal:
-    """Knows whether the terminal of this process has gone since it was started."""
+    """Knows whether the terminal of this process is gone since it was started."""
 
     def __init__(self) -> None:
-        self._there = _has_terminal()
-        self._spared = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        """Started by nohup: the end of the terminal shall not end it."""
+        self._exists = _has_terminal()
+        self._nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        """Whether it was started by nohup: then the end of the terminal does not stop it."""
 
     def hangup(self) -> Hangup:
-        """Return what a SIGHUP means that came just now. The shell may tell of the end of the terminal once more."""
-        if not self._there or _has_terminal():
+        """Return what a SIGHUP means that came just now. At the end of the terminal the shell may send a second one."""
+        if not self._exists or _has_terminal():
             return Hangup.RELOAD
-        self._there = False
-        return Hangup.NOTHING if self._spared else Hangup.STOP
+        self._exists = False
+        return Hangup.NOTHING if self._nohup else Hangup.STOP
 
 
 def _has_terminal() -> bool:
@@ -66,31 +68,31 @@ def _has_terminal() -> bool:
     return True
 
 
-def handle(handler: Handler) -> None:
-    """Have signals to stop, and SIGHUP, handled."""
-    for number in (*STOPS, signal.SIGHUP):
+def install(handler: Handler) -> None:
+    """Handle SIGHUP and signals to stop."""
+    for number in (*STOP_SIGNALS, signal.SIGHUP):
         signal.signal(number, handler)
 
 
-def begin(terminal: Terminal) -> Handlers:
-    """Be ready for signals before there is a server. One that says to stop is raised as `KeyboardInterrupt`.
+def prepare(terminal: Terminal) -> Handlers:
+    """Handle signals before there is a server: one to stop raises `KeyboardInterrupt`.
 
-    What was there before is returned, for `restore`.
+    The handlers that were installed before are returned, for `restore`.
     """
-    before = {number: signal.getsignal(number) for number in (*STOPS, signal.SIGHUP, *_NOTHING)}
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGHUP, *_IGNORED)}
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         if number != signal.SIGHUP or terminal.hangup() is Hangup.STOP:
             raise KeyboardInterrupt
 
-    handle(leave)
-    for number in _NOTHING:
+    install(interrupt)
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     return before
 
 
 def restore(before: Handlers) -> None:
-    """Handle signals as before `begin`."""
+    """Handle signals as before `prepare`."""
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -103,17 +105,17 @@ def name_of(number: int) -> str:
         return f"signal {number}"
 
 
-def end_within(seconds: float, last: Callable[[], object]) -> None:
-    """End this process after so long, whatever its threads wait for: a crash loses nothing that was acknowledged.
+def exit_within(seconds: float, last: Callable[[], object]) -> None:
+    """End this process after some seconds, whatever its threads wait for; `last` is called before.
 
-    An interpreter that ends by itself would wait for all calls in threads, for a copy or a disk that hangs. `last` is
-    called before.
+    Like a crash, that loses nothing that was acknowledged. The interpreter would wait for all calls in threads, for a
+    copy or for a disk that hangs.
     """
 
-    def end() -> None:
+    def exit_() -> None:
         time.sleep(seconds)
-        logger.warning("something still runs and is not waited for; what was acknowledged is kept")
+        logger.warning("some calls still run and are not waited for; what was acknowledged is kept")
         last()
         os._exit(0)
 
-    threading.Thread(target=end, name="tusserver-end", daemon=True).start()
+    threading.Thread(target=exit_, name="tusserver-exit", daemon=True).start()

@@ -1,13 +1,14 @@
-"""Several processes on the same sockets: a parent that starts them, watches them, and ends them.
+"""Several processes on the same sockets: a parent that starts, watches, replaces and ends its workers.
 
-The parent takes no request and has no event loop, and no threads but one while it writes a line of the log, which holds
-nothing that a child needs; so it may fork at any time. A fork is up at once, shares the memory of all that was
-imported, and makes store and locks anew: a lock that is inherited excludes nobody. What may be needed was imported
-before, as the files of the package may be replaced meanwhile by those of another version.
+The parent serves no request. It has no event loop, and no thread but one while a line of the log is written, which
+holds nothing that a child needs; so it can fork at any time. A forked worker starts at once and shares the memory of
+what was imported; it opens its own store and locks, as inherited locks exclude nobody. What workers need later is
+imported before the fork, as the files of the package may be replaced by another version meanwhile.
 
-Parent and worker are held together by a pair of sockets. The worker says when it takes requests and what it waits for
-at the stop; the parent says when to stop, and not by a signal: a service manager or a terminal signals the whole group,
-and nobody shall count the same signal twice. When the parent dies, the worker reads the end of the stream and stops.
+Parent and worker are connected by a pair of sockets, the channel. The worker reports when it accepts requests, and what
+its stop waits for. The parent sends the command to stop as a message and not as a signal: a service manager or a
+terminal signals the whole group, so a worker could get one signal twice. When the parent dies, the worker reads the end
+of the channel and stops.
 """
 
 from __future__ import annotations
@@ -24,67 +25,68 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
+from typing import Final
 
-from tusserver.server.accept import Tally
-from tusserver.server.run import GRACE
-from tusserver.server.shared_counts import Census, Row
-from tusserver.server.signals import OF_THE_KEYBOARD, STOPS, Hangup, Terminal, name_of
-from tusserver.server.worker import NOW, READY, STOP, WAITING, Seat
+from tusserver.server.accept import ConnectionCounts
+from tusserver.server.run import STOP_GRACE
+from tusserver.server.shared_counts import ProcessCounts, SharedCounts
+from tusserver.server.signals import KEYBOARD_SIGNALS, STOP_SIGNALS, Hangup, Terminal, name_of
+from tusserver.server.worker import MESSAGE_SIZE, READY, STOP, STOP_NOW, WAITING, WorkerContext
 
 logger = logging.getLogger("tusserver.workers")
 
-AT_ONCE = 1.0
-"""Seconds; a worker that served for less died at once."""
-FIRST_WAIT = 0.1
-LONGEST_WAIT = 5.0
-"""Seconds until a worker is started again after it died at once: twice as long each time."""
-SETTLING = 0.5
-"""Seconds that a new worker has to serve until the one whose place it takes is told to stop."""
-ATTEMPTS = 3
-"""Workers that may die, or cannot be started, before the first of all has come to serving; then there is no sense in
-going on."""
-AT_ONCE_GRACE = 1.5
-"""Seconds that a worker has to end after a second signal; then it is killed. After the first one it has `GRACE` beyond
-the longest wait for requests."""
-TELLING = 0.3
-"""Seconds from the first worker that waits for requests until it is told how many all of them wait for."""
+EARLY_DEATH: Final = 1.0
+"""Seconds; a worker that served for less died early."""
+FIRST_DELAY: Final = 0.1
+LONGEST_DELAY: Final = 5.0
+"""Seconds until a worker that died early is started again; doubled each time."""
+PROBATION: Final = 0.5
+"""Seconds that a replacement has to serve until the worker that it replaces is told to stop."""
+START_ATTEMPTS: Final = 3
+"""Workers that may die, or fail to start, before any has ever been ready; then the parent gives up."""
+STOP_NOW_GRACE: Final = 1.5
+"""Seconds that a worker has to end after a second signal; then it is killed. After the first one it has `STOP_GRACE`
+beyond the longest wait for requests."""
+REPORT_DELAY: Final = 0.3
+"""Seconds from the first worker that waits for requests until their number in all is reported."""
 
-_SIGNALS = (*STOPS, signal.SIGHUP, signal.SIGCHLD)
+_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Worker:
     number: int
     pid: int
-    line: socket.socket
-    row: int
-    """Where it counts its connections (see `census`)."""
+    channel: socket.socket
+    process: int
+    """Where it writes its connections (see shared_counts.py)."""
     ready_at: float | None = None
     waiting: int = 0
     """Requests that its stop waits for."""
     kill_at: float | None = None
-    """When it has to be gone, once it was told to stop."""
+    """When it is killed, if it was told to stop."""
 
     def __str__(self) -> str:
         return f"worker {self.number} (process {self.pid})"
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Place:
+class _Slot:
     number: int
     worker: _Worker | None = None
-    due: float = 0.0
-    """When to start one, if there is none."""
+    start_at: float = 0.0
+    """When to start a worker, if there is none."""
     failures: int = 0
-    """Workers in a row that died at once."""
+    """Workers in a row that died early."""
 
 
 class Supervisor:
     """Keeps `count` workers running. All times are in seconds.
 
-    `shutdown_timeout`: how long a worker may wait for its requests. `on_start` is called once, when all take requests;
-    `on_stop` at the begin of the stop; `on_wait` with the number of requests that it waits for; `reload` when new
-    workers shall take the places of the old ones: it says whether that can be.
+    `shutdown_timeout`: how long a worker may wait for its requests. `on_start` is called once, when all accept
+    requests; `on_stop` at the start of the stop; `on_wait` with the number of requests that it waits for; `reload` when
+    new workers are to replace the old ones: it returns whether they can. `probation`: how long a replacement has to
+    serve first.
     """
 
     def __init__(
@@ -97,315 +99,322 @@ class Supervisor:
         on_wait: Callable[[int], None] = lambda requests: None,
         reload: Callable[[], bool] = lambda: True,
         terminal: Terminal | None = None,
+        probation: float = PROBATION,
     ) -> None:
-        self._places = [_Place(number=number) for number in range(1, count + 1)]
-        self._tally = Tally(count)
-        self._census = Census(2 * count + 2, count)
+        self._slots = [_Slot(number=number) for number in range(1, count + 1)]
+        self._counts = ConnectionCounts(count)
+        self._shared_counts = SharedCounts(2 * count + 2, count)
         self._workers: dict[int, _Worker] = {}
-        """All that live, by process."""
-        self._patience = shutdown_timeout + GRACE
+        """All that live, by process id."""
+        self._stop_timeout = shutdown_timeout + STOP_GRACE
         self._on_start = on_start
         self._on_stop = on_stop
         self._on_wait = on_wait
         self._reload = reload
         self._terminal = terminal or Terminal()
-        self._stops = 0
-        """Signals to stop that came, and that were obeyed."""
-        self._obeyed = 0
-        self._hangup = False
+        self._probation = probation
+        self._stop_signals = 0
+        """How many came."""
+        self._stop_stage = 0
+        """How many were handled."""
+        self._reload_requested = False
         self._started = False
-        self._deaths: int | None = 0
-        """Before the first worker of all came to serving."""
+        self._early_deaths: int | None = 0
+        """Before the first worker was ready; None afterwards."""
         self._gave_up = False
         self._failed_starts = 0
         """Workers in a row that could not be started, as the system lacks something."""
-        self._start_due = 0.0
-        self._tell_at: float | None = None
-        self._told = False
-        self._rolling: list[_Place] = []
-        """Places that are still to get a new worker."""
-        self._coming: _Worker | None = None
-        self._settled_at: float | None = None
-        """When the coming worker may take its place."""
-        self._leaving: _Worker | None = None
+        self._start_at = 0.0
+        """When to try to start the next one after that."""
+        self._report_at: float | None = None
+        self._reported = False
+        self._to_replace: list[_Slot] = []
+        """Slots that are still to get a new worker."""
+        self._replacement: _Worker | None = None
+        self._promote_at: float | None = None
+        """When the replacement gets its slot."""
+        self._retiring: _Worker | None = None
+        """The worker that was replaced, until it has ended."""
         self._selector = selectors.DefaultSelector()
-        self._alarm, self._bell = socket.socketpair()
+        self._wakeup_r, self._wakeup_w = socket.socketpair()
 
-    def run(self) -> Seat | int:
-        """Return as fork does: in each worker its seat, and in the parent, at the very end, the exit code."""
+    def run(self) -> WorkerContext | int:
+        """Return as fork does: in each worker its context, and in the parent, at the end, the exit code."""
         gc.collect()
-        gc.freeze()  # else the collector of each worker writes to all pages that it shares
-        self._listen_to_signals()
+        gc.freeze()  # else the collector of each worker writes to all memory pages that it shares
+        self._install_handlers()
         while True:
-            self._obey()
-            self._bury()
-            if self._obeyed and not self._workers:
+            self._handle_signals()
+            self._reap()
+            if self._stop_stage and not self._workers:
                 break
-            number = self._wanted()
+            number = self._next_to_start()
             if number is None:
                 self._wait()
-            elif (seat := self._fork(number)) is not None:
-                return seat
+            elif (context := self._fork(number)) is not None:
+                return context
         signal.set_wakeup_fd(-1)
-        return 1 if self._obeyed > 2 or self._gave_up else 0
+        return 1 if self._stop_stage > 2 or self._gave_up else 0
 
     @property
     def gave_up(self) -> bool:
-        """Whether the end came because no worker ever came to serving."""
+        """Whether it ended because no worker was ever ready."""
         return self._gave_up
 
-    # what comes ------------------------------------------------------------------------------------------------------
+    # signals and messages --------------------------------------------------------------------------------------------
 
-    def _listen_to_signals(self) -> None:
-        self._alarm.setblocking(False)
-        self._bell.setblocking(False)
-        self._selector.register(self._alarm, selectors.EVENT_READ)
-        signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
+    def _install_handlers(self) -> None:
+        self._wakeup_r.setblocking(False)
+        self._wakeup_w.setblocking(False)
+        self._selector.register(self._wakeup_r, selectors.EVENT_READ)
+        signal.set_wakeup_fd(self._wakeup_w.fileno(), warn_on_full_buffer=False)
         for number in _SIGNALS:
-            signal.signal(number, self._note)
+            signal.signal(number, self._note_signal)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
         meaning = self._terminal.hangup() if number == signal.SIGHUP else Hangup.NOTHING
-        if number in STOPS or meaning is Hangup.STOP:
-            self._stops += 1
+        if number in STOP_SIGNALS or meaning is Hangup.STOP:
+            self._stop_signals += 1
         elif meaning is Hangup.RELOAD:
-            self._hangup = True
+            self._reload_requested = True
 
-    def _obey(self) -> None:
-        while self._obeyed < self._stops:
+    def _handle_signals(self) -> None:
+        while self._stop_stage < self._stop_signals:
             self._stop()
-        if self._hangup:
-            self._hangup = False
-            if not self._obeyed and self._reload():
+        if self._reload_requested:
+            self._reload_requested = False
+            if not self._stop_stage and self._reload():
                 logger.info("replacing the workers one by one")
-                self._rolling = list(self._places)
+                self._to_replace = list(self._slots)
 
     def _wait(self) -> None:
         """Sleep until something happens or is due."""
         now = time.monotonic()
         due = [worker.kill_at for worker in self._workers.values() if worker.kill_at is not None]
-        if not self._obeyed:
-            due += [max(place.due, self._start_due) for place in self._places if place.worker is None]
-            due += [self._start_due] if self._rolling and self._coming is None and self._leaving is None else []
-        due += [moment for moment in (self._tell_at, self._settled_at) if moment is not None]
+        if not self._stop_stage:
+            due += [max(slot.start_at, self._start_at) for slot in self._slots if slot.worker is None]
+            due += [self._start_at] if self._may_replace() else []
+        due += [moment for moment in (self._report_at, self._promote_at) if moment is not None]
         for key, _ in self._selector.select(max(0.0, min(due) - now) if due else None):
-            self._read(key.data)
+            self._receive(key.data)
         now = time.monotonic()
-        if self._tell_at is not None and now >= self._tell_at:
-            self._tell_at, self._told = None, True
+        if self._report_at is not None and now >= self._report_at:
+            self._report_at, self._reported = None, True
             if requests := sum(worker.waiting for worker in self._workers.values()):
                 self._on_wait(requests)
-        if self._settled_at is not None and now >= self._settled_at:
-            self._take_place()
+        if self._promote_at is not None and now >= self._promote_at:
+            self._promote()
         for worker in self._workers.values():
             if worker.kill_at is not None and now >= worker.kill_at:
                 logger.error("%s does not end: it is killed", worker)
                 worker.kill_at = None
                 _kill(worker)
 
-    def _read(self, worker: _Worker | None) -> None:
+    def _receive(self, worker: _Worker | None) -> None:
         if worker is None:
             with contextlib.suppress(BlockingIOError):
-                while self._alarm.recv(64):
+                while self._wakeup_r.recv(MESSAGE_SIZE):
                     pass
             return
         try:
-            word = worker.line.recv(64)
+            message = worker.channel.recv(MESSAGE_SIZE)
         except OSError:
-            word = b""
-        if not word:  # it is dead or will be at once
-            self._selector.unregister(worker.line)
-        elif word == READY:
-            self._welcome(worker)
-        elif word.startswith(WAITING):
-            worker.waiting = int(word.removeprefix(WAITING))
-            if self._obeyed == 1 and self._tell_at is None and not self._told:
-                self._tell_at = time.monotonic() + TELLING
+            message = b""
+        if not message:  # it is dead or will be at once
+            self._selector.unregister(worker.channel)
+        elif message == READY:
+            self._on_ready(worker)
+        elif message.startswith(WAITING):
+            worker.waiting = int(message.removeprefix(WAITING))
+            if self._stop_stage == 1 and self._report_at is None and not self._reported:
+                self._report_at = time.monotonic() + REPORT_DELAY
 
-    # workers come ----------------------------------------------------------------------------------------------------
+    # start of workers ------------------------------------------------------------------------------------------------
 
-    def _wanted(self) -> int | None:
+    def _next_to_start(self) -> int | None:
         """Return the number of a worker that is to be started now."""
-        if self._obeyed:
+        if self._stop_stage:
             return None
         now = time.monotonic()
-        if now < self._start_due:
+        if now < self._start_at:
             return None
-        for place in self._places:
-            if place.worker is None and now >= place.due:
-                return place.number
-        if self._rolling and self._coming is None and self._leaving is None:
-            return self._rolling[0].number
-        return None
+        for slot in self._slots:
+            if slot.worker is None and now >= slot.start_at:
+                return slot.number
+        return self._to_replace[0].number if self._may_replace() else None
 
-    def _fork(self, number: int) -> Seat | None:
-        """Start a worker; return its seat there, and None here."""
+    def _may_replace(self) -> bool:
+        """Return whether the next worker can be replaced: one at a time is."""
+        return bool(self._to_replace) and self._replacement is None and self._retiring is None
+
+    def _fork(self, number: int) -> WorkerContext | None:
+        """Start a worker; return its context in the worker, and None in the parent."""
         # A signal before the worker has its own handlers would be noted in its copy of this object, and be lost.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             started = self._try_to_fork(number)
             if started is None:
                 return None
-            worker, there = started
+            worker, channel = started
             if worker.pid == 0:
-                worker.line.close()
-                self._leave()
-                return Seat(number=number, line=there, tally=self._tally, row=Row(self._census, worker.row))
+                worker.channel.close()
+                self._detach()
+                process_counts = ProcessCounts(self._shared_counts, worker.process)
+                return WorkerContext(number=number, channel=channel, counts=self._counts, process_counts=process_counts)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        there.close()
+        channel.close()
         if self._failed_starts:
             logger.info("workers can be started again, after %d attempts that failed", self._failed_starts)
             self._failed_starts = 0
         self._workers[worker.pid] = worker
-        place = self._places[number - 1]
-        if place.worker is None:
-            place.worker = worker
+        slot = self._slots[number - 1]
+        if slot.worker is None:
+            slot.worker = worker
         else:
-            self._coming = worker
+            self._replacement = worker
         return None
 
     def _try_to_fork(self, number: int) -> tuple[_Worker, socket.socket] | None:
-        """Return the worker and its end of the line, on both sides; None if the system lacks what it takes."""
+        """Return the worker and its end of the channel, in both processes; None if the system lacks what it takes."""
         ends: tuple[socket.socket, ...] = ()
         try:
-            here, there = ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            here.setblocking(False)
-            there.setblocking(False)
-            taken = {worker.row for worker in self._workers.values()}
-            row = next(row for row in range(self._census.processes) if row not in taken)
-            worker = _Worker(number=number, pid=0, line=here, row=row)
-            self._selector.register(here, selectors.EVENT_READ, worker)
+            ours, theirs = ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            taken = {worker.process for worker in self._workers.values()}
+            process = next(process for process in range(self._shared_counts.processes) if process not in taken)
+            worker = _Worker(number=number, pid=0, channel=ours, process=process)
+            self._selector.register(ours, selectors.EVENT_READ, worker)
             with warnings.catch_warnings():
-                # That a thread may be writing a line of the log does no harm, see above.
+                # A thread that writes a line of the log does no harm, see above.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 worker.pid = os.fork()
-            return worker, there
+            return worker, theirs
         except OSError as error:  # too many processes, too many open files, no memory
             for end in ends:
                 with contextlib.suppress(KeyError):
                     self._selector.unregister(end)
                 end.close()
-            self._cannot_start(error)
+            self._start_failed(error)
             return None
 
-    def _cannot_start(self, error: OSError) -> None:
-        """Wait, longer from time to time; those that serve go on."""
+    def _start_failed(self, error: OSError) -> None:
+        """Delay the next attempt, longer from time to time; running workers go on."""
         self._failed_starts += 1
-        self._start_due = time.monotonic() + _wait_after(self._failed_starts)
+        self._start_at = time.monotonic() + _delay_after(self._failed_starts)
         if self._failed_starts == 1:
-            logger.error(
-                "no worker can be started now: %s; it is tried again until that works", error.strerror or error
-            )
-        if self._deaths is not None and not self._workers and self._failed_starts >= ATTEMPTS:
+            logger.error("no worker can be started now: %s; it is tried again until it works", error.strerror or error)
+        if self._early_deaths is not None and not self._workers and self._failed_starts >= START_ATTEMPTS:
             self._give_up()
 
-    def _leave(self) -> None:
-        """In a new worker: let go of what is the parent's. Its server is going to set handlers of its own."""
+    def _detach(self) -> None:
+        """In a new worker: close what is the parent's. Its server is going to set handlers of its own."""
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
-            ignored = number == signal.SIGHUP or number in OF_THE_KEYBOARD
+            ignored = number == signal.SIGHUP or number in KEYBOARD_SIGNALS
             signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
         self._selector.close()
-        self._alarm.close()
-        self._bell.close()
+        self._wakeup_r.close()
+        self._wakeup_w.close()
         for worker in self._workers.values():
-            worker.line.close()  # else it would not end with the parent
+            worker.channel.close()  # else that worker would not notice the end of the parent
 
-    def _welcome(self, worker: _Worker) -> None:
-        """Note that a worker takes requests; the one whose place it takes may go."""
+    def _on_ready(self, worker: _Worker) -> None:
+        """Note that a worker accepts requests; if it is the replacement, start its probation."""
         worker.ready_at = time.monotonic()
-        self._deaths = None
-        if worker is self._coming:
-            self._settled_at = worker.ready_at + SETTLING
-        elif not self._started and all(place.worker and place.worker.ready_at for place in self._places):
+        self._early_deaths = None
+        if worker is self._replacement:
+            self._promote_at = worker.ready_at + self._probation
+        elif not self._started and all(slot.worker and slot.worker.ready_at for slot in self._slots):
             self._started = True
             self._on_start()
 
-    def _take_place(self) -> None:
-        """Have the coming worker, which has served for a moment, take the place of the old one."""
-        place = self._rolling.pop(0)
-        self._leaving, self._coming, place.worker = place.worker, None, self._coming
-        self._settled_at = None
-        if self._leaving is not None:
-            self._order(self._leaving, STOP)
-        if not self._rolling:
+    def _promote(self) -> None:
+        """Give the slot of the old worker to the replacement, and tell the old one to stop."""
+        slot = self._to_replace.pop(0)
+        self._retiring, self._replacement, slot.worker = slot.worker, None, self._replacement
+        self._promote_at = None
+        if self._retiring is not None:
+            self._send(self._retiring, STOP)
+        if not self._to_replace:
             logger.info("all workers are new")
 
-    # workers go ------------------------------------------------------------------------------------------------------
+    # end of workers --------------------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        self._obeyed += 1
-        if self._obeyed == 1:
+        self._stop_stage += 1
+        if self._stop_stage == 1:
             self._on_stop()
         for worker in self._workers.values():
-            if self._obeyed > 2:
+            if self._stop_stage > 2:
                 _kill(worker)
             else:
-                self._order(worker, STOP if self._obeyed == 1 else NOW)
+                self._send(worker, STOP if self._stop_stage == 1 else STOP_NOW)
 
     def _give_up(self) -> None:
         self._gave_up = True
         self._stop()
 
-    def _order(self, worker: _Worker, order: bytes) -> None:
-        worker.kill_at = time.monotonic() + (self._patience if order == STOP else AT_ONCE_GRACE)
+    def _send(self, worker: _Worker, command: bytes) -> None:
+        worker.kill_at = time.monotonic() + (self._stop_timeout if command == STOP else STOP_NOW_GRACE)
         with contextlib.suppress(OSError):  # it is dead
-            worker.line.send(order)
+            worker.channel.send(command)
 
-    def _bury(self) -> None:
-        """Take note of the dead."""
+    def _reap(self) -> None:
+        """Collect the exit codes of dead workers."""
         for worker in list(self._workers.values()):
             pid, status = os.waitpid(worker.pid, os.WNOHANG)
             if pid:
                 del self._workers[pid]
-                self._census.clear(worker.row)
+                self._shared_counts.clear(worker.process)
                 with contextlib.suppress(KeyError):
-                    self._selector.unregister(worker.line)
-                worker.line.close()
-                self._died(worker, os.waitstatus_to_exitcode(status))
+                    self._selector.unregister(worker.channel)
+                worker.channel.close()
+                self._on_death(worker, os.waitstatus_to_exitcode(status))
 
-    def _died(self, worker: _Worker, code: int) -> None:
+    def _on_death(self, worker: _Worker, code: int) -> None:
         how = f"ended with exit code {code}" if code >= 0 else f"was killed by {name_of(-code)}"
-        if worker is self._leaving:
-            self._leaving = None
-        elif self._obeyed:
+        if worker is self._retiring:
+            self._retiring = None
+        elif self._stop_stage:
             if code:
                 logger.warning("%s %s", worker, how)
-        elif worker is self._coming:
-            when = "before it came to serving" if worker.ready_at is None else "at once"
+        elif worker is self._replacement:
+            when = "before it was ready" if worker.ready_at is None else "at once"
             logger.error("%s %s %s: the old workers stay", worker, how, when)
-            self._coming = self._settled_at = None
-            self._rolling.clear()
+            self._replacement = self._promote_at = None
+            self._to_replace.clear()
         else:
-            self._replace(worker, how)
+            self._restart(worker, how)
 
-    def _replace(self, worker: _Worker, how: str) -> None:
-        place = self._places[worker.number - 1]
-        if self._coming is not None and self._coming.number == place.number:
-            place.worker, self._coming, self._settled_at = self._coming, None, None
+    def _restart(self, worker: _Worker, how: str) -> None:
+        """Start another one for a worker that died: at once, or after a delay if it died early."""
+        slot = self._slots[worker.number - 1]
+        if self._replacement is not None and self._replacement.number == slot.number:
+            slot.worker, self._replacement, self._promote_at = self._replacement, None, None
         else:
-            place.worker = None
-            self._tally.forget(place.number)
-        if place in self._rolling:
-            self._rolling.remove(place)  # the next one is a new one anyway
+            slot.worker = None
+            self._counts.remove(slot.number)
+        if slot in self._to_replace:
+            self._to_replace.remove(slot)  # the next one is a new one anyway
         now = time.monotonic()
-        served = worker.ready_at is not None and now - worker.ready_at >= AT_ONCE
-        place.failures = 0 if served else place.failures + 1
-        wait = _wait_after(place.failures) if place.failures else 0.0
-        place.due = now + wait
-        if self._deaths is not None:
-            self._deaths += 1
-            if self._deaths >= ATTEMPTS:
+        served = worker.ready_at is not None and now - worker.ready_at >= EARLY_DEATH
+        slot.failures = 0 if served else slot.failures + 1
+        delay = _delay_after(slot.failures) if slot.failures else 0.0
+        slot.start_at = now + delay
+        if self._early_deaths is not None:
+            self._early_deaths += 1
+            if self._early_deaths >= START_ATTEMPTS:
                 logger.error("%s %s", worker, how)
                 self._give_up()
                 return
-        logger.warning("%s %s; another one starts %s", worker, how, f"in {wait:g} s" if wait else "at once")
+        logger.warning("%s %s; another one starts %s", worker, how, f"in {delay:g} s" if delay else "at once")
 
 
-def _wait_after(failures: int) -> float:
-    """Return the seconds until the next attempt; a power of two has its limits."""
-    return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures - 1, 16))
+def _delay_after(failures: int) -> float:
+    """Return the seconds until the next attempt; the exponent is bounded, as a float has no 2**1024."""
+    return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 16))
 
 
 def _kill(worker: _Worker) -> None:

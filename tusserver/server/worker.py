@@ -1,4 +1,4 @@
-"""A worker: what it has of its parent (see supervisor.py), and the server that obeys it."""
+"""A worker: what its parent gives it (see supervisor.py), and a server that follows its parent's commands."""
 
 from __future__ import annotations
 
@@ -13,29 +13,34 @@ from types import FrameType
 
 import uvicorn
 
-from tusserver.server.accept import Door, Tally
+from tusserver.server.accept import Acceptor, ConnectionCounts
 from tusserver.server.run import Server
-from tusserver.server.shared_counts import Row
+from tusserver.server.shared_counts import ProcessCounts
 
 logger = logging.getLogger("tusserver.workers")
 
 READY = b"ready"
 WAITING = b"waiting "
-"""What a worker says; behind the second one the number of requests."""
+"""Messages of a worker; the second one is followed by the number of requests."""
 STOP = b"stop"
-NOW = b"now"
-"""What its parent says."""
+STOP_NOW = b"stop now"
+"""Messages of its parent."""
+MESSAGE_SIZE = 64
+"""Bytes; none is longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
-    """What a worker has of its parent."""
+class WorkerContext:
+    """What a worker has from its parent."""
 
     number: int
-    """From 1 on; whoever takes the place of a worker gets its number."""
-    line: socket.socket
-    tally: Tally
-    row: Row
+    """From 1 on; a worker that replaces another has its number."""
+    channel: socket.socket
+    """To and from the parent, in messages."""
+    counts: ConnectionCounts
+    """Connections of each worker, to share new ones evenly."""
+    process_counts: ProcessCounts
+    """Connections of all workers, for the limits."""
 
     def server(
         self,
@@ -45,28 +50,28 @@ class Seat:
         on_stop: Callable[[], None],
         on_wait: Callable[[int], None],
     ) -> Server:
-        """Make a server that obeys the parent."""
-        return _Obedient(self, config, on_start=on_start, on_stop=on_stop, on_wait=on_wait)
+        """Make a server that follows the parent's commands."""
+        return WorkerServer(self, config, on_start=on_start, on_stop=on_stop, on_wait=on_wait)
 
     def ready(self) -> None:
-        """Tell the parent that requests are taken."""
-        self._tell(READY)
+        """Tell the parent that requests are accepted."""
+        self._send(READY)
 
     def waiting(self, requests: int) -> None:
-        """Tell the parent for how many requests the stop waits."""
-        self._tell(WAITING + str(requests).encode())
+        """Tell the parent how many requests the stop waits for."""
+        self._send(WAITING + str(requests).encode())
 
-    def _tell(self, what: bytes) -> None:
-        with contextlib.suppress(OSError):  # its end is noticed elsewhere
-            self.line.send(what)
+    def _send(self, message: bytes) -> None:
+        with contextlib.suppress(OSError):  # the parent is gone, which `WorkerServer` notices
+            self.channel.send(message)
 
 
-class _Obedient(Server):
-    """A server that stops when its parent says so or is gone. Signals of its own mean the first stage, however many."""
+class WorkerServer(Server):
+    """A server that stops when its parent says so or is gone. Signals start the first stage of a stop, however many."""
 
     def __init__(
         self,
-        seat: Seat,
+        context: WorkerContext,
         config: uvicorn.Config,
         *,
         on_start: Callable[[], None],
@@ -74,14 +79,14 @@ class _Obedient(Server):
         on_wait: Callable[[int], None],
     ) -> None:
         super().__init__(config, on_start=on_start, on_stop=on_stop, on_wait=on_wait)
-        self._seat = seat
-        self._line = seat.line
-        self._door: Door | None = None
+        self._context = context
+        self._channel = context.channel
+        self._acceptor: Acceptor | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen to the parent, and take connections in turn with the other workers."""
+        """Listen to the parent, and share new connections with the other workers."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._line.fileno(), self._hear)
+        loop.add_reader(self._channel.fileno(), self._receive)
         await super().startup([])
 
         def make() -> asyncio.Protocol:
@@ -90,31 +95,33 @@ class _Obedient(Server):
             )
             return protocol
 
-        connections = self.server_state.connections
-        self._door = Door(sockets or (), self._seat.tally, self._seat.number, count=lambda: len(connections), make=make)
-        self._door.publish()
+        connections, context = self.server_state.connections, self._context
+        self._acceptor = Acceptor(
+            sockets or (), context.counts, context.number, count=lambda: len(connections), make=make
+        )
+        self._acceptor.publish()
 
     async def on_tick(self, counter: int) -> bool:
-        """Let the other workers know of connections that ended."""
-        if self._door is not None:
-            self._door.publish()
+        """Publish the number of connections, as some may have ended."""
+        if self._acceptor is not None:
+            self._acceptor.publish()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Leave new connections to others first."""
-        if self._door is not None:
-            self._door.close()
+        """Leave new connections to the other workers, then stop."""
+        if self._acceptor is not None:
+            self._acceptor.close()
         await super().shutdown(sockets)
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         try:
-            order = self._line.recv(64)
+            message = self._channel.recv(MESSAGE_SIZE)
         except OSError:
-            order = b""
-        if not order:
-            asyncio.get_running_loop().remove_reader(self._line.fileno())
+            message = b""
+        if not message:
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
             logger.error("the parent process is gone, so this worker stops")
-        self.stop(at_once=order == NOW)
+        self.stop(at_once=message == STOP_NOW)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See `Server.handle_exit`. SIGHUP is for the parent."""
