@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from tests.conformance.conftest import Configured
+from tests.conformance.conftest import Configured, Embed
 from tests.conformance.profiles import SPARTAN
 from tests.support.server import TusServer
 from tests.support.tus import Tus, metadata
@@ -15,6 +15,16 @@ from tests.support.tus import Tus, metadata
 TEN = b"0123456789"
 
 pytestmark = pytest.mark.usefixtures("downloads")
+
+
+@pytest.fixture(params=["files", "memory"])
+def tus(request: pytest.FixtureRequest) -> Tus:
+    """A client of the server under test, and one of ours over a store that has no files."""
+    if request.param == "files":
+        served: Tus = request.getfixturevalue("tus")
+        return served
+    embed: Embed = request.getfixturevalue("embed")
+    return embed().tus
 
 
 def test_g1_a_complete_upload_is_given_back(tus: Tus) -> None:

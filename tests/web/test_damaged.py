@@ -1,10 +1,11 @@
-"""Downloads of files that do not have the size of their upload: never more bytes than those of it, and never fewer."""
+"""Downloads of files and streams that do not have the size of their upload: never more bytes than it has, nor fewer."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from starlette.types import Message, Scope
 
 from tests.support.tus import metadata
 from tests.web.asking import Client, Exchange
-from tusserver import FileStore
+from tests.web.conftest import Serve
+from tusserver import FileStore, MemoryStore
+from tusserver.protocol.errors import StoreUnavailable, TusError
 from tusserver.protocol.messages import Content
 from tusserver.protocol.upload import Upload
-from tusserver.web import download
 
 DATA = bytes(range(256)) * 10
 GARBAGE = b"GARBAGE" * 1000
@@ -161,11 +163,8 @@ async def test_an_answer_is_not_completed_when_the_bytes_end_in_the_middle(
     url: str,
     store: Telling,
     headers: list[tuple[str, str | bytes]],
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(download, "CHUNK", 100)
-
     class Cutting(Exchange):
         async def _send(self, message: Message) -> None:
             await super()._send(message)
@@ -178,3 +177,97 @@ async def test_an_answer_is_not_completed_when_the_bytes_end_in_the_middle(
         await exchange.run()
     assert exchange.sent[-1]["more_body"] is True
     assert "but its file has 1000" in caplog.text
+
+
+# streams of a store --------------------------------------------------------------------------------------------------
+
+
+class Yielding(MemoryStore):
+    """Yields given chunks for whatever range is asked for, then fails with `error`, if there is one."""
+
+    def __init__(self, chunks: Sequence[bytes], error: TusError | None = None) -> None:
+        super().__init__()
+        self.chunks = chunks
+        self.error = error
+        self.asked: list[tuple[int, int]] = []
+        self.yielded = 0
+        self.closed = 0
+
+    async def content(self, upload: Upload) -> Content:
+        async def read(start: int, stop: int) -> AsyncGenerator[bytes]:
+            self.asked.append((start, stop))
+            try:
+                for chunk in self.chunks:
+                    self.yielded += 1
+                    yield chunk
+                if self.error is not None:
+                    raise self.error
+            finally:
+                self.closed += 1
+
+        return replace(await super().content(upload), read=read)
+
+
+async def finished(serve: Serve, store: Yielding, size: int) -> tuple[Client, str]:
+    """A client of an app over a store, and a finished upload of `size` bytes in it."""
+    client = await serve(store=store)
+    return client, await client.complete(bytes(size))
+
+
+async def test_a_stream_that_yields_more_than_the_upload_has_is_cut(serve: Serve) -> None:
+    store = Yielding([b"01", b"", b"23456", b"789", b"more"])
+    client, url = await finished(serve, store, 6)
+    response = await client.get(url)
+    assert (response.status_code, response.headers["Content-Length"], response.content) == (200, "6", b"012345")
+    assert (store.yielded, store.closed) == (3, 1)
+
+
+async def test_a_stream_is_asked_for_the_ranges_alone(serve: Serve) -> None:
+    store = Yielding([b"abc"])
+    client, url = await finished(serve, store, 1000)
+    await client.get(url, {"Range": "bytes=7-9"})
+    await client.get(url, {"Range": "bytes=-3, 100-102"})
+    await client.get(url, {"Range": "bytes=1000-"})
+    await client.ask("HEAD", url, tus=False)
+    assert store.asked == [(7, 10), (100, 103), (997, 1000)]
+
+
+async def test_a_chunk_is_read_when_the_one_before_was_sent(serve: Serve) -> None:
+    """So a client that reads slowly holds one chunk in memory, and not its upload."""
+    store = Yielding([b"abc"] * 5)
+    client, url = await finished(serve, store, 15)
+    yielded: list[int] = []
+
+    class Noting(Exchange):
+        async def _send(self, message: Message) -> None:
+            await super()._send(message)
+            if message["type"] == "http.response.body":
+                yielded.append(store.yielded)
+
+    await Noting(client.app, "GET", url.removeprefix("http://tus.test")).run()
+    assert yielded == [1, 2, 3, 4, 5]
+
+
+async def test_a_stream_that_cannot_be_read_is_refused(serve: Serve) -> None:
+    client, url = await finished(serve, Yielding([], StoreUnavailable()), 10)
+    response = await client.get(url)
+    assert (response.status_code, response.headers["Tus-Resumable"]) == (503, "1.0.0")
+
+
+async def test_a_stream_without_bytes_is_an_internal_error(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    client, url = await finished(serve, Yielding([]), 10)
+    response = await client.get(url)
+    assert (response.status_code, response.headers["Tus-Resumable"]) == (500, "1.0.0")
+    assert "its bytes from 0 to 10 ended at 0" in caplog.text
+
+
+@pytest.mark.parametrize("error", [None, StoreUnavailable()])
+async def test_an_answer_is_not_completed_when_a_stream_ends_in_the_middle(
+    serve: Serve, error: TusError | None
+) -> None:
+    client, url = await finished(serve, Yielding([b"0123"], error), 10)
+    exchange = Exchange(client.app, "GET", url.removeprefix("http://tus.test"))
+    with pytest.raises(EOFError):
+        await exchange.run()
+    assert [message["type"] for message in exchange.sent] == ["http.response.start", "http.response.body"]
+    assert exchange.sent[-1]["more_body"] is True

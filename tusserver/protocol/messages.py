@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,8 +121,9 @@ class Content:
     etag: str
     """Strong validator, without quotes."""
     path: Path | None = None
-    read: Callable[[int, int], AsyncIterator[bytes]] | None = None
-    """`read(start, stop)` yields those bytes; set where there is no `path`."""
+    read: Callable[[int, int], AsyncGenerator[bytes]] | None = None
+    """`read(start, stop)` yields those bytes in chunks that fit into memory; set where there is no `path`. It is closed
+    where nobody wants the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

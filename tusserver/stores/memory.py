@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -161,7 +161,7 @@ class MemoryStore:
         """See `Store.content`."""
         content = self._bytes_of(upload.id)
 
-        async def read(start: int, stop: int) -> AsyncIterator[bytes]:
+        async def read(start: int, stop: int) -> AsyncGenerator[bytes]:
             for at in range(start, stop, _BATCH):
                 yield bytes(content[at : min(at + _BATCH, stop)])
 
