@@ -19,13 +19,10 @@ TREES = {
 # one that is not patched any more is to be removed here.
 STILL_PATCHED = {
     "AHEAD",
-    "CHUNK",
     "CROWD",
-    "FRESH",
     "GROUP",
     "GROWTH",
     "LAST_REQUEST",
-    "PATIENCE",
     "REMEMBERED",
     "_LISTED_AT_ONCE",
     "_LONG",

@@ -19,7 +19,7 @@ from tusserver.stores.file.store import FileStore
 from tusserver.web import health
 from tusserver.web.cors import Cors
 from tusserver.web.pages import UploadPage
-from tusserver.web.replies import NEVER_KEPT
+from tusserver.web.replies import NEVER_CACHED
 
 
 class Site:
@@ -50,7 +50,7 @@ class Site:
                 return
             if not path.startswith(self._below) and path != self._path:
                 page = self.page if self.page is not None and self.page.has(path) else None
-                await (page or PlainTextResponse("Not Found", 404, NEVER_KEPT))(scope, receive, send)
+                await (page or PlainTextResponse("Not Found", 404, NEVER_CACHED))(scope, receive, send)
                 return
             # No redirect to or from a trailing slash: clients do not follow one with a body, and both forms are served.
             scope["root_path"] = scope.get("root_path", "") + self._path

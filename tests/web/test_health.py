@@ -37,10 +37,9 @@ async def fine() -> None:
     """A check that passes."""
 
 
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "FRESH", 0.0)
-    monkeypatch.setattr(health, "PATIENCE", 0.05)
+def uncached(**checks: Check) -> Health:
+    """Checks that are run for each probe."""
+    return Health(checks, fresh=0.0, timeout=0.05)
 
 
 async def ask(app: Health, path: str = health.READY, method: str = "GET") -> httpx.Response:
@@ -49,12 +48,12 @@ async def ask(app: Health, path: str = health.READY, method: str = "GET") -> htt
 
 
 async def ready(**checks: Check) -> tuple[int, dict[str, str]]:
-    answer = await ask(Health(checks))
+    answer = await ask(uncached(**checks))
     return answer.status_code, answer.json()["checks"]
 
 
 async def test_a_server_that_works_is_ready() -> None:
-    answer = await ask(Health({"store": fine, "locks": fine}))
+    answer = await ask(uncached(store=fine, locks=fine))
     assert (answer.status_code, answer.json()) == (200, {"status": "ok", "checks": {"store": "ok", "locks": "ok"}})
     assert answer.headers["Cache-Control"] == "no-store"
 
@@ -76,17 +75,16 @@ async def test_an_error_of_another_kind_tells_a_prober_nothing(caplog: pytest.Lo
 async def test_a_disk_that_hangs_is_not_ready_and_is_asked_once() -> None:
     fault = Fault()
     fault.hangs = True
-    app = Health({"store": fault})
+    app = uncached(store=fault)
     for _ in range(3):
         answer = await ask(app)
         assert (answer.status_code, answer.json()["checks"]) == (503, {"store": "no answer within 0.05 seconds"})
     assert fault.asked == 1
 
 
-async def test_many_probes_cost_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "FRESH", 1000.0)
+async def test_many_probes_cost_one_check() -> None:
     fault = Fault()
-    app = Health({"store": fault})
+    app = Health({"store": fault}, fresh=1000.0)
     assert {(await ask(app)).status_code for _ in range(5)} == {200}
     assert {answer.status_code for answer in await asyncio.gather(*(ask(app) for _ in range(5)))} == {200}
     assert fault.asked == 1
@@ -96,7 +94,7 @@ async def test_a_server_that_recovers_is_ready_again_and_the_log_has_a_line_for_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     fault = Fault()
-    app = Health({"store": fault})
+    app = uncached(store=fault)
     with caplog.at_level(logging.INFO, "tusserver.health"):
         for error in (None, OutOfSpace(), OutOfSpace(), None, None):
             fault.error = error
@@ -106,7 +104,7 @@ async def test_a_server_that_recovers_is_ready_again_and_the_log_has_a_line_for_
 
 
 async def test_a_server_that_stops_is_not_ready_but_alive() -> None:
-    app = Health({"store": fine})
+    app = uncached(store=fine)
     app.close()
     assert (await ask(app)).status_code == 503
     assert (await ask(app, health.LIVE)).json() == {"status": "ok"}
@@ -116,7 +114,7 @@ async def test_a_server_that_stops_is_not_ready_but_alive() -> None:
 
 @pytest.mark.parametrize("path", [health.LIVE, health.READY])
 async def test_only_reading_is_allowed(path: str) -> None:
-    app = Health({"store": fine})
+    app = uncached(store=fine)
     refused = await ask(app, path, "POST")
     assert (refused.status_code, refused.headers["Allow"]) == (405, "GET, HEAD")
     assert ((await ask(app, path, "HEAD")).status_code, (await ask(app, path, "HEAD")).content) == (200, b"")
@@ -139,14 +137,14 @@ async def test_an_app_in_memory_is_ready() -> None:
 
 
 async def test_a_data_folder_that_went_away_is_told(tmp_path: Path) -> None:
-    tus = Tus(FileStore(tmp_path / "data"), locker=FileLocker(tmp_path / "locks"))
+    app = uncached(store=FileStore(tmp_path / "data").check, locks=FileLocker(tmp_path / "locks").check)
     (tmp_path / "data").rename(tmp_path / "elsewhere")
     (tmp_path / "locks" / "held").unlink()
-    answer = await ask(tus.health)
+    answer = await ask(app)
     assert answer.status_code == 503
     assert answer.json()["checks"] == {
         "store": "the storage is not available: No such file or directory",
         "locks": "the storage is not available: the folder of the locks was removed",
     }
     (tmp_path / "elsewhere").rename(tmp_path / "data")
-    assert (await ask(tus.health)).json()["checks"]["store"] == "ok"
+    assert (await ask(app)).json()["checks"]["store"] == "ok"

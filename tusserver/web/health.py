@@ -11,40 +11,41 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from tusserver.protocol.errors import TusError
-from tusserver.web.replies import NEVER_KEPT
+from tusserver.web.replies import NEVER_CACHED
 
 logger = logging.getLogger("tusserver.health")
 
 LIVE = "/livez"
 READY = "/readyz"
 
-FRESH = 1.0
-"""Seconds for which an answer counts: probes cost the disk no more than that."""
-PATIENCE = 2.0
-"""Seconds for the checks; a disk that hangs is an answer too."""
-
 _OK = "ok"
 
 Check = Callable[[], Awaitable[None]]
-"""Raises a `TusError` whose words say what is wrong."""
+"""Raises a `TusError` whose text says what is wrong."""
 
 
 class Health:
-    """An ASGI app for the two paths. `checks` have names that operators know."""
+    """An ASGI app for the two paths. `checks` have names that operators know.
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
+    `fresh`: seconds for which a result is used again, so that many probes cost the disk one check.
+    `timeout`: seconds for all checks; a disk that does not answer within them is not ready.
+    """
+
+    def __init__(self, checks: Mapping[str, Check], *, fresh: float = 1.0, timeout: float = 2.0) -> None:
         self._checks = checks
+        self._fresh = fresh
+        self._timeout = timeout
         self._found: dict[str, str] = {}
-        self._found_at = -FRESH
-        self._looking: asyncio.Task[None] | None = None
+        self._found_at = -fresh
+        self._checking: asyncio.Task[None] | None = None
         self._closed = False
 
     def close(self) -> None:
-        """Be ready for nothing more: the server stops."""
+        """Report that the server stops: it is not ready any more."""
         self._closed = True
 
     def open(self) -> None:
-        """Be ready, again if need be."""
+        """Report readiness, also after `close`: an app may be started more than once."""
         self._closed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,44 +56,44 @@ class Health:
         elif scope["path"].endswith(LIVE):
             response = JSONResponse({"status": _OK})
         else:
-            found = await self.look()
-            ready = all(word == _OK for word in found.values())
+            found = await self.check()
+            ready = all(result == _OK for result in found.values())
             response = JSONResponse({"status": _OK if ready else "unavailable", "checks": found}, 200 if ready else 503)
-        response.headers.update(NEVER_KEPT)
+        response.headers.update(NEVER_CACHED)
         response.headers["X-Content-Type-Options"] = "nosniff"
         await response(scope, receive, send)
 
-    async def look(self) -> dict[str, str]:
-        """Return by name what was found: "ok", or words."""
+    async def check(self) -> dict[str, str]:
+        """Return the result of each check by its name: "ok", or what is wrong."""
         if self._closed:
             return {"server": "it is stopping"}
-        if time.monotonic() - self._found_at < FRESH:
+        if time.monotonic() - self._found_at < self._fresh:
             return self._found
-        if self._looking is None:  # else one that hangs is waited for, and not joined by more
-            self._looking = asyncio.get_running_loop().create_task(self._look())
-        looking = self._looking
-        await asyncio.wait({looking}, timeout=PATIENCE)
-        if not looking.done():
-            self._note(dict.fromkeys(self._checks, f"no answer within {PATIENCE:g} seconds"))
+        if self._checking is None:  # one that hangs is waited for; no second one is started
+            self._checking = asyncio.get_running_loop().create_task(self._run())
+        checking = self._checking
+        await asyncio.wait({checking}, timeout=self._timeout)
+        if not checking.done():
+            self._note(dict.fromkeys(self._checks, f"no answer within {self._timeout:g} seconds"))
         return self._found
 
-    async def _look(self) -> None:
+    async def _run(self) -> None:
         try:
-            self._note({name: await _words(check) for name, check in self._checks.items()})
+            self._note({name: await _result_of(check) for name, check in self._checks.items()})
         finally:
-            self._looking = None
+            self._checking = None
 
     def _note(self, found: dict[str, str]) -> None:
-        for name, word in found.items():
-            if word != self._found.get(name, _OK):
-                if word == _OK:
+        for name, result in found.items():
+            if result != self._found.get(name, _OK):
+                if result == _OK:
                     logger.info("ready again: %s", name)
                 else:
-                    logger.warning("not ready: %s: %s", name, word)
+                    logger.warning("not ready: %s: %s", name, result)
         self._found, self._found_at = found, time.monotonic()
 
 
-async def _words(check: Check) -> str:
+async def _result_of(check: Check) -> str:
     try:
         await check()
     except TusError as error:

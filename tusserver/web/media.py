@@ -1,9 +1,9 @@
-"""Which media type a download goes out as: the one that its client named, if that is known to run nowhere.
+"""The media type of a download: the one that its client named, if it is known that nothing runs it.
 
-The type is what stands between an uploaded file and the site that serves it. `Content-Disposition: attachment` does
-not: it keeps nobody from writing `<script src>`, `<link rel=stylesheet>`, `new Worker` or `import`. With `nosniff`,
-which goes out with every answer, browsers take a script, a style sheet or a module by its type only, and they show no
-document of a type that they are not told. So there is a list of harmless types, and no list of dangerous ones.
+The type protects the site that serves an uploaded file. `Content-Disposition: attachment` does not: it prevents neither
+`<script src>` nor `<link rel=stylesheet>`, `new Worker` or `import`. With `nosniff`, which every answer has, browsers
+accept a script, a style sheet or a module by its type only, and show no document of another type than the one named. So
+there is a list of harmless types, and no list of dangerous ones.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _CHARSET = re.compile(
     "shift[_-]jis|euc-(jp|kr)|gb2312|gbk|gb18030|big5(-hkscs)?|tis-620",
     re.ASCII | re.IGNORECASE,
 )
-"""Those in which bytes that look like text of ASCII are that text. utf-7 and iso-2022-jp hide markup from filters."""
+"""Charsets in which bytes that look like ASCII text are that text. utf-7 and iso-2022-jp hide markup from filters."""
 
 _MEDIA = re.compile(r"(image|audio|video)/(?!.*(svg|xml|html|script|flash))[a-z0-9.+-]+", re.ASCII)
-"""Pictures, sound and films: no browser takes one for a script, whatever is in it (Fetch, "should response be blocked
-due to its MIME type"). SVG and what else is XML is a document with scripts of its own."""
+"""Pictures, sound and films: no browser runs one as a script, whatever it contains (Fetch, "should response be blocked
+due to its MIME type"). SVG and other XML is a document that may contain scripts."""
 _SHOWN = frozenset({"text/plain", "application/pdf"})
 _SAVED = frozenset(
     {
@@ -51,7 +51,7 @@ _SAVED = frozenset(
         *(f"application/vnd.oasis.opendocument.{kind}" for kind in ("text", "spreadsheet", "presentation", "graphics")),
     }
 )
-"""Data that a browser saves, and by these very types takes for nothing else."""
+"""Data that a browser saves, and that by these types it uses as nothing else."""
 
 
 def type_of(text: str) -> str:
@@ -80,6 +80,6 @@ def type_of(text: str) -> str:
 
 
 def is_shown(media_type: str) -> bool:
-    """Whether a browser shows such content without running anything; all other is to be saved to disk."""
+    """Whether a browser shows such content without running anything; all other content is to be saved to disk."""
     essence = media_type.partition(";")[0].rstrip()
     return essence in _SHOWN or _MEDIA.fullmatch(essence) is not None

@@ -1,7 +1,7 @@
-"""Pages for people: the upload page, as an app of a few small files that never change while the server runs.
+"""The upload page, as an app of a few small files that do not change while the server runs.
 
-The page is allowed what it needs and nothing else (`POLICY`): scripts, styles and pictures of its own and requests to
-its uploads. Nothing inline, nothing from elsewhere, and no text that becomes HTML: trusted types are off altogether.
+The page may do what it needs and nothing else (`POLICY`): load its own scripts, styles and pictures and send requests
+to its uploads. Nothing inline, nothing from other sites, and no text that becomes HTML: trusted types are switched off.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tusserver.web.replies import NEVER_KEPT
+from tusserver.web.replies import NEVER_CACHED
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src {uploads}; "
@@ -34,16 +34,16 @@ _TYPES = {
 }
 _PAGE = "upload.html"
 PATHS = ("/", "/upload.js", "/transfer.js", "/files.js", "/resume-db.js", "/format.js", "/page.css", "/icon.svg")
-"""What the upload page consists of. Its parts name each other without a leading slash, so it works below any path."""
+"""The files of the upload page. They refer to each other without a leading slash, so it works below any path."""
 
 
 class UploadPage:
-    """The upload page as an ASGI app, to be mounted where people shall find it.
+    """The upload page as an ASGI app, to be mounted at any path.
 
         app.mount("/upload", UploadPage(endpoint="/files"))
 
-    `endpoint` is where uploads are made: a path, or a URL whose server lets this page in by CORS. `download` says
-    whether GET gives back finished uploads, that is, whether the page shall link them.
+    `endpoint` is where uploads are created: a path, or a URL whose server allows this page by CORS. `download` says
+    whether GET returns finished uploads, that is, whether the page links them.
     """
 
     def __init__(self, endpoint: str = "/files", *, download: bool = True) -> None:
@@ -80,13 +80,13 @@ class UploadPage:
 
     def _answer(self, scope: Scope) -> Response:
         path = get_route_path(scope)
-        if not path:  # mounted by a route that does not redirect: what the page names would be looked for one level up
-            return RedirectResponse(scope.get("root_path", "").rsplit("/", 1)[-1] + "/", headers=NEVER_KEPT)
+        if not path:  # mounted by a route that does not redirect: relative links would lead one level up
+            return RedirectResponse(scope.get("root_path", "").rsplit("/", 1)[-1] + "/", headers=NEVER_CACHED)
         file = self._files.get(path)
         if file is None:
-            return PlainTextResponse("Not Found", 404, NEVER_KEPT)
+            return PlainTextResponse("Not Found", 404, NEVER_CACHED)
         if scope["method"] not in ("GET", "HEAD"):
-            return PlainTextResponse("Method Not Allowed", 405, {"allow": "GET, HEAD", **NEVER_KEPT})
+            return PlainTextResponse("Method Not Allowed", 405, {"allow": "GET, HEAD", **NEVER_CACHED})
         return file.answer(Headers(scope=scope))
 
 

@@ -1,4 +1,4 @@
-"""A Reply goes out over ASGI, and the connection is left in a state that both sides understand."""
+"""Sends a Reply over ASGI, and leaves the connection in a state that client and server agree on."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tusserver.protocol.dialect import Reply, RequestHead
 from tusserver.protocol.errors import ClientDisconnected
 from tusserver.web.body import RequestBody
 
-NEVER_KEPT = {"Cache-Control": "no-store"}
-"""Of every answer but downloads and the files of pages: a cache that kept it would tell an old offset."""
+NEVER_CACHED = {"Cache-Control": "no-store"}
+"""In every answer but downloads and the files of pages: a cache that stored it would give an old offset."""
 _SMALL = 64 * 1024
-"""Bytes of an unread body that the server reads off by itself, so that the connection can be used again."""
+"""Bytes of an unread body that the server itself reads and discards, so that the connection can be used again."""
 _LINGER = 5.0
 """Seconds for a client that is still sending to notice the answer."""
 _PAUSE = 0.5
 """Seconds without bytes after which a client is no longer sending."""
-_LINGER_AT_THE_END = 0.25
+_LINGER_WHILE_STOPPING = 0.25
 """The same, while the server stops."""
 _HAS_CONNECTION = ("1.0", "1.1")
 """Versions of HTTP with a Connection header; the newer ones forbid it."""
@@ -31,20 +31,21 @@ class Responder:
         self._lingering: set[anyio.CancelScope] = set()
 
     def close(self) -> None:
-        """Keep nobody waiting any longer: the server stops."""
-        self._linger = _LINGER_AT_THE_END
+        """Let no connection linger for long any more: the server stops."""
+        self._linger = _LINGER_WHILE_STOPPING
         for scope in self._lingering:
             scope.deadline = min(scope.deadline, anyio.current_time() + self._linger)
 
     def open(self) -> None:
-        """Have patience, again if need be."""
+        """Let connections linger again, also after `close`: an app may be started more than once."""
         self._linger = _LINGER
 
     async def respond(self, reply: Reply, head: RequestHead, body: RequestBody, scope: Scope, send: Send) -> None:
         """Send an answer.
 
-        A client that is in the middle of a large body gets its answer at once; then its bytes are thrown away for a
-        while before the connection closes. Closed at once, the kernel would reset it, and the answer were never read.
+        A client that is sending a large body gets its answer at once; then its bytes are discarded for a while before
+        the connection closes. If it were closed at once, the kernel would reset it, and the client could not read the
+        answer.
         """
         unread = head.has_body and not body.ended and body.received != head.body_length
         waits_for_100 = unread and not body.started and "100-continue" in head.headers.get("expect", "").lower()
