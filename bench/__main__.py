@@ -35,7 +35,7 @@ NAMES = [FLOOR, TUSSERVER, *peers.PEERS]
 DURABLE_CASES = ("patch", "pieces")
 """Where the variants that write through to the disk are measured, too."""
 
-PATIENCE = 16.0
+LONGEST = 16.0
 """Seconds of work, over all rounds of a case, after which a peer other than tusd is not measured again. Quick: 1 s."""
 
 
@@ -89,7 +89,7 @@ def hash_alone(bench: Bench) -> Measurement:
 
 def one_round(bench: Bench, run: Run, cases: list[Case], servers: list[Server], number: int) -> None:
     """Measure every case on every server once; who comes first changes from round to round."""
-    patience = 1.0 if bench.sizes == QUICK else PATIENCE
+    longest = 1.0 if bench.sizes == QUICK else LONGEST
     for case in cases:
         if number >= case.rounds:
             continue
@@ -97,7 +97,7 @@ def one_round(bench: Bench, run: Run, cases: list[Case], servers: list[Server], 
         for server in servers[turn:] + servers[:turn]:
             measured, failures = run.of(case.name, server.name), run.failed(case.name, server.name)
             peer = server.name in peers.PEERS and server.name != TUSD
-            enough = peer and sum(one.seconds for one in measured) > patience
+            enough = peer and sum(one.seconds for one in measured) > longest
             if not runs(case, server) or enough or len(failures) > 1:
                 continue
             try:

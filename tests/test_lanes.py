@@ -14,7 +14,7 @@ import pytest
 
 from tusserver.lanes import LIMIT, TOGETHER, TRY_AGAIN, Lane, Lanes, Latency, _Helper
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ class Hanging:
 
     def __call__(self) -> str:
         self.begun.set()
-        assert self._gate.wait(PATIENCE)
+        assert self._gate.wait(TIMEOUT)
         return "done"
 
 
@@ -86,7 +86,7 @@ async def test_the_loop_goes_on_while_a_call_hangs_and_waits_for_no_other(lanes:
 
 async def test_an_attempt_that_hangs_counts_before_it_is_awaited(lanes: Lanes, gate: threading.Event) -> None:
     def call() -> None:
-        gate.wait(PATIENCE)
+        gate.wait(TIMEOUT)
 
     pending = lanes.attempt(call)
     assert pending is not None
@@ -150,7 +150,7 @@ async def test_calls_of_one_turn_go_to_the_helper_together(lanes: Lanes, monkeyp
 async def test_of_calls_that_go_together_one_that_hangs_keeps_no_other(lanes: Lanes, gate: threading.Event) -> None:
     before, hanging = asyncio.create_task(lanes.swift(where)), asyncio.create_task(lanes.swift(Hanging(gate)))
     behind = [asyncio.create_task(lanes.swift(where)) for _ in range(3)]
-    done, _ = await asyncio.wait([before, *behind], timeout=PATIENCE)
+    done, _ = await asyncio.wait([before, *behind], timeout=TIMEOUT)
     assert len(done) == 4
     assert not hanging.done()
     assert all(call.result().startswith("tusserver-brief") for call in behind)
@@ -174,7 +174,7 @@ async def test_a_helper_that_comes_late_to_its_calls_finds_them_made(
             threading.Thread(target=self._release).start()
 
         def _release(self) -> None:
-            late.wait(PATIENCE)
+            late.wait(TIMEOUT)
             asked.release()
 
     helper._asked = Late()  # type: ignore[assignment]
@@ -210,9 +210,9 @@ def test_loops_that_share_a_disk_do_not_mix_their_calls(lanes: Lanes) -> None:
 
 @pytest.mark.parametrize("lane", Lane)
 async def test_no_lane_waits_for_another_that_is_full(lanes: Lanes, lane: Lane, gate: threading.Event) -> None:
-    full = [asyncio.create_task(lanes.run(lane, gate.wait, PATIENCE)) for _ in range(lane.threads + 1)]
+    full = [asyncio.create_task(lanes.run(lane, gate.wait, TIMEOUT)) for _ in range(lane.threads + 1)]
     others = [asyncio.create_task(lanes.run(other, where)) for other in Lane if other is not lane]
-    done, _ = await asyncio.wait(others, timeout=PATIENCE)
+    done, _ = await asyncio.wait(others, timeout=TIMEOUT)
     assert len(done) == len(others)
     assert not any(call.done() for call in full)
     gate.set()
@@ -233,7 +233,7 @@ async def test_lanes_that_nobody_uses_any_more_leave_no_thread_and_no_object() -
     del store
     gc.collect()
     assert seen() is None
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
 
 

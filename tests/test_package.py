@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import tusserver
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,7 +22,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both, built by the backend that pyproject.toml names."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -68,7 +68,7 @@ def test_the_wheel_runs_away_from_the_repository(dist: Path, tmp_path: Path) -> 
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert done.stdout.splitlines() == [

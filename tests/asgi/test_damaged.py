@@ -13,7 +13,7 @@ import pytest
 
 from tests.asgi.servers import KINDS, Kind, Running
 from tests.support.tus import OCTETS, VERSION, eventually
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 SIZE = 32 << 20
 """Bytes of an upload: more than sockets and servers keep for a client that does not read."""
@@ -25,7 +25,7 @@ def uploaded(kind: Kind, folder: Path, data: bytes) -> Iterator[tuple[Running, h
     """A finished upload under a server; yields its URL and file too."""
     with Running(kind, folder) as running:
         trust = ssl.create_default_context(cafile=running.certificate) if kind.tls else True
-        with httpx.Client(headers={"Tus-Resumable": VERSION}, verify=trust, timeout=PATIENCE) as client:
+        with httpx.Client(headers={"Tus-Resumable": VERSION}, verify=trust, timeout=TIMEOUT) as client:
             creating = {"Upload-Length": str(len(data)), "Content-Type": OCTETS}
             url = client.post(running.url, headers=creating, content=data).headers["Location"]
             (file,) = (path for path in (folder / "storage").rglob("*") if path.is_file() and path.read_bytes() == data)

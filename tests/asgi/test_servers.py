@@ -16,7 +16,7 @@ import pytest
 
 from tests.asgi.servers import KINDS, ROOT, Kind, Running
 from tests.support.tus import OCTETS, VERSION, Tus, patching
-from tests.support.wire import PATIENCE, chunk
+from tests.support.wire import TIMEOUT, chunk
 
 BODIES = ("patch", "creation_with_upload", "checksum", "deferred_length", "concatenation", "creation")
 """Parts of the suite whose requests have bodies."""
@@ -32,7 +32,7 @@ def failing_rows(running: Running, *options: str) -> tuple[set[str], str]:
     environment = {**os.environ, "PYTEST_ADDOPTS": ""}
     environment.pop("PYTEST_XDIST_WORKER", None)
     if "D11" in running.kind.differs:  # it is waited for in vain
-        environment["TUS_PATIENCE"] = "20"
+        environment["TUS_TIMEOUT"] = "20"
     if running.kind.tls:
         environment["SSL_CERT_FILE"] = str(running.certificate)
     command = [sys.executable, "-m", "pytest", *(f"tests/conformance/test_{part}.py" for part in BODIES)]
@@ -88,7 +88,7 @@ def test_a_final_upload_may_name_as_many_parts_as_the_limit_says(kind: Kind, tmp
     usual = {"Tus-Resumable": VERSION, "Host": host}
     with Running(kind, tmp_path) as running:
         trust = ssl.create_default_context(cafile=running.certificate) if kind.tls else True
-        with httpx.Client(headers=usual, verify=trust, timeout=PATIENCE) as client:
+        with httpx.Client(headers=usual, verify=trust, timeout=TIMEOUT) as client:
             part = {"Upload-Concat": "partial", "Upload-Length": "1", "Content-Type": OCTETS}
             url = client.post(running.url, headers=part, content=b"x").headers["Location"]
             assert len(url) > 120
@@ -105,7 +105,7 @@ def test_bodies_arrive_over_http_2(tmp_path: Path) -> None:
     usual = {"Tus-Resumable": VERSION}
     with (
         Running(hypercorn, tmp_path) as running,
-        httpx.Client(http1=False, http2=True, headers=usual, timeout=PATIENCE) as client,
+        httpx.Client(http1=False, http2=True, headers=usual, timeout=TIMEOUT) as client,
     ):
         made = client.post(running.url, headers={"Upload-Length": str(len(body))})
         assert (made.http_version, made.status_code) == ("HTTP/2", 201)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 JS = Path(__file__).parent / "js"
 
@@ -50,5 +50,5 @@ class Browser:
             else:
                 result.append(told["result"])
         said = process.stderr.read()
-        assert process.wait(PATIENCE) == 0, said
+        assert process.wait(TIMEOUT) == 0, said
         return result[0]

@@ -16,7 +16,7 @@ from tests.interop.goods import MIB
 from tests.support.proxy import Fault, Proxy
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +62,7 @@ def hold() -> Iterator[Hold]:
 
             def stands_still() -> None:
                 """It does, and the server has stored what passed."""
-                assert proxy.failed.wait(PATIENCE)
+                assert proxy.failed.wait(TIMEOUT)
                 new = set(server.uploads()) - before
                 tus = Tus(server.url)
                 assert eventually(lambda: sum(map(tus.offset, new)) > passes - MIB)

@@ -16,7 +16,7 @@ from tests.browser.conftest import Held, Hold
 from tests.conftest import StartServer
 from tests.interop.goods import KIB, MIB, assert_arrived, make_bytes
 from tests.support.server import TusServer
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -38,7 +38,7 @@ def goods(tmp_path: Path) -> Path:
 
 
 def metadata(url: str) -> dict[str, str]:
-    told = httpx.head(url, headers={"Tus-Resumable": "1.0.0"}, timeout=PATIENCE).headers["upload-metadata"]
+    told = httpx.head(url, headers={"Tus-Resumable": "1.0.0"}, timeout=TIMEOUT).headers["upload-metadata"]
     pairs = (pair.split(" ") for pair in told.split(","))
     return {name: b64decode(value).decode() for name, value in pairs}
 
@@ -113,7 +113,7 @@ def test_a_big_file_goes_in_parts_that_are_removed_once_they_are_joined(
     assert len(parts) == 3
     for part in parts:
         assert (
-            httpx.head(home(server) + part[1:], headers={"Tus-Resumable": "1.0.0"}, timeout=PATIENCE).status_code == 404
+            httpx.head(home(server) + part[1:], headers={"Tus-Resumable": "1.0.0"}, timeout=TIMEOUT).status_code == 404
         )
 
 
@@ -236,7 +236,7 @@ def test_an_upload_whose_time_was_over_begins_anew(
 
     def expire() -> None:
         (upload,) = server.uploads()
-        assert httpx.delete(upload, headers={"Tus-Resumable": "1.0.0"}, timeout=PATIENCE).status_code == 204
+        assert httpx.delete(upload, headers={"Tus-Resumable": "1.0.0"}, timeout=TIMEOUT).status_code == 204
 
     line = hold(server)
     seen = browser.run("page.expired", {**line.ask, "expire": expire}, home=home(line), files=[str(goods)])

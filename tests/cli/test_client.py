@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from tests.support.served import Served
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 Upload = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -33,7 +33,7 @@ def upload(tmp_path: Path) -> Upload:
             env={**kept, "XDG_STATE_HOME": str(tmp_path / "state"), **more},
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
 

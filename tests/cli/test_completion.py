@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.cli.conftest import Run
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
@@ -33,7 +33,7 @@ def test_tab_offers_the_commands_and_their_flags(run: Run, words: list[str], off
         ["bash", "--norc", "-c", f"{done.out}\n{ask}", "tusserver", *words],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert answer.stderr == ""

@@ -20,7 +20,7 @@ from tests.cli.conftest import Run
 from tests.support.proxy import Fault, Proxy
 from tests.support.served import Served
 from tests.support.server import TusServer
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 from tusserver.cli.download import local_name
 
 BYTES = os.urandom(2_000_000)
@@ -53,7 +53,7 @@ def command(folder: Path, *arguments: object) -> subprocess.CompletedProcess[byt
         cwd=folder,
         env={**kept, "XDG_STATE_HOME": str(folder / "state")},
         capture_output=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.cli.conftest import Run
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 from tusserver import __version__
 from tusserver.settings.catalog import catalog
 
@@ -17,7 +17,7 @@ def tusserver(*arguments: str, prelude: str = "") -> subprocess.CompletedProcess
     """Run `python -m tusserver`, after the statements of `prelude`."""
     code = f"{prelude}\nimport runpy, sys\nsys.argv[1:] = {list(arguments)!r}\n"
     code += "runpy.run_module('tusserver', run_name='__main__', alter_sys=True)"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
 
 def helped(run: Run, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from tests.cli.conftest import Outcome, Run
 from tests.support.tus import metadata
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 from tusserver.cli import listing, manage
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -103,7 +103,7 @@ def in_terminal(width: int, *arguments: str, until: str | None = None) -> str:
                     if until is not None and until.encode() in shown:
                         until = None
                         process.send_signal(signal.SIGINT)
-            assert process.wait(PATIENCE) == 0, shown
+            assert process.wait(TIMEOUT) == 0, shown
         finally:
             process.kill()  # it may wait for somebody to read
     os.close(ours)

@@ -17,7 +17,7 @@ import pytest
 from tests.cli.conftest import Run
 from tests.support.server import HAND_OVER, TusServer
 from tests.support.tus import Tus, eventually
-from tests.support.wire import PATIENCE, Connection
+from tests.support.wire import TIMEOUT, Connection
 from tusserver import __version__
 
 WAITS = ("--server.shutdown_timeout", "1h")
@@ -43,7 +43,7 @@ def refused(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> st
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
@@ -148,7 +148,7 @@ def test_a_socket_handed_over_that_is_none_stops_the_start(tmp_path: Path) -> No
             pass_fds=(other.fileno(),),
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -186,7 +186,7 @@ def test_what_the_system_refuses_is_told_with_the_remedy(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly_and_it_says_so(started: TusServer, number: signal.Signals) -> None:
-    assert started.end(number, within=PATIENCE) == 0
+    assert started.end(number, within=TIMEOUT) == 0
     assert started.output[-1] == "Stopped. Uploads are kept and can be resumed.\n"
     assert traceless(started)
 
@@ -196,7 +196,7 @@ def test_ctrl_c_ends_it_while_idle_connections_are_open(started: TusServer) -> N
     with tus.connect() as connection:
         tus.ask(connection, "OPTIONS")
         assert connection.answer().status == 204
-        assert started.end(signal.SIGINT, within=PATIENCE) == 0
+        assert started.end(signal.SIGINT, within=TIMEOUT) == 0
     assert traceless(started)
 
 
@@ -206,7 +206,7 @@ def test_ctrl_c_cuts_a_running_upload_keeps_its_bytes_and_lets_it_resume(started
     with tus.begin_patch(url, 0, 10, headers={"Expect": "100-continue"}) as connection:
         assert eventually(connection.readable)  # 100: the body is being waited for
         connection.send(b"0123")
-        assert started.end(signal.SIGINT, within=PATIENCE) == 0
+        assert started.end(signal.SIGINT, within=TIMEOUT) == 0
         answer = connection.answer()
     assert answer.status == 503
     assert started.output[-1] == "Stopped. Uploads are kept and can be resumed.\n"
@@ -233,14 +233,14 @@ def test_a_second_ctrl_c_ends_what_the_first_one_waits_for(started: TusServer) -
         started.process.send_signal(signal.SIGINT)
         started.wait_for_output("Waiting for running requests (1), 1h at most. Ctrl-C again ends them.")
         assert started.process.poll() is None
-        assert started.end(signal.SIGINT, within=PATIENCE) == 0
+        assert started.end(signal.SIGINT, within=TIMEOUT) == 0
     assert started.output[-1] == "Stopped. Uploads are kept and can be resumed.\n"
     assert traceless(started)
 
 
 def test_the_wait_for_running_requests_has_an_end(tmp_path: Path) -> None:
     with TusServer(tmp_path / "data", "--server.shutdown_timeout", "700ms") as server, slow_download(server):
-        assert server.end(signal.SIGINT, within=PATIENCE) == 0
+        assert server.end(signal.SIGINT, within=TIMEOUT) == 0
     assert server.output[-1] == "Stopped. Uploads are kept and can be resumed.\n"
     assert traceless(server)
 
@@ -251,7 +251,7 @@ def test_two_signals_at_once_end_it_as_well_and_lose_nothing(started: TusServer)
     with tus.begin_patch(url, 0, 10, headers={"Expect": "100-continue"}) as connection:
         assert eventually(connection.readable)
         connection.send(b"0123")
-        assert started.end(signal.SIGINT, signal.SIGTERM, within=PATIENCE) == 0
+        assert started.end(signal.SIGINT, signal.SIGTERM, within=TIMEOUT) == 0
     assert traceless(started)
     with started:
         assert tus.offset(url) == 4
@@ -267,7 +267,7 @@ def test_it_ends_although_nobody_reads_its_output_any_more(tmp_path: Path) -> No
             pass
         process.stdout.close()
         process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT) == 0
         assert "Traceback" not in process.stderr.read()
     finally:
         process.kill()

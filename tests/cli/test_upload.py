@@ -17,7 +17,7 @@ from tests.cli.conftest import Run
 from tests.support.proxy import Fault, Proxy
 from tests.support.server import TusServer
 from tests.support.tus import eventually
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 BYTES = bytes(range(256)) * 8192  # 2 MiB
 
@@ -56,7 +56,7 @@ def upload(tmp_path: Path, environ: dict[str, str]) -> Upload:
             env={**environ, **more},
             input=stdin,
             capture_output=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
@@ -196,12 +196,12 @@ def test_ctrl_c_leaves_what_the_same_command_resumes_and_a_second_one_is_told(
     proxy.fail(Fault.STALL, after=1_500_000)
     command = [sys.executable, "-m", "tusserver", "upload", str(file), url]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as first:
-        assert proxy.failed.wait(PATIENCE)
+        assert proxy.failed.wait(TIMEOUT)
         second = upload(file, url)
         assert (second.returncode, second.stdout) == (1, "")
         assert second.stderr == "tusserver: photo.raw: another command is uploading this file to this server\n"
         first.send_signal(signal.SIGINT)
-        assert first.wait(PATIENCE) == 130
+        assert first.wait(TIMEOUT) == 130
         assert first.stderr is not None
         assert first.stderr.read() == "tusserver: interrupted; the same command goes on from there\n"
     again = events(upload(file, url, "--json"))
@@ -222,7 +222,7 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(
                 server.kill()
                 proxy.slow(piece=65_536, pause=0)
                 server.start()
-                out, _ = client.communicate(timeout=PATIENCE)
+                out, _ = client.communicate(timeout=TIMEOUT)
                 assert client.returncode == 0, out
             assert "waiting" in out
             assert json.loads(out.splitlines()[-1])["bytes"] == len(BYTES)
@@ -287,7 +287,7 @@ def test_without_the_client_extra_one_line_says_how_to_install_it() -> None:
     code = "import runpy, sys; sys.modules['tusclient'] = None; "
     code += "sys.argv[1:] = ['upload', sys.executable, 'http://127.0.0.1:1/']\n"
     code += "runpy.run_module('tusserver', run_name='__main__', alter_sys=True)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 2
     assert done.stderr == "tusserver: tusclient is not installed; run: pip install 'tusserver[client]'\n"
 
@@ -295,5 +295,5 @@ def test_without_the_client_extra_one_line_says_how_to_install_it() -> None:
 def test_the_other_commands_need_nothing_of_it() -> None:
     code = "import runpy, sys; sys.modules['requests'] = sys.modules['tusclient'] = None; sys.argv[1:] = ['config']\n"
     code += "runpy.run_module('tusserver', run_name='__main__', alter_sys=True)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert (done.returncode, done.stderr) == (0, "")

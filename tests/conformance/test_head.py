@@ -15,7 +15,7 @@ from tests.conformance.expired import Expired
 from tests.conftest import StartServer
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 
 def test_h1_a_fresh_upload_is_at_0(tus: Tus) -> None:
@@ -149,7 +149,7 @@ def test_h14_waiting_costs_no_cpu(tus: Tus, own: TusServer) -> None:
     url = tus.upload(1000)
     before, began = cpu(), time.monotonic()
     with tus.slow_patch(url, bytes(1000), pieces=40) as patch:
-        assert patch.lingers.wait(PATIENCE)
+        assert patch.lingers.wait(TIMEOUT)
         share = (cpu() - before) / (time.monotonic() - began)
         assert patch.answer().status == 204
     assert share < 0.5, "of the time that the client took"

@@ -14,7 +14,7 @@ from tests.conformance.conftest import Configured, Embed
 from tests.conformance.profiles import DEFAULT, HASTY
 from tests.conftest import StartServer
 from tests.support.tus import OCTETS, Tus, eventually, patching
-from tests.support.wire import PATIENCE, Answer, Connection
+from tests.support.wire import TIMEOUT, Answer, Connection
 
 TEN = b"0123456789"
 
@@ -376,7 +376,7 @@ def test_p35_a_server_that_stops_keeps_the_bytes(start_server: StartServer, insi
     url = tus.upload(len(data))
     with tus.slow_patch(url, data, pieces=400) as patch:
         kept = progress(tus, url)
-        server.stop(PATIENCE)  # a client that uploads must not hold it up
+        server.stop(TIMEOUT)  # a client that uploads must not hold it up
         assert patch.ends() in (503, 423, None)
     server.start()
     assert kept <= tus.offset(url) < len(data)

@@ -27,7 +27,7 @@ from tests.examples.running import Program
 from tests.interop.goods import assert_arrived
 from tests.support.server import TusServer
 from tests.support.tus import metadata
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 from tusserver.settings.sources import load
 
 LANGUAGES = {"sh", "python", "js", "toml", "ini", "json"}
@@ -74,7 +74,7 @@ def test_few_blocks_are_excused() -> None:
 @named([block for block in of("sh") if block.reason])
 def test_shell_that_is_not_run_parses(block: Block) -> None:
     done = subprocess.run(
-        ["bash", "-n"], input=block.code, capture_output=True, text=True, timeout=PATIENCE, check=False
+        ["bash", "-n"], input=block.code, capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
 
     assert done.returncode == 0, done.stderr
@@ -112,7 +112,7 @@ def run(page: str, server: TusServer, folder: Path) -> str:
         env=environment(folder),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -164,7 +164,7 @@ def test_the_commands_that_upload_and_download_do_so(reader: tuple[TusServer, Pa
     assert_arrived(one, source)
     assert_arrived(another, source)
     assert one != another
-    assert source in httpx.get(archive, timeout=PATIENCE).content
+    assert source in httpx.get(archive, timeout=TIMEOUT).content
 
 
 def test_the_clients_of_the_page_upload_their_file(reader: tuple[TusServer, Path]) -> None:
@@ -187,7 +187,7 @@ def test_a_backup_of_a_running_server_can_be_restored(
     urls = []
     for length in ("5", "8"):  # one that is whole, one that is not
         made = httpx.post(
-            server.url, headers={**octets, **named, "Upload-Length": length}, content=b"hello", timeout=PATIENCE
+            server.url, headers={**octets, **named, "Upload-Length": length}, content=b"hello", timeout=TIMEOUT
         )
         urls.append(made.headers["Location"])
 
@@ -196,10 +196,10 @@ def test_a_backup_of_a_running_server_can_be_restored(
     assert printed.count("photo.raw") == 2
     restored = start_server(storage=folder / "restored")
     whole, begun = (url.replace(server.url, restored.url) for url in urls)
-    assert httpx.get(whole, timeout=PATIENCE).content == b"hello"
-    patched = httpx.patch(begun, headers={**octets, "Upload-Offset": "5"}, content=b", w", timeout=PATIENCE)
+    assert httpx.get(whole, timeout=TIMEOUT).content == b"hello"
+    patched = httpx.patch(begun, headers={**octets, "Upload-Offset": "5"}, content=b", w", timeout=TIMEOUT)
     assert patched.status_code == 204
-    assert httpx.get(begun, timeout=PATIENCE).content == b"hello, w"
+    assert httpx.get(begun, timeout=TIMEOUT).content == b"hello, w"
 
 
 # servers -------------------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_a_command_that_serves_starts_listens_and_stops_cleanly(block: Block, co
         env={**environment(tmp_path), **ports, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
     )
     with server:
-        answer = httpx.options(f"{listening()}/files", timeout=PATIENCE)
+        answer = httpx.options(f"{listening()}/files", timeout=TIMEOUT)
         assert (answer.status_code, answer.headers["Tus-Version"]) == (204, "1.0.0")
         assert server.stop(signal.SIGINT) == 0, server.output()
 
@@ -302,7 +302,7 @@ def test_javascript_parses(block: Block, tmp_path: Path) -> None:
     script = tmp_path / "example.mjs"
     script.write_text(block.code, "utf-8")
 
-    subprocess.run(["node", "--check", str(script)], check=True, timeout=PATIENCE)
+    subprocess.run(["node", "--check", str(script)], check=True, timeout=TIMEOUT)
 
 
 _RUNNER = """\
@@ -321,7 +321,7 @@ def test_javascript_uploads_its_file(block: Block, server: TusServer, node_packa
     (tmp_path / "run.mjs").write_text(_RUNNER, "utf-8")
 
     done = subprocess.run(
-        ["node", "run.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
+        ["node", "run.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
 
     assert done.returncode == 0, done.stderr

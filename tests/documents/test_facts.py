@@ -13,7 +13,7 @@ import pytest
 
 from docs.pages import settings_page
 from tests.documents.pages import PAGES, ROOT, table
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 from tusserver.protocol import errors
 from tusserver.protocol.extensions import Extension
 from tusserver.settings.catalog import catalog
@@ -68,7 +68,7 @@ def test_every_extension_stands_in_the_documents() -> None:
 
 def test_every_command_stands_in_the_documents() -> None:
     told = subprocess.run(
-        [sys.executable, "-m", "tusserver", "--help"], capture_output=True, text=True, check=True, timeout=PATIENCE
+        [sys.executable, "-m", "tusserver", "--help"], capture_output=True, text=True, check=True, timeout=TIMEOUT
     ).stdout
     commands = re.findall(r"^    ([a-z]+)(?: |$)", told, re.MULTILINE)
 

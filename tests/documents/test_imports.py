@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +39,7 @@ def broken(folder: Path, added: dict[str, str]) -> set[str]:
         env={"PYTHONPATH": str(folder), "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     found = set(re.findall(r"^(.+) BROKEN", done.stdout, re.MULTILINE))

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 _JS = Path(__file__).parent / "js"
 
@@ -109,7 +109,7 @@ def site(folder: Path) -> Iterator[str]:
             yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
 
 
 def lay(example: Path, packages: Path, folder: Path, changes: Sequence[tuple[str, str]]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 
 class Recorder:
@@ -87,4 +87,4 @@ class Recorder:
                     each.shutdown(socket.SHUT_RDWR)
             self._listener.close()
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.tus import eventually
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -65,7 +65,7 @@ class Program:
         if self._process.poll() is None:
             self._process.send_signal(with_signal)
         try:
-            return self._process.wait(PATIENCE)
+            return self._process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

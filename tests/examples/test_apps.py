@@ -17,7 +17,7 @@ from tests.examples.running import ROOT, uvicorn
 from tests.interop.goods import MIB, make_bytes
 from tests.support.ports import free_port
 from tests.support.tus import eventually, metadata, patching
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 TUS = {"Tus-Resumable": "1.0.0"}
 
@@ -32,7 +32,7 @@ def starlette(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def add_user(folder: Path, name: str) -> None:
     command = [sys.executable, "-m", "examples.fastapi_login", "add-user", name]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=folder, env=env, input=f"{name}'s password\n", text=True, check=True, timeout=PATIENCE)
+    subprocess.run(command, cwd=folder, env=env, input=f"{name}'s password\n", text=True, check=True, timeout=TIMEOUT)
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def fastapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def logged_in(app: str, name: str) -> httpx.Client:
     """A client that sends the user's token, and no cookie."""
-    answer = httpx.post(f"{app}/login", json={"name": name, "password": f"{name}'s password"}, timeout=PATIENCE)
+    answer = httpx.post(f"{app}/login", json={"name": name, "password": f"{name}'s password"}, timeout=TIMEOUT)
     assert answer.status_code == 200, answer.text
     return httpx.Client(
-        base_url=app, headers={**TUS, "Authorization": f"Bearer {answer.json()['token']}"}, timeout=PATIENCE
+        base_url=app, headers={**TUS, "Authorization": f"Bearer {answer.json()['token']}"}, timeout=TIMEOUT
     )
 
 
@@ -88,13 +88,13 @@ def test_the_starlette_app_takes_an_upload_and_lists_it(starlette: str) -> None:
     uploader.upload()
 
     url = str(uploader.url)
-    assert httpx.get(url, timeout=PATIENCE).content == source
-    listed = httpx.get(f"{starlette}/", timeout=PATIENCE).text
+    assert httpx.get(url, timeout=TIMEOUT).content == source
+    listed = httpx.get(f"{starlette}/", timeout=TIMEOUT).text
     assert f"photo.raw ({len(source)} bytes, {url.rsplit('/', 1)[1]})\n" in listed
 
 
 def test_the_starlette_app_refuses_what_has_no_name(starlette: str) -> None:
-    refused = httpx.post(f"{starlette}/files", headers={**TUS, "Upload-Length": "1"}, timeout=PATIENCE)
+    refused = httpx.post(f"{starlette}/files", headers={**TUS, "Upload-Length": "1"}, timeout=TIMEOUT)
 
     assert refused.status_code == 400
     assert "name your file" in refused.text
@@ -110,12 +110,12 @@ def test_the_starlette_app_refuses_what_has_no_name(starlette: str) -> None:
 def test_nothing_is_open_without_a_login(fastapi: str, token: str | None, method: str, path: str) -> None:
     headers = {**TUS, "Upload-Length": "5", **({} if token is None else {"Authorization": token})}
 
-    assert httpx.request(method, fastapi + path, headers=headers, timeout=PATIENCE).status_code == 401
+    assert httpx.request(method, fastapi + path, headers=headers, timeout=TIMEOUT).status_code == 401
 
 
 @pytest.mark.parametrize("name", ["ada", "nobody"])
 def test_a_wrong_password_gives_no_token(fastapi: str, name: str) -> None:
-    answer = httpx.post(f"{fastapi}/login", json={"name": name, "password": "wrong"}, timeout=PATIENCE)
+    answer = httpx.post(f"{fastapi}/login", json={"name": name, "password": "wrong"}, timeout=TIMEOUT)
 
     assert answer.status_code == 403
     assert "set-cookie" not in answer.headers
@@ -133,7 +133,7 @@ def test_a_user_uploads_with_tuspy_and_finds_it_listed(fastapi: str, ada: httpx.
 
 
 def test_a_page_of_the_app_needs_the_cookie_only(fastapi: str) -> None:
-    with httpx.Client(base_url=fastapi, headers=TUS, timeout=PATIENCE) as page:
+    with httpx.Client(base_url=fastapi, headers=TUS, timeout=TIMEOUT) as page:
         answer = page.post("/login", json={"name": "ada", "password": "ada's password"})
         assert "HttpOnly" in answer.headers["set-cookie"]
         assert "SameSite=strict" in answer.headers["set-cookie"]
@@ -200,8 +200,8 @@ def test_several_processes_are_one_app(tmp_path: Path) -> None:
         with logged_in(app, "bob") as client:
             bob = dict(client.headers)
         for at in range(1, 10):  # each on a connection of its own
-            assert httpx.head(url, headers=bob, timeout=PATIENCE).status_code == 404
-            patched = httpx.patch(url, headers={**ada, **patching(at)}, content=str(at).encode(), timeout=PATIENCE)
+            assert httpx.head(url, headers=bob, timeout=TIMEOUT).status_code == 404
+            patched = httpx.patch(url, headers={**ada, **patching(at)}, content=str(at).encode(), timeout=TIMEOUT)
             assert patched.status_code == 204, patched.text
-        assert httpx.get(url, headers=ada, timeout=PATIENCE).content == b"0123456789"
-        assert [listed["size"] for listed in httpx.get(f"{app}/mine", headers=ada, timeout=PATIENCE).json()] == [10]
+        assert httpx.get(url, headers=ada, timeout=TIMEOUT).content == b"0123456789"
+        assert [listed["size"] for listed in httpx.get(f"{app}/mine", headers=ada, timeout=TIMEOUT).json()] == [10]

@@ -20,7 +20,7 @@ from tests.examples.recorder import Recorder
 from tests.examples.running import Program, listens
 from tests.support.ports import free_port
 from tests.support.tus import patching
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 pytestmark = pytest.mark.proxy
 
@@ -119,7 +119,7 @@ def cached(cache: Cache, start_server: StartServer) -> Iterator[str]:
 
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(headers=TUS, timeout=PATIENCE) as client:
+    with httpx.Client(headers=TUS, timeout=TIMEOUT) as client:
         yield client
 
 

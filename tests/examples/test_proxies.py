@@ -26,7 +26,7 @@ from tests.interop.goods import KIB, MIB, make_bytes
 from tests.interop.node import Node
 from tests.support.server import TusServer
 from tests.support.tus import base64_of, checksum, eventually, patching
-from tests.support.wire import PATIENCE, Answer, Connection, chunk
+from tests.support.wire import TIMEOUT, Answer, Connection, chunk
 from tusserver.web.pages import PATHS
 
 pytestmark = pytest.mark.proxy
@@ -62,7 +62,7 @@ def client_of(front: Front, *, http2: bool = False, address: str | None = None) 
     """A client that trusts the proxy's certificate and speaks one version only."""
     trust = ssl.create_default_context(cafile=str(front.authority))
     transport = httpx.HTTPTransport(verify=trust, http1=not http2, http2=http2, local_address=address)
-    return httpx.Client(transport=transport, headers=TUS, timeout=PATIENCE)
+    return httpx.Client(transport=transport, headers=TUS, timeout=TIMEOUT)
 
 
 def created(client: httpx.Client, front: Front, length: int, headers: dict[str, str] | None = None) -> str:
@@ -106,7 +106,7 @@ def test_an_upload_streams_through(front: Front, http2: bool) -> None:
             assert not running.done()
         finally:
             body.go.set()
-        answer = running.result(PATIENCE)
+        answer = running.result(TIMEOUT)
         assert (answer.status_code, answer.http_version) == (204, "HTTP/2" if http2 else "HTTP/1.1")
         assert client.get(url).content == source
 
@@ -138,7 +138,7 @@ def test_a_download_keeps_its_length_and_its_etag(front: Front, behind: TusServe
     with client_of(front) as client:
         url = created(client, front, len(text), {"Upload-Metadata": f"filetype {base64_of('text/plain')}"})
         assert client.patch(url, headers=patching(0), content=text).status_code == 204
-        direct = httpx.get(f"{behind.url}/{url.rsplit('/', 1)[1]}", timeout=PATIENCE)
+        direct = httpx.get(f"{behind.url}/{url.rsplit('/', 1)[1]}", timeout=TIMEOUT)
         through = client.get(url, headers={"Accept-Encoding": "gzip, br"})
         part = client.get(url, headers={"Range": "bytes=5-9", "If-Range": direct.headers["ETag"]})
     assert through.headers["Content-Type"].startswith("text/plain")
@@ -239,7 +239,7 @@ def test_a_reload_cuts_nothing(front: Front, kind: str) -> None:
         with client_of(front) as another:
             assert another.head(url).status_code == 200
         body.go.set()
-        assert running.result(PATIENCE).status_code == 204
+        assert running.result(TIMEOUT).status_code == 204
     with client_of(front) as client:
         assert client.get(url).content == source
 
@@ -257,7 +257,7 @@ def test_the_upload_page_is_there_whole(front: Front, http2: bool) -> None:
 def test_the_health_of_the_server_is_nobodys_business(front: Front, behind: TusServer, path: str) -> None:
     with client_of(front) as client:
         assert client.get(front.url.removesuffix("/files") + path).status_code == 404
-    assert httpx.get(behind.url.removesuffix("/files") + path, timeout=PATIENCE).status_code == 200
+    assert httpx.get(behind.url.removesuffix("/files") + path, timeout=TIMEOUT).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["haproxy"], indirect=True)

@@ -18,7 +18,7 @@ from tests.examples.proxies import changed
 from tests.examples.running import EXAMPLES, Program, listens
 from tests.interop.goods import MIB, make_bytes
 from tests.support.ports import free_port
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 UNIT = EXAMPLES / "systemd" / "tusserver.service"
 OURS = Path(sys.executable).with_name("tusserver")
@@ -43,7 +43,7 @@ needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 @needs_systemd
 def test_systemd_finds_nothing_wrong_with_the_unit(unit: Path) -> None:
     command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(unit)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
@@ -51,7 +51,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(unit: Path) -> None:
 @needs_systemd
 def test_systemd_calls_the_unit_well_shut_in(unit: Path) -> None:
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -71,7 +71,7 @@ def test_what_the_unit_starts_takes_an_upload_and_stops_cleanly(tmp_path: Path) 
     with Program([OURS, *arguments], ready=lambda: listens(port), log=log, cwd=state, env=env) as server:
         uploader = TusClient(f"http://127.0.0.1:{port}/files").uploader(file_stream=BytesIO(source))
         uploader.upload()
-        assert httpx.get(str(uploader.url), timeout=PATIENCE).content == source
+        assert httpx.get(str(uploader.url), timeout=TIMEOUT).content == source
         assert server.stop() == 0
 
     assert {path.name for path in tmp_path.iterdir()} == {"tusserver", "journal"}

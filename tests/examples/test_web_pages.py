@@ -21,7 +21,7 @@ from tests.interop.goods import MIB, assert_arrived, make_bytes
 from tests.support.proxy import Fault, Proxy
 from tests.support.server import TusServer
 from tests.support.tus import eventually
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 pytestmark = [
     pytest.mark.browser,
@@ -79,10 +79,10 @@ def stuck(page: Chromium, photo: Path, server: TusServer, proxy: Proxy) -> None:
     before = set(server.files())
     proxy.fail(Fault.STALL, after=4 * MIB)
     page.choose("#file", photo)
-    assert proxy.failed.wait(PATIENCE)
+    assert proxy.failed.wait(TIMEOUT)
     (begun,) = {path.name.split(".")[0] for path in set(server.files()) - before}
     show = [sys.executable, "-m", "tusserver", "show", begun, "--storage", str(server.storage), "--json"]
-    assert eventually(lambda: json.loads(subprocess.check_output(show, timeout=PATIENCE))["offset"] > 3 * MIB)
+    assert eventually(lambda: json.loads(subprocess.check_output(show, timeout=TIMEOUT))["offset"] > 3 * MIB)
 
 
 def test_the_page_of_tus_js_client_uploads_a_file(server: TusServer, open_page: OpenPage, photo: Path) -> None:
@@ -167,7 +167,7 @@ def test_the_page_of_uppy_uploads_several_files(server: TusServer, open_page: Op
     page.wait("#uploads a", count=3)
 
     arrived = {
-        httpx.head(url, headers={"Tus-Resumable": "1.0.0"}, timeout=PATIENCE).headers["Upload-Length"]: url
+        httpx.head(url, headers={"Tus-Resumable": "1.0.0"}, timeout=TIMEOUT).headers["Upload-Length"]: url
         for url in page.links("#uploads a")
     }
     for source in sources.values():

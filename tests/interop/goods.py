@@ -8,7 +8,7 @@ import time
 
 import requests
 
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -26,7 +26,7 @@ def make_bytes(size: int, seed: int = 0) -> bytes:
 
 def head(url: str) -> requests.structures.CaseInsensitiveDict[str]:
     """What the server tells of the upload at `url`, which has to be there."""
-    answer = requests.head(url, headers=_TUS, timeout=PATIENCE)
+    answer = requests.head(url, headers=_TUS, timeout=TIMEOUT)
     assert answer.status_code == 200
     return answer.headers
 
@@ -47,7 +47,7 @@ def assert_arrived(url: str | None, source: bytes) -> None:
     assert url is not None, "the client gave up"
     told = head(url)
     assert (told["Upload-Offset"], told["Upload-Length"]) == (str(len(source)), str(len(source)))
-    answer = requests.get(url, timeout=PATIENCE)
+    answer = requests.get(url, timeout=TIMEOUT)
     assert answer.status_code == 200
     # Digests: pytest takes minutes to explain a difference between megabytes.
     assert len(answer.content) == len(source)
@@ -56,9 +56,9 @@ def assert_arrived(url: str | None, source: bytes) -> None:
 
 def terminate(url: str) -> None:
     """Delete the upload at `url`, which has to be there."""
-    assert requests.delete(url, headers=_TUS, timeout=PATIENCE).status_code == 204
+    assert requests.delete(url, headers=_TUS, timeout=TIMEOUT).status_code == 204
 
 
 def assert_gone(url: str) -> None:
     """The server does not know the upload at `url` any more."""
-    assert requests.head(url, headers=_TUS, timeout=PATIENCE).status_code in (404, 410)
+    assert requests.head(url, headers=_TUS, timeout=TIMEOUT).status_code in (404, 410)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 _JS = Path(__file__).parent / "js"
 
@@ -79,7 +79,7 @@ class Client:
         """Wait until the process has ended by itself."""
         for _ in self._read():
             pass
-        assert self._process.wait(PATIENCE) == 0
+        assert self._process.wait(TIMEOUT) == 0
         return self
 
     def close(self) -> None:

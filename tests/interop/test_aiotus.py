@@ -14,7 +14,7 @@ import pytest
 from tests.interop.goods import HEADERS, KIB, MIB, assert_arrived, head, make_bytes, terminate
 from tests.support.proxy import Fault, Proxy
 from tests.support.server import TusServer
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 OpenProxy = Callable[[TusServer], Proxy]
 StartServer = Callable[..., TusServer]
@@ -143,7 +143,7 @@ async def test_a_killed_server_comes_back_and_the_client_goes_on(
     proxy = open_proxy(server)
     proxy.fail(Fault.STALL, after=7 * MIB // 2)
     running = asyncio.create_task(upload(proxy.through(server.url), source, chunksize=MIB, config=PATIENT))
-    assert await asyncio.to_thread(proxy.failed.wait, PATIENCE)
+    assert await asyncio.to_thread(proxy.failed.wait, TIMEOUT)
     await asyncio.to_thread(server.kill)
     await asyncio.to_thread(server.start)
     url = await running
@@ -164,7 +164,7 @@ async def test_parts_outlive_a_killed_server(start_server: StartServer, open_pro
             chunksize=200_000,
         )
     )
-    assert await asyncio.to_thread(proxy.failed.wait, PATIENCE)
+    assert await asyncio.to_thread(proxy.failed.wait, TIMEOUT)
     await asyncio.to_thread(server.kill)
     await asyncio.to_thread(server.start)
     location = await running

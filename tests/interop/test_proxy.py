@@ -12,7 +12,7 @@ import pytest
 from tests.support.exchanges import Conversation, Exchange
 from tests.support.proxy import Fault, Proxy
 from tests.support.tus import eventually
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 
 class Listener:
@@ -26,9 +26,9 @@ class Listener:
 
     def _listen(self) -> tuple[bytes, str]:
         got = b""
-        self._socket.settimeout(PATIENCE)
+        self._socket.settimeout(TIMEOUT)
         with self._socket, self._socket.accept()[0] as connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(TIMEOUT)
             try:
                 while data := connection.recv(4096):
                     got += data
@@ -64,7 +64,7 @@ def proxy(listener: Listener, exchanges: list[Exchange]) -> Iterator[Proxy]:
 @pytest.fixture
 def client(proxy: Proxy) -> Iterator[socket.socket]:
     host, port = proxy.host.split(":")
-    with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
+    with socket.create_connection((host, int(port)), timeout=TIMEOUT) as client:
         yield client
 
 
@@ -79,7 +79,7 @@ def test_what_both_sides_send_passes(client: socket.socket, listener: Listener, 
     client.sendall(b"abc")
     client.shutdown(socket.SHUT_WR)
     assert read_all(client) == b"0123456789"
-    assert listener.got.result(PATIENCE) == (b"abc", "end")
+    assert listener.got.result(TIMEOUT) == (b"abc", "end")
     assert proxy.sent == 3
 
 
@@ -87,7 +87,7 @@ def test_a_reset_strikes_both_sides_at_its_byte(client: socket.socket, listener:
     proxy.fail(Fault.RESET, after=5)
     client.sendall(b"abc")
     client.sendall(b"defgh")
-    assert listener.got.result(PATIENCE) == (b"abcde", "reset")
+    assert listener.got.result(TIMEOUT) == (b"abcde", "reset")
     with pytest.raises(ConnectionResetError):
         read_all(client)
     assert proxy.sent == 5
@@ -96,25 +96,25 @@ def test_a_reset_strikes_both_sides_at_its_byte(client: socket.socket, listener:
 def test_an_orderly_end_strikes_at_its_byte(client: socket.socket, listener: Listener, proxy: Proxy) -> None:
     proxy.fail(Fault.CLOSE, after=5)
     client.sendall(b"abcdefgh")
-    assert listener.got.result(PATIENCE) == (b"abcde", "end")
+    assert listener.got.result(TIMEOUT) == (b"abcde", "end")
 
 
 def test_a_half_close_lets_the_answer_through(client: socket.socket, listener: Listener, proxy: Proxy) -> None:
     proxy.fail(Fault.HALF_CLOSE, after=5)
     client.sendall(b"abcdefgh")
     assert client.recv(10) == b"0123456789"
-    assert listener.got.result(PATIENCE) == (b"abcde", "end")
+    assert listener.got.result(TIMEOUT) == (b"abcde", "end")
 
 
 def test_a_stalled_connection_goes_on_when_released(client: socket.socket, listener: Listener, proxy: Proxy) -> None:
     proxy.fail(Fault.STALL, after=5)
     client.sendall(b"abcdefgh")
-    assert proxy.failed.wait(PATIENCE)
+    assert proxy.failed.wait(TIMEOUT)
     assert proxy.sent == 5
     proxy.release()
     client.shutdown(socket.SHUT_WR)
     assert read_all(client) == b"0123456789"
-    assert listener.got.result(PATIENCE) == (b"abcdefgh", "end")
+    assert listener.got.result(TIMEOUT) == (b"abcdefgh", "end")
 
 
 def test_a_stalled_connection_ends_when_its_client_hangs_up(
@@ -122,16 +122,16 @@ def test_a_stalled_connection_ends_when_its_client_hangs_up(
 ) -> None:
     proxy.fail(Fault.STALL, after=5)
     client.sendall(b"abcdefgh")
-    assert proxy.failed.wait(PATIENCE)
+    assert proxy.failed.wait(TIMEOUT)
     client.close()
-    assert listener.got.result(PATIENCE) == (b"abcde", "end")
+    assert listener.got.result(TIMEOUT) == (b"abcde", "end")
 
 
 def test_a_spoiled_byte_is_the_only_one(client: socket.socket, listener: Listener, proxy: Proxy) -> None:
     proxy.fail(Fault.SPOIL, after=2)
     client.sendall(b"abc")
     client.shutdown(socket.SHUT_WR)
-    assert listener.got.result(PATIENCE) == (bytes([ord("a"), ord("b") ^ 0xFF, ord("c")]), "end")
+    assert listener.got.result(TIMEOUT) == (bytes([ord("a"), ord("b") ^ 0xFF, ord("c")]), "end")
 
 
 def test_a_link_that_pauses_goes_on_by_itself(client: socket.socket, listener: Listener, proxy: Proxy) -> None:
@@ -140,7 +140,7 @@ def test_a_link_that_pauses_goes_on_by_itself(client: socket.socket, listener: L
     client.shutdown(socket.SHUT_WR)
     assert read_all(client) == b"0123456789"
     assert proxy.failed.is_set()
-    assert listener.got.result(PATIENCE) == (b"abcdefgh", "end")
+    assert listener.got.result(TIMEOUT) == (b"abcdefgh", "end")
 
 
 def test_what_a_dead_client_had_sent_arrives_late(client: socket.socket, listener: Listener, proxy: Proxy) -> None:
@@ -152,7 +152,7 @@ def test_what_a_dead_client_had_sent_arrives_late(client: socket.socket, listene
     assert not listener.got.done(), "the server sees no end"
     assert eventually(lambda: proxy.sent == 5)
     proxy.stop()
-    assert listener.got.result(PATIENCE)[0] == b"abcde"
+    assert listener.got.result(TIMEOUT)[0] == b"abcde"
 
 
 @pytest.mark.parametrize("says", [b"HTTP/1.1 204 No Content\r\n\r\n"])
@@ -164,7 +164,7 @@ def test_an_answer_can_be_lost_by_its_request(
     client.shutdown(socket.SHUT_WR)
     with pytest.raises(ConnectionResetError):
         read_all(client)
-    assert listener.got.result(PATIENCE)[1] == "end"
+    assert listener.got.result(TIMEOUT)[1] == "end"
     assert [str(exchange) for exchange in exchanges] == ["#1 GET (0 bytes) -> 204 (lost on the way)"]
 
 
@@ -202,7 +202,7 @@ def test_an_answer_can_be_lost(client: socket.socket, listener: Listener, proxy:
     client.sendall(b"abc")
     client.shutdown(socket.SHUT_WR)
     assert read_all(client) == b"0123"
-    assert listener.got.result(PATIENCE) == (b"abc", "end")
+    assert listener.got.result(TIMEOUT) == (b"abc", "end")
 
 
 def test_a_stopped_proxy_cuts_what_it_carries_and_leaves_no_thread(
@@ -210,9 +210,9 @@ def test_a_stopped_proxy_cuts_what_it_carries_and_leaves_no_thread(
 ) -> None:
     proxy.fail(Fault.STALL, after=3)
     client.sendall(b"abc")
-    assert proxy.failed.wait(PATIENCE)
+    assert proxy.failed.wait(TIMEOUT)
     before = threading.active_count()
     proxy.stop()
     assert threading.active_count() < before
     assert read_all(client) == b""
-    assert listener.got.result(PATIENCE)[0] == b"abc"
+    assert listener.got.result(TIMEOUT)[0] == b"abc"

@@ -21,7 +21,7 @@ from tests.interop.goods import KIB, MIB, assert_arrived, make_bytes
 from tests.interop.node import Node
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 RESTARTS = 4
 SIZE = 3 * MIB + 11
@@ -82,7 +82,7 @@ def test_tuspy_does_not_notice_restarts(server: TusServer, pool: ThreadPoolExecu
         goal = SIZE * number // (RESTARTS + 1)
         assert eventually(lambda goal=goal: (client.offset or 0) >= goal or upload.done())  # type: ignore[misc]
         restarts[number % len(restarts)]()
-    upload.result(PATIENCE)
+    upload.result(TIMEOUT)
     assert_arrived(client.url, source)
 
 

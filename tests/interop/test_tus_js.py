@@ -23,7 +23,7 @@ from tests.interop.goods import (
 from tests.interop.node import Client, Node
 from tests.support.proxy import Fault, Proxy
 from tests.support.server import TusServer
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 pytestmark = pytest.mark.node
 
@@ -113,7 +113,7 @@ def test_an_upload_aborted_in_the_middle_of_a_request_goes_on_where_it_stopped(
     proxy.fail(Fault.STALL, after=2 * MIB)
     first = node.start(source, options={"endpoint": endpoint})
     url = first.wait_for("url")["url"]
-    assert proxy.failed.wait(PATIENCE)
+    assert proxy.failed.wait(TIMEOUT)
     first.tell("abort")
     first.finish()
     wait_for_offset(proxy.around(url), 2 * MIB - HEADERS)
@@ -347,7 +347,7 @@ def test_a_killed_server_comes_back_and_the_client_goes_on(
     proxy.fail(Fault.STALL, after=5 * MIB // 2)
     options = {"endpoint": proxy.through(server.url), "chunkSize": MIB, "retryDelays": PATIENT}
     client = node.start(source, options=options)
-    assert proxy.failed.wait(PATIENCE)
+    assert proxy.failed.wait(TIMEOUT)
     server.kill()
     server.start()
     client.finish()
@@ -363,7 +363,7 @@ def test_of_two_clients_on_one_upload_both_succeed(
     # Told nothing of retries: the delays and the choice are those that every browser has.
     first = node.start(source, options={"endpoint": proxy.through(server.url)})
     url = first.wait_for("url")["url"]
-    assert proxy.failed.wait(PATIENCE)
+    assert proxy.failed.wait(TIMEOUT)
     second = node.run(source, options={"endpoint": server.url, "uploadUrl": proxy.around(url)})
     assert second.url
     assert first.finish().url == url
@@ -394,7 +394,7 @@ def test_an_upload_terminated_while_it_runs_leaves_nothing(
     client = node.start(source, options={"endpoint": proxy.through(server.url), "retryDelays": PATIENT})
     url = client.wait_for("url")["url"]
     if stalled:
-        assert proxy.failed.wait(PATIENCE)
+        assert proxy.failed.wait(TIMEOUT)
     client.tell("terminate")
     client.finish()
     assert client.all("response")[-1] == {"event": "response", "method": "DELETE", "status": 204}

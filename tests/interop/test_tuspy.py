@@ -19,7 +19,7 @@ from tusclient.storage.filestorage import FileStorage
 from tests.interop.goods import HEADERS, KIB, MIB, assert_arrived, head, make_bytes, wait_for_offset
 from tests.support.proxy import Fault, Proxy
 from tests.support.server import TusServer
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 OpenProxy = Callable[[TusServer], Proxy]
 StartServer = Callable[..., TusServer]
@@ -204,12 +204,12 @@ def test_a_second_client_takes_a_stalled_upload_over(
     url = proxy.around(stalled.url)
     proxy.fail(Fault.STALL, after=2 * MIB)
     first = pool.submit(stalled.upload)
-    assert proxy.failed.wait(PATIENCE)
+    assert proxy.failed.wait(TIMEOUT)
     # Right after the last byte the first client still counts as alive, so the second may have to ask again.
     second = uploader(server.url, source, url=url, **PATIENT)
     second.upload()
     with pytest.raises(TusCommunicationError):
-        first.result(PATIENCE)
+        first.result(TIMEOUT)
     assert_arrived(url, source)
 
 
@@ -222,10 +222,10 @@ def test_a_killed_server_comes_back_and_the_client_goes_on(
     client = uploader(proxy.through(server.url), source, chunk_size=MIB, **PATIENT)
     proxy.fail(Fault.STALL, after=7 * MIB // 2)
     upload = pool.submit(client.upload)
-    assert proxy.failed.wait(PATIENCE)
+    assert proxy.failed.wait(TIMEOUT)
     server.kill()
     server.start()
-    upload.result(PATIENCE)
+    upload.result(TIMEOUT)
     assert proxy.sent < 6 * MIB, "three chunks were acknowledged and need not be sent again"
     assert_arrived(client.url, source)
 
@@ -239,10 +239,10 @@ def test_a_stopped_server_comes_back_and_no_byte_is_sent_twice(
     client = uploader(proxy.through(server.url), source, **PATIENT)
     proxy.fail(Fault.STALL, after=3 * MIB)
     upload = pool.submit(client.upload)
-    assert proxy.failed.wait(PATIENCE)
+    assert proxy.failed.wait(TIMEOUT)
     server.stop()
     server.start()
-    upload.result(PATIENCE)
+    upload.result(TIMEOUT)
     assert proxy.sent < 4 * MIB + HEADERS
     assert_arrived(client.url, source)
 
@@ -253,7 +253,7 @@ def test_many_uploads_at_once_do_not_mix(server: TusServer, pool: ThreadPoolExec
 
     def upload(source: bytes) -> str:
         client = uploader(server.url, source, chunk_size=200 * KIB, upload_checksum=True)
-        barrier.wait(PATIENCE)
+        barrier.wait(TIMEOUT)
         client.upload()
         return str(client.url)
 

@@ -21,7 +21,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.support.tus import eventually
-from tests.support.wire import PATIENCE, Connection
+from tests.support.wire import TIMEOUT, Connection
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import ClientDisconnected
 from tusserver.server.protocol import TusHttpProtocol
@@ -143,7 +143,7 @@ class Keep:
 
     def next(self) -> Seen:
         """What was seen next."""
-        return self.seen.get(timeout=PATIENCE)
+        return self.seen.get(timeout=TIMEOUT)
 
     def stored(self, name: str) -> bytes:
         """Bytes of a file."""
@@ -182,7 +182,7 @@ class Stage:
             done.set()
 
         self._server.loop.call_soon_threadsafe(set_it)
-        assert done.wait(PATIENCE)
+        assert done.wait(TIMEOUT)
 
     def begin_to_stop(self, connections: int) -> int:
         """Tell so many connections, once they are there, that the server stops; return how many were told."""
@@ -196,18 +196,18 @@ class Stage:
             told.put(len(there))
 
         self._server.loop.call_soon_threadsafe(tell)
-        return told.get(timeout=PATIENCE)
+        return told.get(timeout=TIMEOUT)
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._server.up.wait(PATIENCE)
+        assert self._server.up.wait(TIMEOUT)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.should_exit = True
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
         self._socket.close()
         assert not self._thread.is_alive()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 from tusserver.server.accept import Acceptor, ConnectionCounts
 
 
@@ -66,7 +66,7 @@ class Workers:
 
 async def until(workers: list[set[Accepted]], connections: int) -> list[int]:
     """Wait until all are accepted; return how many each worker has."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while sum(map(len, workers)) < connections:  # noqa: ASYNC110 - nothing tells when a connection was accepted
             await asyncio.sleep(0.001)
     return [len(worker) for worker in workers]

@@ -49,7 +49,7 @@ def tus(server: TusServer, faults: Faults) -> Iterator[Tus]:
     assert not [line for line in server.output if "Traceback" in line]
 
 
-def requires_patience(answer: Answer, code: int) -> bool:
+def asks_to_retry(answer: Answer, code: int) -> bool:
     """Whether an answer says that the trouble passes, and when to come again."""
     return answer.status == (507 if code in FULL else 503) and answer["Retry-After"] is not None
 
@@ -70,7 +70,7 @@ def test_a_creation_is_refused_as_a_whole_and_works_afterwards(
     answer = tus.create(len(DATA))
     faults.end()
     assert faults.hits
-    assert requires_patience(answer, code)
+    assert asks_to_retry(answer, code)
     assert server.files() == before
     assert tus.holds(tus.complete(DATA), DATA)
 
@@ -101,7 +101,7 @@ def test_an_append_is_refused_loses_nothing_and_goes_on_afterwards(
     answer = tus.patch(url, KEPT, [body] if chunked else body)
     faults.end()
     assert faults.hits
-    assert requires_patience(answer, code)
+    assert asks_to_retry(answer, code)
     offset = tus.offset(url)
     assert KEPT <= offset < len(DATA)
     assert tus.patch(url, offset, DATA[offset:]).status == 204
@@ -127,7 +127,7 @@ def test_a_disk_that_gets_full_during_a_body_keeps_what_had_come(
         answer = connection.answer()
     faults.end()
     assert faults.hits
-    assert requires_patience(answer, errno.ENOSPC)
+    assert asks_to_retry(answer, errno.ENOSPC)
     assert half <= tus.offset(url) < len(DATA)
     assert tus.patch(url, tus.offset(url), DATA[tus.offset(url) :]).status == 204
     assert tus.get(url).body == DATA
@@ -141,7 +141,7 @@ def test_an_end_that_fails_is_made_good_by_an_empty_append(tus: Tus, faults: Fau
     answer = tus.patch(url, KEPT, DATA[KEPT:])
     faults.end()
     assert faults.hits
-    assert requires_patience(answer, code)
+    assert asks_to_retry(answer, code)
     assert tus.offset(url) == len(DATA)
     assert tus.patch(url, len(DATA)).status == 204
     assert tus.get(url).body == DATA
@@ -156,7 +156,7 @@ def test_a_length_that_cannot_be_noted_can_be_told_again(tus: Tus, faults: Fault
     answer = tus.patch(url, KEPT, DATA[KEPT : KEPT + SMALL], headers)
     faults.end()
     assert faults.hits
-    assert requires_patience(answer, code)
+    assert asks_to_retry(answer, code)
     assert tus.offset(url) == KEPT
     assert tus.patch(url, KEPT, DATA[KEPT:], headers).status == 204
     assert tus.get(url).body == DATA
@@ -169,7 +169,7 @@ def test_a_deletion_that_fails_can_be_asked_for_again(tus: Tus, faults: Faults, 
     answer = tus.delete(url)
     faults.end()
     assert faults.hits
-    assert requires_patience(answer, code)
+    assert asks_to_retry(answer, code)
     assert tus.delete(url).status == 204
     assert tus.head(url).status == 404
 
@@ -193,7 +193,7 @@ def test_a_record_that_cannot_be_read_is_not_taken_for_a_missing_one(tus: Tus, f
     faults.end()
     assert faults.hits
     assert (answers[0].status, answers[0]["Retry-After"] is not None) == (423, True)
-    assert all(requires_patience(answer, code) for answer in answers[1:])
+    assert all(asks_to_retry(answer, code) for answer in answers[1:])
     assert tus.holds(url, DATA)
 
 
@@ -201,7 +201,7 @@ def test_a_first_body_that_finds_no_room_leaves_an_upload_that_goes_on_or_none(t
     faults.begin("pwrite /uploads/", "pwritev /uploads/", "splice /uploads/", code=errno.ENOSPC)
     answer = tus.create(len(DATA), {"Content-Type": OCTETS}, DATA)
     faults.end()
-    assert requires_patience(answer, errno.ENOSPC)
+    assert asks_to_retry(answer, errno.ENOSPC)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])

@@ -18,7 +18,7 @@ from tusserver.server.connections import ConnectionLimiter
 from tusserver.server.protocol import WireProtocol, guarded
 from tusserver.service.intake import Intake
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 HEAD = "Host: x\r\nTus-Resumable: 1.0.0\r\n"
 LOOK = f"HEAD /files/{'0' * 32} HTTP/1.1\r\n{HEAD}"
 CREATE = f"POST /files HTTP/1.1\r\n{HEAD}Content-Type: application/offset+octet-stream\r\n"
@@ -112,6 +112,6 @@ async def test_nothing_of_a_connection_waits_for_the_garbage_collector(
             writer.transport.abort()
         else:
             writer.close()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while list(seen):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.01)

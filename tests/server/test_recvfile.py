@@ -18,7 +18,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from tests.server.stage import Keep, Stage, answer, receive_into, wire_of
-from tests.support.wire import PATIENCE, Connection, render
+from tests.support.wire import TIMEOUT, Connection, render
 from tusserver.server.recvfile import SMALL_READS
 from tusserver.server.recvfile_shared import THREADS, LoopShare
 
@@ -60,7 +60,7 @@ def reported(keep: Keep) -> Callable[[int], None]:
 
     def wait(count: int) -> None:
         with changed:
-            assert changed.wait_for(lambda: total >= count, PATIENCE), f"{total} of {count} bytes were reported"
+            assert changed.wait_for(lambda: total >= count, TIMEOUT), f"{total} of {count} bytes were reported"
 
     keep.moved = moved
     return wait
@@ -94,7 +94,7 @@ def test_a_body_is_stored_whole(keep: Keep, client: Connection, engine: str, siz
 def test_a_body_sent_after_its_head_is_stored_whole(keep: Keep, client: Connection, engine: str) -> None:
     body = noise(2 * MIB)
     client.send(head("a", len(body)))
-    assert keep.begun.wait(PATIENCE)
+    assert keep.begun.wait(TIMEOUT)
     client.send(body)
     assert client.answer().status == 200
     assert keep.stored("a") == body
@@ -228,7 +228,7 @@ def test_the_next_request_may_begin_in_the_packet_that_ends_the_body(
     first, second = noise(200_000, 1), noise(3000, 2)
     follows = head("b", len(second)) + second
     client.send(head("a", len(first)))
-    assert keep.begun.wait(PATIENCE)
+    assert keep.begun.wait(TIMEOUT)
     client.send(first + follows[:30])
     assert client.answer().body == b"200000"
     client.send(follows[30:])
@@ -261,7 +261,7 @@ def test_other_connections_are_served_while_a_body_is_under_way(
 
 def test_a_client_that_waits_for_100_gets_it_when_its_body_is_received(keep: Keep, stage: Stage) -> None:
     parts = urlsplit(stage.url)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), PATIENCE) as raw:
+    with socket.create_connection((parts.hostname or "", parts.port or 0), TIMEOUT) as raw:
         raw.sendall(head("a", 5, ("Expect", "100-continue")))
         assert raw.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         raw.sendall(b"hello")
@@ -292,7 +292,7 @@ def test_what_a_client_had_sent_that_disconnects_is_stored(
     sent = noise(30_000)  # as much as reaches the server at once; what a client has not sent, a reset drops
     client.send(head("a", MIB))
     if begun:
-        assert keep.begun.wait(PATIENCE)
+        assert keep.begun.wait(TIMEOUT)
     client.send(sent)
     leave(client)
     seen = keep.next()
@@ -317,7 +317,7 @@ def test_a_cancelled_body_keeps_what_came_and_ends_the_connection(
 ) -> None:
     sent = noise(100_000)
     client.send(head("a", MIB))
-    assert keep.begun.wait(PATIENCE)
+    assert keep.begun.wait(TIMEOUT)
     client.send(sent)
     reported(len(sent))
     keep.stop()
@@ -354,7 +354,7 @@ def test_a_body_that_is_cancelled_while_a_thread_writes_waits_for_the_thread(
         def update(self, data: bytes | bytearray | memoryview, /) -> None:
             if threading.current_thread().name.startswith("tusserver-receive"):
                 at_work.set()
-                assert go_on.wait(PATIENCE)
+                assert go_on.wait(TIMEOUT)
 
         def digest(self) -> bytes:
             return b""
@@ -363,7 +363,7 @@ def test_a_body_that_is_cancelled_while_a_thread_writes_waits_for_the_thread(
         moved: list[int] = []
         fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
         work = asyncio.ensure_future(receive_into(scope, fd, digest=Slow(), on_written=moved.append))
-        assert await asyncio.to_thread(at_work.wait, PATIENCE)
+        assert await asyncio.to_thread(at_work.wait, TIMEOUT)
         work.cancel()
         for _ in range(3):  # turns of the loop in which it could end, and must not
             await asyncio.sleep(0)
@@ -378,7 +378,7 @@ def test_a_body_that_is_cancelled_while_a_thread_writes_waits_for_the_thread(
     body = noise(MIB)
     client.send(head("a", 2 * MIB) + body)
     assert client.answer().status == 503
-    count, cancelled = seen.get(timeout=PATIENCE)
+    count, cancelled = seen.get(timeout=TIMEOUT)
     assert cancelled
     assert (tmp_path / "a").read_bytes() == body[:count]
 
@@ -391,7 +391,7 @@ def test_a_cancelled_body_that_had_all_its_bytes_leaves_a_connection_to_use(
     keep.moved = lambda count: keep.stop()  # comes to pass when the last byte was written
     stage.play(keep)
     client.send(head("a", 10))
-    assert keep.begun.wait(PATIENCE)
+    assert keep.begun.wait(TIMEOUT)
     client.send(b"0123456789")
     assert client.answer()["Connection"] is None
     keep.moved = lambda count: None
@@ -406,7 +406,7 @@ def test_a_disk_that_fails_is_told_and_ends_the_connection(
     keep = Keep(tmp_path, flags=os.O_RDONLY | os.O_CREAT)
     stage.play(keep)
     client.send(head("a", MIB))
-    assert keep.begun.wait(PATIENCE)
+    assert keep.begun.wait(TIMEOUT)
     client.send(b"x" * 100)
     ended = client.answer()
     assert (ended.status, ended["Connection"]) == (500, "close")
@@ -424,7 +424,7 @@ def test_nothing_of_a_body_that_the_disk_refused_gets_into_the_next(tmp_path: Pa
             body = noise(60_000, round_)
             with stage.connect() as client:
                 client.send(head("a", len(body)))
-                assert keep.begun.wait(PATIENCE)
+                assert keep.begun.wait(TIMEOUT)
                 client.send(body)
                 how = keep.next().how
         assert how == "whole"
@@ -450,7 +450,7 @@ def test_a_report_that_raises_ends_the_body(keep: Keep, client: Connection, engi
 
     keep.moved = full
     client.send(head("a", MIB))
-    assert keep.begun.wait(PATIENCE)
+    assert keep.begun.wait(TIMEOUT)
     client.send(b"x" * 100)
     assert client.answer().status == 500
     assert keep.next().how == "OSError 28"

@@ -19,7 +19,7 @@ import trustme
 from starlette.types import Receive, Scope, Send
 
 from tests.server.stage import Seen, Stage, answer, receive_into, wire_of
-from tests.support.wire import PATIENCE, Connection, chunk, render
+from tests.support.wire import TIMEOUT, Connection, chunk, render
 from tusserver.protocol.errors import ClientDisconnected, SizeExceeded
 from tusserver.server.recvfile_shared import LoopShare
 from tusserver.streams import Disk
@@ -99,7 +99,7 @@ class Keep:
     def wait(self, count: int) -> None:
         """Wait until so many bytes were reported."""
         with self.changed:
-            assert self.changed.wait_for(lambda: self.total >= count, PATIENCE), f"{self.total} of {count} bytes"
+            assert self.changed.wait_for(lambda: self.total >= count, TIMEOUT), f"{self.total} of {count} bytes"
 
     def stop(self) -> None:
         def cancel() -> None:
@@ -109,7 +109,7 @@ class Keep:
         self.loop.call_soon_threadsafe(cancel)
 
     def next(self) -> Seen:
-        return self.seen.get(timeout=PATIENCE)
+        return self.seen.get(timeout=TIMEOUT)
 
     def stored(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
@@ -195,7 +195,7 @@ def test_requests_behind_a_chunked_body_are_answered_each(keep: Keep, client: Co
 
 def test_a_client_that_waits_for_100_is_asked_to_go_on(stage: Stage, keep: Keep) -> None:
     address = urlsplit(stage.url)
-    with socket.create_connection((address.hostname, address.port), PATIENCE) as raw:
+    with socket.create_connection((address.hostname, address.port), TIMEOUT) as raw:
         raw.sendall(head("a", ("Expect", "100-continue")))
         assert raw.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         raw.sendall(chunk(b"abc") + LAST)
@@ -321,7 +321,7 @@ def test_a_body_that_goes_into_a_file_cannot_be_received_as_well(
 
     stage.play(app)
     client.send(head())
-    assert [said.get(timeout=PATIENCE) for _ in range(2)] == [
+    assert [said.get(timeout=TIMEOUT) for _ in range(2)] == [
         "the body is being received into a file",
         "this body cannot be received into a file, or not any more",
     ]

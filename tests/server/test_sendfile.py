@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from tests.server.stage import Stage, answer
-from tests.support.wire import PATIENCE, Connection, render
+from tests.support.wire import TIMEOUT, Connection, render
 
 HOST = ("Host", "stage")
 SIZES = [0, 1, 64 << 10, (64 << 10) + 1, 5_000_003]
@@ -89,7 +89,7 @@ def test_a_client_that_goes_away_is_no_error(stage: Stage, source: Path) -> None
     with stage.connect() as client:
         client.send(render("GET", "/", [HOST]))
         client.cut()
-        assert app.errors.get(timeout=PATIENCE) is None
+        assert app.errors.get(timeout=TIMEOUT) is None
 
 
 def test_a_client_that_has_gone_away_before_the_answer_is_no_error(stage: Stage, source: Path) -> None:
@@ -104,14 +104,14 @@ def test_a_client_that_has_gone_away_before_the_answer_is_no_error(stage: Stage,
     with stage.connect() as client:
         client.send(render("GET", "/", [HOST]))
         client.cut()
-    assert give.errors.get(timeout=PATIENCE) is None
+    assert give.errors.get(timeout=TIMEOUT) is None
 
 
 def test_a_file_that_became_shorter_ends_the_connection(stage: Stage, client: Connection, source: Path) -> None:
     app = Give(source, SIZES[-1] - 10, 100_000)
     stage.play(app)
     client.send(render("GET", "/", [HOST]))
-    assert isinstance(app.errors.get(timeout=PATIENCE), EOFError)
+    assert isinstance(app.errors.get(timeout=TIMEOUT), EOFError)
     assert client.closes()
 
 
@@ -119,4 +119,4 @@ def test_more_than_was_promised_is_not_sent(stage: Stage, client: Connection, so
     app = Give(source, 0, 100, promised=50)
     stage.play(app)
     client.send(render("GET", "/", [HOST]))
-    assert isinstance(app.errors.get(timeout=PATIENCE), RuntimeError)
+    assert isinstance(app.errors.get(timeout=TIMEOUT), RuntimeError)

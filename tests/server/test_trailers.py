@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from tests.conftest import StartServer
 from tests.server.stage import Stage, answer, wire_of
 from tests.support.tus import Tus, checksum, patching
-from tests.support.wire import PATIENCE, Answer, Connection, chunk
+from tests.support.wire import TIMEOUT, Answer, Connection, chunk
 from tusserver.server import protocol
 
 HEAD = [("Host", "stage"), ("Transfer-Encoding", "chunked"), ("Trailer", "Upload-Checksum")]
@@ -50,14 +50,14 @@ def took(stage: Stage) -> queue.Queue[Took]:
 def test_a_trailer_is_there_at_the_end_of_the_body(client: Connection, took: queue.Queue[Took]) -> None:
     client.ask("PATCH", "/", HEAD, BODY + b"0\r\nUpload-Checksum: sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=\r\n\r\n")
     assert client.answer().status == 200
-    seen = took.get(timeout=PATIENCE)
+    seen = took.get(timeout=TIMEOUT)
     assert (seen.body, seen.trailers) == (b"hello world", {"upload-checksum": "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0="})
 
 
 def test_no_trailer_gets_among_the_headers(client: Connection, took: queue.Queue[Took]) -> None:
     client.ask("PATCH", "/", HEAD, BODY + b"0\r\nAuthorization: smuggled\r\nUpload-Checksum: a\r\nX-Other: b\r\n\r\n")
     assert client.answer().status == 200
-    seen = took.get(timeout=PATIENCE)
+    seen = took.get(timeout=TIMEOUT)
     assert seen.headers == [b"host", b"transfer-encoding", b"trailer"]
     assert seen.trailers == {"upload-checksum": "a"}
 
@@ -67,14 +67,14 @@ def test_a_trailer_that_comes_byte_by_byte_is_whole(client: Connection, took: qu
     for byte in BODY + b"0\r\nRepr-Digest: sha-256=:abc=:\r\n\r\n":
         client.send(bytes([byte]))
     assert client.answer().status == 200
-    seen = took.get(timeout=PATIENCE)
+    seen = took.get(timeout=TIMEOUT)
     assert (seen.body, seen.trailers) == (b"hello world", {"repr-digest": "sha-256=:abc=:"})
 
 
 def test_a_trailer_said_twice_is_one_value(client: Connection, took: queue.Queue[Took]) -> None:
     client.ask("PATCH", "/", HEAD, BODY + b"0\r\nUpload-Checksum: a\r\nUpload-Checksum: b\r\n\r\n")
     assert client.answer().status == 200
-    assert took.get(timeout=PATIENCE).trailers == {"upload-checksum": "a, b"}
+    assert took.get(timeout=TIMEOUT).trailers == {"upload-checksum": "a, b"}
 
 
 def test_trailers_belong_to_their_own_request(client: Connection, took: queue.Queue[Took]) -> None:
@@ -82,14 +82,14 @@ def test_trailers_belong_to_their_own_request(client: Connection, took: queue.Qu
     client.ask("PATCH", "/", HEAD, BODY + b"0\r\nUpload-Checksum: b\r\n\r\n")
     client.ask("PATCH", "/", HEAD, BODY + b"0\r\n\r\n")
     assert [client.answer().status for _ in range(3)] == [200] * 3
-    trailers = [took.get(timeout=PATIENCE).trailers for _ in range(3)]
+    trailers = [took.get(timeout=TIMEOUT).trailers for _ in range(3)]
     assert trailers == [{"upload-checksum": "a"}, {"upload-checksum": "b"}, {}]
 
 
 def test_a_request_without_body_has_a_wire_that_delivers_trailers(client: Connection, took: queue.Queue[Took]) -> None:
     client.ask("OPTIONS", "/", HEAD[:1])
     assert client.answer().status == 200
-    assert took.get(timeout=PATIENCE).trailers == {}
+    assert took.get(timeout=TIMEOUT).trailers == {}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.conftest import StartServer
 from tests.support.served import Served
 from tests.support.server import TusServer
 from tests.support.tus import Tus
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 from tusserver import FileStore, MemoryLocker
 
 
@@ -107,7 +107,7 @@ def test_an_app_with_locks_of_its_own_does_not_start_on_the_folder_of_a_server(
     start_server(storage=tmp_path / "data")
     (tmp_path / "embedding.py").write_text(APP)
     command = [sys.executable, "-m", "uvicorn", "--port", "0", "embedding:app"]
-    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode != 0
     assert "is in use with other locks" in done.stderr
     assert "Traceback" not in done.stderr
@@ -119,7 +119,7 @@ def test_a_folder_of_an_app_with_locks_of_its_own_is_refused_until_that_stops(
 ) -> None:
     def run() -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "tusserver", *command, "--storage", str(tmp_path / "data")]
-        return subprocess.run(words, check=False, capture_output=True, text=True, timeout=PATIENCE)
+        return subprocess.run(words, check=False, capture_output=True, text=True, timeout=TIMEOUT)
 
     with Served(tusserver.Tus(FileStore(tmp_path / "data"), locker=MemoryLocker())):
         refused = run()

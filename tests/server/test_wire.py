@@ -19,7 +19,7 @@ import trustme
 from starlette.types import Receive, Scope, Send
 
 from tests.server.stage import Keep, Stage, answer, receive_into, wire_of
-from tests.support.wire import LAST_CHUNK, PATIENCE, Connection, chunk, render
+from tests.support.wire import LAST_CHUNK, TIMEOUT, Connection, chunk, render
 from tusserver.protocol.errors import ClientDisconnected
 from tusserver.server import protocol
 from tusserver.server.wire import UvicornWire
@@ -37,11 +37,11 @@ class Gate:
     async def passed(self) -> None:
         """Wait."""
         self.reached.set()
-        assert await asyncio.to_thread(self._go.wait, PATIENCE)
+        assert await asyncio.to_thread(self._go.wait, TIMEOUT)
 
     def open(self) -> None:
         """Say go, once somebody waits."""
-        assert self.reached.wait(PATIENCE)
+        assert self.reached.wait(TIMEOUT)
         self._go.set()
 
 
@@ -82,7 +82,7 @@ def test_an_announced_body_goes_past_the_parser_unless_it_was_asked_for(
 ) -> None:
     client.ask("PATCH", "/", [HOST, ("Content-Length", "3")], b"abc")
     assert client.answer().status == 200
-    assert [said.get(timeout=PATIENCE) for _ in range(2)] == [(True, True), (False, True)]
+    assert [said.get(timeout=TIMEOUT) for _ in range(2)] == [(True, True), (False, True)]
 
 
 def test_a_body_is_fully_received_once_all_of_it_has_arrived(stage: Stage, client: Connection) -> None:
@@ -96,13 +96,13 @@ def test_a_body_is_fully_received_once_all_of_it_has_arrived(stage: Stage, clien
 
     stage.play(app)
     client.send(render("PATCH", "/", [HOST, ("Content-Length", "6")]) + b"abc")
-    assert said.get(timeout=PATIENCE) is False
+    assert said.get(timeout=TIMEOUT) is False
     client.send(b"def")
     assert client.answer().body == b"abcdef"
-    assert said.get(timeout=PATIENCE) is True
+    assert said.get(timeout=TIMEOUT) is True
     client.ask("PATCH", "/", [HOST, ("Content-Length", "3")], b"abc")
     assert client.answer().body == b"abc"
-    assert [said.get(timeout=PATIENCE) for _ in range(2)] == [True, True]
+    assert [said.get(timeout=TIMEOUT) for _ in range(2)] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_other_bodies_go_through_the_parser(
 ) -> None:
     client.ask("POST", "/", [HOST, *fields], body)
     assert client.answer().status == 200
-    assert said.get(timeout=PATIENCE) == (True, False)
+    assert said.get(timeout=TIMEOUT) == (True, False)
 
 
 def test_a_body_that_goes_into_a_file_cannot_be_received_as_well(
@@ -144,11 +144,11 @@ def test_a_body_that_goes_into_a_file_cannot_be_received_as_well(
 
     stage.play(app)
     client.ask("PATCH", "/", [HOST, ("Content-Length", "6")], b"abc")
-    assert said.get(timeout=PATIENCE) == "the body is being received into a file"
-    assert said.get(timeout=PATIENCE) == "this body cannot be received into a file, or not any more"
+    assert said.get(timeout=TIMEOUT) == "the body is being received into a file"
+    assert said.get(timeout=TIMEOUT) == "this body cannot be received into a file, or not any more"
     client.send(b"def")
     assert client.answer().status == 200
-    assert said.get(timeout=PATIENCE) == repr({"type": "http.request", "body": b"", "more_body": False})
+    assert said.get(timeout=TIMEOUT) == repr({"type": "http.request", "body": b"", "more_body": False})
     assert (tmp_path / "a").read_bytes() == b"abcdef"
 
 
@@ -188,11 +188,11 @@ def test_what_follows_a_head_waits_in_the_kernel_until_the_app_says_where_it_goe
 
     stage.play(app)
     client.ask("PATCH", "/", [HOST, ("Content-Length", "1010")], b"x" * 10)
-    assert gate.reached.wait(PATIENCE)
+    assert gate.reached.wait(TIMEOUT)
     client.send(b"x" * 1000)
     gate.open()
     assert client.answer().status == 200
-    assert [moved.get(timeout=PATIENCE) for _ in range(2)] == [10, 1000]
+    assert [moved.get(timeout=TIMEOUT) for _ in range(2)] == [10, 1000]
 
 
 @pytest.mark.usefixtures("keep")
@@ -236,7 +236,7 @@ def test_a_request_that_is_done_leaves_nothing_for_the_garbage_collector(stage: 
         for _ in range(2):  # the connection remembers its newest request
             client.ask("PATCH", "/", [HOST, ("Content-Length", "3")], b"abc")
             assert client.answer().status == 200
-        assert marks.get(timeout=PATIENCE)() is None
+        assert marks.get(timeout=TIMEOUT)() is None
     finally:
         gc.enable()
 
@@ -288,7 +288,7 @@ def test_what_had_arrived_when_the_client_vanished_is_received(
         client.ask("PATCH", "/", [HOST, ("Transfer-Encoding", "chunked")], chunk(body))
     leave(client)
     gate.open()
-    assert seen.get(timeout=PATIENCE) == (body, "gone")
+    assert seen.get(timeout=TIMEOUT) == (body, "gone")
 
 
 def test_the_end_of_a_body_is_received_though_the_client_vanished(stage: Stage, client: Connection) -> None:
@@ -303,11 +303,11 @@ def test_the_end_of_a_body_is_received_though_the_client_vanished(stage: Stage, 
 
     stage.play(app)
     client.ask("PATCH", "/", [HOST, ("Transfer-Encoding", "chunked")], chunk(b"abc"))
-    assert gate.reached.wait(PATIENCE)
+    assert gate.reached.wait(TIMEOUT)
     client.send(LAST_CHUNK)
     client.close()
     gate.open()
-    assert seen.get(timeout=PATIENCE) == (b"abc", "whole")
+    assert seen.get(timeout=TIMEOUT) == (b"abc", "whole")
 
 
 def test_the_rest_of_a_cancelled_body_can_be_received_and_is_no_request(
@@ -330,13 +330,13 @@ def test_the_rest_of_a_cancelled_body_can_be_received_and_is_no_request(
     stage.play(app)
     smuggled = render("PATCH", "/smuggled", [HOST])
     client.ask("PATCH", "/", [HOST, ("Content-Length", str(3 + len(smuggled)))], b"abc")
-    assert gate.reached.wait(PATIENCE)
+    assert gate.reached.wait(TIMEOUT)
     client.send(smuggled + smuggled)
     gate.open()
     ended = client.answer()
     assert (ended.status, ended["Connection"], ended.body) == (423, "close", b"0 whole")
     assert client.closes()
-    assert [asked.get(timeout=PATIENCE), asked.empty()] == ["/", True]
+    assert [asked.get(timeout=TIMEOUT), asked.empty()] == ["/", True]
 
 
 def test_a_client_that_disconnects_after_its_body_is_noticed(stage: Stage, client: Connection, tmp_path: Path) -> None:
@@ -352,9 +352,9 @@ def test_a_client_that_disconnects_after_its_body_is_noticed(stage: Stage, clien
     stage.play(app)
     client.ask("PATCH", "/", [HOST, ("Content-Length", "6")], b"abc")
     client.send(b"def")
-    assert received.wait(PATIENCE)
+    assert received.wait(TIMEOUT)
     client.close()
-    assert seen.get(timeout=PATIENCE) == ["http.request", "http.disconnect"]
+    assert seen.get(timeout=TIMEOUT) == ["http.request", "http.disconnect"]
 
 
 def test_an_answer_in_the_middle_of_a_body_ends_the_connection(
@@ -376,7 +376,7 @@ def test_an_answer_in_the_middle_of_a_body_ends_the_connection(
     ended = client.answer()
     assert (ended.status, ended["Connection"]) == (400, "close")
     assert client.closes()
-    assert isinstance(seen.get(timeout=PATIENCE), ClientDisconnected)
+    assert isinstance(seen.get(timeout=TIMEOUT), ClientDisconnected)
 
 
 # 1xx -----------------------------------------------------------------------------------------------------------------
@@ -404,7 +404,7 @@ def play_interim(stage: Stage, status: int = 104, name: str = "Location", value:
 def test_an_interim_response_is_sent_at_once(stage: Stage) -> None:
     gate = play_interim(stage)
     parts = urlsplit(stage.url)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), PATIENCE) as raw:
+    with socket.create_connection((parts.hostname or "", parts.port or 0), TIMEOUT) as raw:
         raw.sendall(render("POST", "/", [HOST, ("Content-Length", "3")]))
         assert raw.recv(1000) == b"HTTP/1.1 104 Upload Resumption Supported\r\nLocation: /files/1\r\n\r\n"
         gate.open()
@@ -580,8 +580,8 @@ def test_a_head_and_what_follows_it_leave_in_one_piece(stage: Stage, client: Con
     stage.play(app)
     client.send(render("GET", "/", [HOST]))
     assert client.answer().body == b"words"
-    assert seen.get(timeout=PATIENCE) == []
-    (written,) = seen.get(timeout=PATIENCE)
+    assert seen.get(timeout=TIMEOUT) == []
+    (written,) = seen.get(timeout=TIMEOUT)
     assert written.startswith(b"HTTP/1.1 409")
     assert written.endswith(b"\r\n\r\nwords")
     assert client.closes() if closes else not client.readable()
@@ -608,10 +608,10 @@ def test_a_body_that_comes_in_pieces_is_sent_as_it_comes(stage: Stage, client: C
 
     stage.play(app)
     client.send(render("GET", "/", [HOST]))
-    assert gate.reached.wait(PATIENCE)
-    assert client._read_until(b"abc", PATIENCE + time.monotonic()).endswith(b"\r\n\r\nabc")
+    assert gate.reached.wait(TIMEOUT)
+    assert client._read_until(b"abc", TIMEOUT + time.monotonic()).endswith(b"\r\n\r\nabc")
     gate.open()
-    assert client._read_until(b"def", PATIENCE + time.monotonic()) == b"def"
+    assert client._read_until(b"def", TIMEOUT + time.monotonic()) == b"def"
 
 
 # at the stop ---------------------------------------------------------------------------------------------------------
@@ -623,7 +623,7 @@ def test_a_request_on_its_way_when_the_server_stops_is_answered_and_is_the_last_
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, body=b"here")
 
-    monkeypatch.setattr(protocol, "LAST_REQUEST", PATIENCE)
+    monkeypatch.setattr(protocol, "LAST_REQUEST", TIMEOUT)
     stage.play(app)
     client.ask("GET", "/", [HOST])
     assert client.answer().body == b"here"

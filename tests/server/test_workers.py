@@ -19,7 +19,7 @@ from tests.conftest import StartServer
 from tests.support.processes import children, holders, lives
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 from tusserver.locks.file import byte_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,7 +44,7 @@ def workers(server: TusServer) -> list[int]:
 
 def stop(server: TusServer, *signals: signal.Signals) -> int:
     """Send signals, and return the exit code of a process that ended without a trace."""
-    code = server.end(*signals, within=PATIENCE)
+    code = server.end(*signals, within=TIMEOUT)
     assert not any("Traceback" in line for line in server.output)
     return code
 
@@ -295,7 +295,7 @@ sys.exit(context)
 
 def test_if_no_worker_can_start_the_parent_gives_up() -> None:
     with supervise("sys.exit(7)") as parent:
-        output = parent.communicate(timeout=PATIENCE)[0]
+        output = parent.communicate(timeout=TIMEOUT)[0]
     assert parent.returncode == 1
     assert output.splitlines()[-1] == "gave up"
     assert "ended with exit code 7" in output
@@ -318,7 +318,7 @@ select.select([context.channel], [], [])
                     parent.terminate()
                     break
         parent.stdout.read()
-        assert parent.wait(PATIENCE) == 0
+        assert parent.wait(TIMEOUT) == 0
     assert waits == ["in 0.1 s", "in 0.2 s", "in 0.4 s"]
 
 
@@ -374,7 +374,7 @@ def test_too_few_open_files_for_a_worker_keep_the_others_serving(server: TusServ
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
     server.wait_for_output("workers can be started again")
     assert told(server, "no worker can be started now") == 1
-    assert eventually(lambda: len(workers(server)) == 3, PATIENCE)
+    assert eventually(lambda: len(workers(server)) == 3, TIMEOUT)
     assert stop(server, signal.SIGTERM) == 0
 
 
@@ -382,7 +382,7 @@ def test_a_worker_that_is_killed_by_a_signal_without_a_name_is_replaced(server: 
     before = workers(server)
     os.kill(before[0], signal.SIGRTMIN + 5)
     server.wait_for_output(f"was killed by signal {signal.SIGRTMIN + 5}; another one starts")
-    assert eventually(lambda: len(workers(server)) == 3, PATIENCE)
+    assert eventually(lambda: len(workers(server)) == 3, TIMEOUT)
 
 
 # a reload that fails -------------------------------------------------------------------------------------------------
@@ -445,7 +445,7 @@ def test_a_reload_of_a_half_installed_version_changes_nothing_and_says_so(tmp_pa
         os.kill(server.pid, signal.SIGHUP)
         server.wait_for_output("ImportError: cannot import name 'other' from 'tusserver.protocol'")
         server.wait_for_output(told)
-        assert eventually(lambda: workers(server) == before, PATIENCE)
+        assert eventually(lambda: workers(server) == before, TIMEOUT)
         assert all(tus.create(10).status == 201 for _ in range(4))
         assert stop(server, signal.SIGTERM) == 0
 

@@ -30,7 +30,7 @@ from tusserver.stores.base import Store
 from tusserver.streams import BodyCallbacks, FileTarget, Wire
 
 IDLE = 30.0
-PATIENCE = 5.0
+TIMEOUT = 5.0
 DAY = timedelta(hours=24)
 LATE = timedelta(minutes=3)
 """More than the calendar of the file store may be late."""
@@ -207,7 +207,7 @@ class World:
             expiry=self._expiry,
             unfinished=self._unfinished,
             delete_parts=self._delete_parts,
-            lock_timeout=PATIENCE,
+            lock_timeout=TIMEOUT,
             now=self.clock,
         )
         quota = Quota(self.store, self._ledger, self.locker, self._limits, self.clock)
@@ -221,7 +221,7 @@ class World:
             expiry=self._expiry,
             idle_timeout=IDLE,
             min_speed=self._speed,
-            lock_timeout=PATIENCE,
+            lock_timeout=TIMEOUT,
             new_id=self._new_id,
             before_create=self._before_create,
             now=self.clock,

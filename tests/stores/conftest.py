@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tests.contracts.stores as contract
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 from tusserver.disk import files
 
 Mount = Callable[[str, int], Path]
@@ -42,7 +42,7 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 
     def run(*command: str) -> None:
         try:
-            subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+            subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT)
         except (OSError, subprocess.SubprocessError) as error:
             pytest.skip(f"no file system can be mounted here: {error}")
 
@@ -63,4 +63,4 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
     yield mount
     for target in reversed(mounted):
         # Lazily: a store may still have a file open.
-        subprocess.run(["umount", "--lazy", str(target)], check=True, timeout=PATIENCE)
+        subprocess.run(["umount", "--lazy", str(target)], check=True, timeout=TIMEOUT)

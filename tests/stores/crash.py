@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from tests.contracts.sources import Chunks
 from tests.contracts.stores import uncopied
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 from tusserver.app import Tus
 from tusserver.disk import space
 from tusserver.locks.memory import MemoryLocker
@@ -368,7 +368,7 @@ class Executioner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._process.communicate(timeout=PATIENCE)
+            self._process.communicate(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()

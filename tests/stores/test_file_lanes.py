@@ -23,7 +23,7 @@ MIB = 1 << 20
 LARGE = 20 * MIB
 CROWD = 17
 """Long calls at once: more than all calls had threads before."""
-PATIENCE = 240.0
+TIMEOUT = 240.0
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ class Held:
         def held(*args: Any, **options: Any) -> Any:  # also of what other tests have left
             if size(*args) >= LARGE:
                 self.began.set()
-                assert self.gate.wait(PATIENCE)
+                assert self.gate.wait(TIMEOUT)
             return call(*args, **options)
 
         return held
@@ -99,9 +99,9 @@ async def test_small_uploads_do_not_wait_behind_many_long_calls(
     monkeypatch.setattr(writeback, "_sync_file_range", held.on(writeback._sync_file_range, size_of))  # type: ignore[arg-type]
     under_way = [asyncio.ensure_future(call) for call in calls]
     try:
-        assert await asyncio.to_thread(held.began.wait, PATIENCE)
+        assert await asyncio.to_thread(held.began.wait, TIMEOUT)
         small = asyncio.create_task(complete(store, b"hello"))
-        await asyncio.wait({small}, timeout=PATIENCE / 2)
+        await asyncio.wait({small}, timeout=TIMEOUT / 2)
         assert small.done()
         assert small.result().complete
         assert [call for call in under_way if call.done()] == []
@@ -130,12 +130,12 @@ async def test_a_sync_of_much_that_is_cancelled_ends_after_its_step(
     def step(fd: int, at: int, length: int, flags: int) -> int:
         steps.append(at)
         began.set()
-        assert gate.wait(PATIENCE)
+        assert gate.wait(TIMEOUT)
         return 0
 
     monkeypatch.setattr(writeback, "_sync_file_range", step)
     commit = asyncio.create_task(store.commit(upload))
-    assert await asyncio.to_thread(began.wait, PATIENCE)
+    assert await asyncio.to_thread(began.wait, TIMEOUT)
     commit.cancel()
     await asyncio.sleep(0)
     gate.set()

@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.file.folder import FORMAT, Claim
 from tusserver.stores.file.store import FileStore
@@ -125,7 +125,7 @@ sys.stdin.read()
         with pytest.raises(ValueError, match="is in use"):
             FileStore(tmp_path).claim("ours")
         process.kill()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
         FileStore(tmp_path).claim("ours").close()
 
 
@@ -221,7 +221,7 @@ def test_files_and_folders_have_their_modes_whatever_the_umask(
     tmp_path: Path, mask: str, file_mode: str, folder_mode: str
 ) -> None:
     command = [sys.executable, "-c", EVERYTHING, str(tmp_path), mask, file_mode, folder_mode]
-    subprocess.run(command, check=True, timeout=PATIENCE)
+    subprocess.run(command, check=True, timeout=TIMEOUT)
     found = {path.relative_to(tmp_path): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
     wanted = {path: int(folder_mode if (tmp_path / path).is_dir() else file_mode, 8) for path in found}
     assert found == wanted

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.ledgers import A, B, LedgerContract
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 from tusserver.indexes.base import Ledger
 from tusserver.indexes.file_open_uploads import FileLedger
 from tusserver.indexes.memory import MemoryLedger
@@ -23,7 +23,7 @@ def scribble(path: Path, data: bytes) -> None:
 
 def run_workers(folder: Path, names: str) -> list[int]:
     workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(folder), name]) for name in names]
-    return [worker.wait(PATIENCE) for worker in workers]
+    return [worker.wait(TIMEOUT) for worker in workers]
 
 
 class TestMemoryLedger(LedgerContract):

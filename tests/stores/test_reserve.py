@@ -17,7 +17,7 @@ import pytest
 from tests.contracts.sources import Chunks, unheard
 from tests.contracts.stores import ID, OTHER, an_upload, bytes_of
 from tests.stores.conftest import Mount
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable
 from tusserver.protocol.upload import UploadId
 from tusserver.stores.file.store import FileStore
@@ -215,7 +215,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def remount(root: Path, how: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{how}", str(root)], check=True, timeout=PATIENCE)
+    subprocess.run(["mount", "-o", f"remount,{how}", str(root)], check=True, timeout=TIMEOUT)
 
 
 def fill(path: Path) -> None:

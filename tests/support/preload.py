@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 
 def build(source: Path, folder: Path) -> Path | None:
@@ -16,5 +16,5 @@ def build(source: Path, folder: Path) -> Path | None:
         return None
     library = folder / source.with_suffix(".so").name
     command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
-    subprocess.run(command, check=True, timeout=PATIENCE)
+    subprocess.run(command, check=True, timeout=TIMEOUT)
     return library

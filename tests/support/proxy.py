@@ -22,7 +22,7 @@ from itertools import count, cycle, repeat
 from types import TracebackType
 
 from tests.support.exchanges import Conversation, Exchange
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 _OUTLIVES = 20.0
 """Seconds for which the receiver keeps a connection whose sender is gone, at most (`Fault.LINGER`)."""
@@ -180,7 +180,7 @@ class Proxy:
         """Cut everything and wait until it is gone."""
         with contextlib.suppress(RuntimeError):  # it was stopped before
             self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
         assert not self._thread.is_alive()
 
     def __enter__(self) -> Proxy:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.support.tus import eventually
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 LISTENING = re.compile(r"(https?://\S+)")
 
@@ -69,7 +69,7 @@ class TusServer:
             command, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=fds
         )
         threading.Thread(target=self._read, args=(self.process, ready), daemon=True).start()
-        if not ready.wait(PATIENCE) or not self.url or self.process.poll() is not None:
+        if not ready.wait(TIMEOUT) or not self.url or self.process.poll() is not None:
             self.stop()
             raise RuntimeError("the server did not start:\n" + "".join(self.output))
         return self
@@ -100,7 +100,7 @@ class TusServer:
         """SIGKILL: as a crash does."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT)
 
     def stop(self, within: float = 15) -> int:
         """SIGINT, as Ctrl-C does. Returns the exit code."""

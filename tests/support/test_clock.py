@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clock import Clock, NoCompiler
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 HOUR = 3600.0
 YEARS = 10 * 365 * 24 * HOUR
@@ -89,7 +89,7 @@ def clock(tmp_path: Path) -> Iterator[Clock]:
 def teller(clock: Clock) -> Iterator[Teller]:
     teller = Teller(clock.env)
     yield teller
-    teller.process.communicate(timeout=PATIENCE)
+    teller.process.communicate(timeout=TIMEOUT)
 
 
 def difference(before: dict[str, float], after: dict[str, float], clock: str) -> float:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from urllib.parse import urljoin, urlsplit
 
-from tests.support.wire import LAST_CHUNK, PATIENCE, Answer, Connection, Field, chunk
+from tests.support.wire import LAST_CHUNK, TIMEOUT, Answer, Connection, Field, chunk
 
 VERSION = "1.0.0"
 OCTETS = "application/offset+octet-stream"
@@ -82,7 +82,7 @@ class Tus:
         url: str = "",
         headers: Headers | None = None,
         body: bytes | Iterable[bytes] | None = None,
-        within: float = PATIENCE,
+        within: float = TIMEOUT,
     ) -> Answer:
         """Ask and wait for the answer. A body in pieces goes chunked."""
         with self.connect(url) as connection:
@@ -177,7 +177,7 @@ class Tus:
         assert answer["Upload-Offset"] is not None, f"no Upload-Offset in {answer}"
         return int(answer["Upload-Offset"])
 
-    def reaches(self, url: str, offset: int, within: float = PATIENCE) -> bool:
+    def reaches(self, url: str, offset: int, within: float = TIMEOUT) -> bool:
         """Whether an upload comes to exactly this offset in time."""
         return eventually(lambda: self.head(url)["Upload-Offset"] == str(offset), within)
 
@@ -192,7 +192,7 @@ class Tus:
             return False
         return not self.downloads or self.get(url).body == data
 
-    def resume(self, url: str, data: bytes, within: float = PATIENCE) -> bool:
+    def resume(self, url: str, data: bytes, within: float = TIMEOUT) -> bool:
         """Go on as a client does that was cut off: ask for the offset, send the rest, and again if told to wait."""
 
         def goes_on() -> bool:
@@ -274,14 +274,14 @@ class SlowPatch:
     def finish(self) -> None:
         """Send what is left at once."""
         self._hurry.set()
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
 
     def answer(self) -> Answer:
         """Send what is left and read the answer."""
         self.finish()
         return self._connection.answer()
 
-    def ends(self, within: float = PATIENCE) -> int | None:
+    def ends(self, within: float = TIMEOUT) -> int | None:
         """Status with which it ends by itself; None if the server hung up. See `Connection.ends`."""
         return self._connection.ends(within)
 
@@ -306,7 +306,7 @@ def checksum(data: bytes, algorithm: str = "sha1") -> str:
     return f"{algorithm} {base64_of(hashlib.new(algorithm, data).digest())}"
 
 
-def eventually(true: Callable[[], bool], within: float = PATIENCE) -> bool:
+def eventually(true: Callable[[], bool], within: float = TIMEOUT) -> bool:
     """Ask again and again until it is true, for so many seconds at most."""
     until = time.monotonic() + within
     while not true():

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 Field = tuple[str, str | bytes]
 """One header line. Text is sent as latin-1; bytes go as they are."""
 
-PATIENCE = float(os.environ.get("TUS_PATIENCE", "120"))
+TIMEOUT = float(os.environ.get("TUS_TIMEOUT", "120"))
 """Seconds that anything may take before it counts as hung. A guard and no claim: the machine may be busy, so no test
 fails because it is slow, and none passes only because a wait ends.
 """
@@ -94,7 +94,7 @@ class Connection:
     def __init__(self, url: str, exchanges: list[str] | None = None, *, source: str = "") -> None:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._socket = socket.create_connection((parts.hostname or "", port), PATIENCE, (source, 0))
+        self._socket = socket.create_connection((parts.hostname or "", port), TIMEOUT, (source, 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if parts.scheme == "https":
             self._socket = ssl.create_default_context().wrap_socket(self._socket, server_hostname=parts.hostname)
@@ -116,7 +116,7 @@ class Connection:
         """Send raw bytes. False if the server no longer takes them: its answer may be there already."""
         self._note(">", data)
         try:
-            self._socket.settimeout(PATIENCE)
+            self._socket.settimeout(TIMEOUT)
             self._socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
             return False
@@ -149,7 +149,7 @@ class Connection:
 
     # in --------------------------------------------------------------------------------------------------------------
 
-    def answer(self, within: float = PATIENCE) -> Answer:
+    def answer(self, within: float = TIMEOUT) -> Answer:
         """Read the next answer, with the 1xx before it.
 
         Raises:
@@ -172,7 +172,7 @@ class Connection:
             self._note("<", head + body)
             return Answer(status=status, reason=reason, fields=fields, body=body, interim=tuple(interim))
 
-    def ends(self, within: float = PATIENCE) -> int | None:
+    def ends(self, within: float = TIMEOUT) -> int | None:
         """Status of the answer that ends a request; None if the server hung up and gave none.
 
         Raises:
@@ -195,7 +195,7 @@ class Connection:
         self._buffer += data
         return True
 
-    def rest(self, within: float = PATIENCE) -> bytes:
+    def rest(self, within: float = TIMEOUT) -> bytes:
         """What the server still sends until it ends the connection.
 
         Raises:
@@ -206,7 +206,7 @@ class Connection:
             pass
         return self._take(len(self._buffer))
 
-    def closes(self, within: float = PATIENCE) -> bool:
+    def closes(self, within: float = TIMEOUT) -> bool:
         """Whether the server ends the connection in time; what it still sends is thrown away."""
         until = time.monotonic() + within
         try:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 COUNTS = ("clients", "strangers")
 SWITCHES = ("joins", "app", "beside", "clock")
 """Parts of a plan that can be left out."""
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds in which an upload that nobody writes to may be busy."""
 
 
@@ -194,7 +194,7 @@ def _inspect(upload: Upload, folder: Path) -> None:
     """Ask a server that nobody torments what it has of an upload, compare all of it, and complete it."""
     ledger = upload.ledger
     try:
-        if not eventually(lambda: upload.head() is not None or upload.heard != 423, PATIENCE):
+        if not eventually(lambda: upload.head() is not None or upload.heard != 423, TIMEOUT):
             ledger.accuse(f"{upload.url} is busy for ever, and nobody is there")
             return
         offset = upload.told

@@ -14,7 +14,7 @@ from tests.torture.fate import fate_of
 from tests.torture.ledger import Ledger
 from tests.torture.order import REFUSED, SLACK, Born, Op, Verb
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds within which the server has to answer, or to hang up, what was sent wholly. It is asked twice."""
 
 FINE = {
@@ -50,7 +50,7 @@ def hear(connection: Connection, ledger: Ledger, what: str) -> Answer | None:
     """Wait for an answer; None if the connection ended without one."""
     for _ in range(2):  # all may have been frozen, the server too
         try:
-            return connection.answer(PATIENCE)
+            return connection.answer(TIMEOUT)
         except HungUp:
             return None
         except NoAnswer:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # rich is slow to import, and most commands draw nothing
     Look = Callable[[Store, Console], Awaitable[Table]]
     """Draws what is watched."""
 
-_PATIENCE = 5.0
+_LOCK_TIMEOUT = 5.0
 """Seconds to wait for a server that writes what is to be removed."""
 _REFRESH = 1.0
 """Seconds between two looks of `--watch`."""
@@ -213,7 +213,7 @@ async def _remove(configured: LoadedSettings, *, ids: Sequence[str]) -> int:
             there = False
             with contextlib.suppress(UploadNotFound):
                 upload_id = as_upload_id(text)
-                async with locker.hold(upload_id, Preempt(), _PATIENCE):
+                async with locker.hold(upload_id, Preempt(), _LOCK_TIMEOUT):
                     there = await store.remove(upload_id)
             if there:
                 terminal.echo(f"Removed {text}")

@@ -25,7 +25,7 @@ from tests.support.ports import free_port
 from tests.support.proxy import Fault, Proxy
 from tests.support.server import TusServer
 from tests.support.tus import Tus, eventually
-from tests.support.wire import PATIENCE
+from tests.support.wire import TIMEOUT
 
 SIZE = 3 * MIB + 11
 SOURCE = make_bytes(SIZE)
@@ -149,8 +149,8 @@ def _watch(stage: Stage) -> None:
                 looks += 1
                 if looks == LOOKS:
                     with suppress(threading.BrokenBarrierError):  # the other one is done already
-                        together.wait(PATIENCE)
-                answer = session.head(url, headers={"Tus-Resumable": "1.0.0"}, timeout=PATIENCE)
+                        together.wait(TIMEOUT)
+                answer = session.head(url, headers={"Tus-Resumable": "1.0.0"}, timeout=TIMEOUT)
                 offset = answer.headers.get("Upload-Offset")
                 stage.run.watched.append((time.monotonic(), answer.status_code, offset))
                 if answer.status_code != 200 or offset == str(SIZE):
@@ -334,7 +334,7 @@ def _judge(run: Run, server: TusServer, url: str | None) -> Iterator[str]:
 
 
 def _differs(url: str) -> str | None:
-    answer = requests.get(url, timeout=PATIENCE)
+    answer = requests.get(url, timeout=TIMEOUT)
     if answer.status_code != 200:
         return f"the upload is not complete: GET was answered {answer.status_code}"
     if hashlib.sha256(answer.content).digest() != hashlib.sha256(SOURCE).digest():
