@@ -32,34 +32,34 @@ DATA = os.urandom(100_000)
 
 
 @pytest.mark.parametrize("files", [20, 64, 128, 256, 1024, 4096])
-def test_all_that_are_let_in_and_all_that_are_turned_away_fit(files: int) -> None:
-    share = descriptors.fit(ConnectionLimits(connections=100_000), 2048, files, 10)
-    connections, spare = share.limits.connections, share.limits.max_rejected
+def test_all_that_are_admitted_and_all_that_are_rejected_fit(files: int) -> None:
+    fitted = descriptors.fit(ConnectionLimits(connections=100_000), 2048, files, 10)
+    connections, rejected = fitted.limits.connections, fitted.limits.max_rejected
     assert connections is not None
     assert connections >= 1
     if files >= FEW:
-        assert 10 + connections * descriptors.EACH + spare + share.backlog < files
+        assert 10 + connections * descriptors.PER_CONNECTION + rejected + fitted.backlog < files
         assert connections > files // 12
 
 
-def test_the_log_says_that_fewer_are_let_in_and_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_says_that_fewer_are_admitted_and_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
     assert descriptors.fit(ConnectionLimits(connections=10_000), 2048, 1024, 10).limits.connections == 268
     assert "1024 open files" in caplog.text
-    assert "takes 268 connections" in caplog.text
+    assert "accepts 268 connections" in caplog.text
     assert "limits.connections = 10000" in caplog.text
 
 
 def test_what_fits_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     limits = ConnectionLimits(connections=8000)
-    assert descriptors.fit(limits, 2048, 65_536, 10) == descriptors.Share(limits=limits, backlog=2048)
+    assert descriptors.fit(limits, 2048, 65_536, 10) == descriptors.FittedLimits(limits=limits, backlog=2048)
     assert limits.max_rejected == MAX_REJECTED
     assert caplog.text == ""
 
 
 def test_several_workers_may_have_more_together_than_one_of_them(caplog: pytest.LogCaptureFixture) -> None:
     limits = ConnectionLimits(connections=1000)
-    share = descriptors.fit(limits, 2048, 1024, 10, 4)
-    assert share.limits == replace(limits, connections_per_process=268, max_rejected=48)
+    fitted = descriptors.fit(limits, 2048, 1024, 10, 4)
+    assert fitted.limits == replace(limits, connections_per_process=268, max_rejected=48)
     assert caplog.text == ""
 
 
@@ -74,7 +74,7 @@ def test_without_a_limit_the_descriptors_are_one(caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.parametrize("durability", ["ack", "finish", "none"])
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_every_upload_that_is_let_in_gets_to_its_end(tmp_path: Path, durability: str, workers: str) -> None:
+def test_every_upload_that_is_admitted_gets_to_its_end(tmp_path: Path, durability: str, workers: str) -> None:
     options = ("--store.durability", durability, "--server.workers", workers)
     with TusServer(tmp_path, *options, files=FEW) as server, ExitStack() as stack:
         tus = Tus(server.url)
@@ -83,7 +83,7 @@ def test_every_upload_that_is_let_in_gets_to_its_end(tmp_path: Path, durability:
         for body, url in zip(bodies, urls, strict=True):
             body.ask("PATCH", tus.target(url), tus.fields({**patching(0), "Content-Length": str(len(DATA))}))
             body.send(DATA[:1000])
-        # Those that were turned away are told at once; of the others a part is committed within a second.
+        # Rejected ones are answered at once; of the others a part is committed within a second.
         assert eventually(lambda: records(server.storage) >= 5, 20)
         for body in bodies:
             body.send(DATA[1000:])

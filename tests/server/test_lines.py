@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tusserver.server.lines import MOST, Writer
+from tusserver.server.lines import MAX_WAITING, LineWriter
 
 
 class Pipe:
@@ -44,9 +44,9 @@ def pipe() -> Iterator[Pipe]:
     os.close(made.into)
 
 
-@pytest.mark.parametrize("steady", [True, False])
-def test_lines_wait_for_who_reads_them_and_come_in_order(pipe: Pipe, steady: bool) -> None:
-    writer = Writer(pipe.into, steady=steady)
+@pytest.mark.parametrize("keep_thread", [True, False])
+def test_lines_wait_for_who_reads_them_and_come_in_order(pipe: Pipe, keep_thread: bool) -> None:
+    writer = LineWriter(pipe.into, keep_thread=keep_thread)
     lines = [f"line {number}" for number in range(200)]
     for line in lines:
         writer.put(line)
@@ -57,8 +57,8 @@ def test_lines_wait_for_who_reads_them_and_come_in_order(pipe: Pipe, steady: boo
 
 
 def test_lines_beyond_the_bound_are_lost_and_counted_once_somebody_reads(pipe: Pipe) -> None:
-    writer = Writer(pipe.into, lost=lambda count: f"{count} lost")
-    line = "x" * (MOST // 10)
+    writer = LineWriter(pipe.into, lost=lambda count: f"{count} lost")
+    line = "x" * (MAX_WAITING // 10)
     for _ in range(30):
         writer.put(line)
     pipe.empty()
@@ -66,13 +66,13 @@ def test_lines_beyond_the_bound_are_lost_and_counted_once_somebody_reads(pipe: P
     lost = int(first.removesuffix(" lost"))
     kept = [second, *(pipe.line() for _ in range(30 - lost - 1))]
     assert kept == [line] * len(kept)
-    assert MOST // 2 < len(kept) * len(line) <= MOST
+    assert MAX_WAITING // 2 < len(kept) * len(line) <= MAX_WAITING
 
 
 def test_lines_that_nobody_can_read_any_more_are_lost_and_nothing_is_raised(pipe: Pipe) -> None:
     out, into = os.pipe()
     os.close(out)
-    writer = Writer(into, lost=lambda count: f"{count} lost")
+    writer = LineWriter(into, lost=lambda count: f"{count} lost")
     for _ in range(3):
         writer.put("line")
         assert writer.flush(10)
@@ -84,7 +84,7 @@ def test_lines_that_nobody_can_read_any_more_are_lost_and_nothing_is_raised(pipe
 def test_a_full_disk_loses_lines_and_they_are_counted_once_there_is_room() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     out, into = os.pipe()
-    writer = Writer(full, lost=lambda count: f"{count} lost")
+    writer = LineWriter(full, lost=lambda count: f"{count} lost")
     for _ in range(3):
         writer.put("line")
     assert writer.flush(10)
@@ -97,7 +97,7 @@ def test_a_full_disk_loses_lines_and_they_are_counted_once_there_is_room() -> No
 
 
 def test_who_waited_in_vain_for_the_last_lines_does_not_wait_again(pipe: Pipe) -> None:
-    writer = Writer(pipe.into)
+    writer = LineWriter(pipe.into)
     writer.put("line")
     assert not writer.flush(0.01)
     assert not writer.flush(3600)
@@ -110,11 +110,11 @@ def test_who_waited_in_vain_for_the_last_lines_does_not_wait_again(pipe: Pipe) -
 
 FORKED = """
 import fcntl, os, sys
-from tusserver.server.lines import Writer
+from tusserver.server.lines import LineWriter
 out, into = os.pipe()
 fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 4096)
 os.write(into, b"." * 4096)
-writer = Writer(into)
+writer = LineWriter(into)
 writer.put("of the parent")
 writer._changed.acquire()
 if (child := os.fork()) == 0:

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from tests.support.ports import free_port
-from tusserver.server.sockets import address_of, listen
+from tusserver.server.sockets import host_of, listen
 
 
 def test_every_address_of_a_name_is_listened_on_at_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,7 +14,7 @@ def test_every_address_of_a_name_is_listened_on_at_one_port(monkeypatch: pytest.
     listeners = listen("two.example", 0, 10)
     try:
         port = listeners[0].getsockname()[1]
-        assert [address_of(listener) for listener in listeners] == [f"127.0.0.1:{port}", f"127.0.0.2:{port}"]
+        assert [host_of(listener) for listener in listeners] == [f"127.0.0.1:{port}", f"127.0.0.2:{port}"]
     finally:
         for listener in listeners:
             listener.close()
@@ -39,4 +39,4 @@ def test_an_ipv6_address_stands_in_brackets() -> None:
     except OSError:
         pytest.skip("no IPv6 here")
     with listener:
-        assert address_of(listener) == f"[::1]:{listener.getsockname()[1]}"
+        assert host_of(listener) == f"[::1]:{listener.getsockname()[1]}"

@@ -15,7 +15,7 @@ from tusserver import __version__
 from tusserver.cli.flags import load_settings
 from tusserver.protocol.extensions import Extension
 from tusserver.server import signals
-from tusserver.server.lines import Writer
+from tusserver.server.lines import LineWriter
 from tusserver.settings.sources import LoadedSettings, SettingsError
 from tusserver.settings.values import show_duration
 
@@ -38,7 +38,7 @@ def serve(options: argparse.Namespace) -> int:
     configured = load_settings(options)
     terminal = signals.Terminal()
     handlers = signals.prepare(terminal)
-    out = Writer(_STANDARD_OUTPUT, steady=False)
+    out = LineWriter(_STANDARD_OUTPUT, keep_thread=False)
     try:
         return _Service(options, configured, terminal, out).serve()
     except KeyboardInterrupt:  # nothing was under way
@@ -55,7 +55,7 @@ class _Service:
     """One `tusserver serve`: the settings that count, the sockets, and what is said of them to `out`."""
 
     def __init__(
-        self, options: argparse.Namespace, configured: LoadedSettings, terminal: signals.Terminal, out: Writer
+        self, options: argparse.Namespace, configured: LoadedSettings, terminal: signals.Terminal, out: LineWriter
     ) -> None:
         self._options = options
         self._configured = configured
@@ -83,7 +83,7 @@ class _Service:
         from tusserver.server import logs
 
         log = self._configured.settings.log
-        logs.configure(log.level, log.format, worker=worker, steady=worker is not None or self._workers == 1)
+        logs.configure(log.level, log.format, worker=worker, keep_thread=worker is not None or self._workers == 1)
 
     def _announce(self, site: Any) -> str:
         from tusserver.server import protocol, sockets
@@ -92,7 +92,7 @@ class _Service:
         extensions = site.tus.extensions
         if not protocol.AT_WORK:  # uvicorn's own protocol cannot deliver trailers, and so OPTIONS does not promise them
             extensions = tuple(extension for extension in extensions if extension is not Extension.CHECKSUM_TRAILER)
-        address = f"http://{sockets.address_of(self._listeners[0])}"
+        address = f"http://{sockets.host_of(self._listeners[0])}"
         lines = [
             f"tusserver {__version__}"
             if self._workers == 1
@@ -242,7 +242,7 @@ def _said(error: Exception) -> str:
     return str(error) if isinstance(error, SettingsError | OSError) else f"{type(error).__name__}: {error}"
 
 
-def _finish(out: Writer, line: str) -> None:
+def _finish(out: LineWriter, line: str) -> None:
     """Say the last words of a server, if they are read at once, behind those of the log."""
     from tusserver.server import logs
 
@@ -255,7 +255,7 @@ def _fail(line: str) -> int:
     from tusserver.server import logs
 
     logs.flush()
-    errors = Writer(_STANDARD_ERROR, steady=False)
+    errors = LineWriter(_STANDARD_ERROR, keep_thread=False)
     errors.put(f"tusserver: {line}")
     errors.flush()
     return 1

@@ -1,8 +1,8 @@
-"""Lines to standard output and standard error, written by a thread, so that nobody waits for who reads them.
+"""Lines to standard output and standard error, written by a thread, so that a slow reader delays no request.
 
-A pipe that nobody empties, a terminal that is stopped, a log file on a disk that hangs: they hold up one thread. Lines
-wait for it in memory, up to a bound; further ones are lost and counted. The thread holds no lock while it writes, and
-keeps no process from ending.
+A pipe that nobody reads, a stopped terminal or a log file on a disk that hangs block this thread only. Lines wait for
+it in memory, up to a limit; further ones are lost and counted. The thread holds no lock while it writes, and a process
+can end while it runs.
 """
 
 from __future__ import annotations
@@ -13,87 +13,87 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-MOST = 1 << 20
-"""Bytes that wait to be written."""
-LINGER = 1.0
-"""Seconds that the thread of a process which often writes waits for the next line, before it ends."""
-LAST = 0.5
-"""Seconds that the last lines of a process have to be written."""
+MAX_WAITING = 1 << 20
+"""Bytes that may wait to be written."""
+IDLE_SECONDS = 1.0
+"""For which the thread waits for a further line before it ends, if it is kept at all."""
+FLUSH_SECONDS = 0.5
+"""For which `flush` waits until all lines are written."""
 
 
-class Writer:
+class LineWriter:
     """Writes lines to a descriptor in the order in which they come.
 
-    `lost` makes the line that tells how many lines were lost, to be written once there is room again. `steady`: whether
-    the thread stays for further lines. It does not in a process that forks: there it is there only while it writes.
+    `lost` makes the line that says how many lines were lost; it is written once others can be. `keep_thread`: whether
+    the thread waits for further lines. In a process that forks it must not: a thread exists only while it writes.
     """
 
-    def __init__(self, fd: int, *, lost: Callable[[int], str] | None = None, steady: bool = True) -> None:
+    def __init__(self, fd: int, *, lost: Callable[[int], str] | None = None, keep_thread: bool = True) -> None:
         self._fd = fd
-        self._tell_lost = lost
-        self._linger = LINGER if steady else 0.0
-        self._begin()
+        self._format_lost = lost
+        self._idle_seconds = IDLE_SECONDS if keep_thread else 0.0
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._process = os.getpid()
         self._changed = threading.Condition()  # its lock is one that a signal handler may take again
         self._lines: deque[bytes] = deque()
         self._size = 0
         self._lost = 0
-        self._working = False
+        self._running = False
         self._stuck = False
 
     def _after_fork(self) -> None:
-        """In a forked child leave to the parent what is the parent's, with its thread and a lock that this may hold."""
+        """In a forked child: drop the parent's lines, its thread and its lock, which that thread may hold."""
         if self._process != os.getpid():
-            self._begin()
+            self._reset()
 
     def put(self, line: str) -> None:
-        """Have a line written soon; the line end is added. Never waits, never fails."""
+        """Have a line written soon, with a line end. Never waits, never fails."""
         self._after_fork()
         data = f"{line}\n".encode("utf-8", "backslashreplace")
         with self._changed:
-            if self._size and self._size + len(data) > MOST:
+            if self._size and self._size + len(data) > MAX_WAITING:
                 self._lost += 1
                 return
             self._lines.append(data)
             self._size += len(data)
-            self._work()
+            self._start()
             self._changed.notify_all()
 
-    def flush(self, timeout: float = LAST) -> bool:
-        """Wait until all lines are written; not again if that was in vain before. Return whether they are."""
+    def flush(self, timeout: float = FLUSH_SECONDS) -> bool:
+        """Wait until all lines are written; return whether they are. After a timeout the next call does not wait."""
         self._after_fork()
         with self._changed:
             if self._size:
-                self._work()
+                self._start()
             if not self._changed.wait_for(lambda: not self._size, 0.0 if self._stuck else timeout):
                 self._stuck = True
             return not self._size
 
-    def _work(self) -> None:
-        if not self._working:
+    def _start(self) -> None:
+        if not self._running:
             try:
                 threading.Thread(target=self._run, name="tusserver-lines", daemon=True).start()
-                self._working = True
-            except RuntimeError:  # there can be no more threads just now: with the next line
+                self._running = True
+            except RuntimeError:  # no thread can be started now; the next line tries again
                 pass
 
     def _run(self) -> None:
-        told = True
+        written = True
         while True:
             with self._changed:
-                if not self._lines and self._linger:
-                    self._changed.wait(self._linger)
-                if not self._lines and not (self._lost and told):
-                    self._working = False
+                if not self._lines and self._idle_seconds:
+                    self._changed.wait(self._idle_seconds)
+                if not self._lines and not (self._lost and written):
+                    self._running = False
                     return
                 data = self._lines.popleft() if self._lines else b""
-            told = self._write_lost() and self._write(data)
+            written = self._write_lost() and self._write(data)
             with self._changed:
                 self._size -= len(data)
-                self._lost += bool(data) and not told
-                self._stuck = self._stuck and not told
+                self._lost += bool(data) and not written
+                self._stuck = self._stuck and not written
                 self._changed.notify_all()
 
     def _write_lost(self) -> bool:
@@ -101,7 +101,7 @@ class Writer:
             lost = self._lost
         if not lost:
             return True
-        if self._tell_lost is not None and not self._write(f"{self._tell_lost(lost)}\n".encode()):
+        if self._format_lost is not None and not self._write(f"{self._format_lost(lost)}\n".encode()):
             return False
         with self._changed:
             self._lost -= lost
@@ -112,10 +112,10 @@ class Writer:
         while rest:
             try:
                 rest = rest[os.write(self._fd, rest) :]
-            except BlockingIOError:  # who shares it has made it non-blocking
+            except BlockingIOError:  # another process that shares it made it non-blocking
                 ready = select.poll()
                 ready.register(self._fd, select.POLLOUT)
                 ready.poll()
-            except OSError:  # nobody is there to read it, or the disk is full
+            except OSError:  # there is no reader any more, or the disk is full
                 return False
         return True

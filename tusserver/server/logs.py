@@ -1,7 +1,7 @@
-"""Logs on standard error: one line an event, as text or as JSON.
+"""Logs on standard error: one line for each event, as text or as JSON.
 
-Of what a record carries besides its message only `FIELDS` are written, so neither a token nor a metadata value gets
-into a log by accident. Whatever a client could have put into a message cannot end the line or command the terminal.
+Of the extras of a record only `FIELDS` are written, so neither a token nor a metadata value is logged by accident.
+Nothing that a client can put into a message ends the line or controls the terminal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
-from tusserver.server.lines import Writer
+from tusserver.server.lines import LineWriter
 from tusserver.text import printable
 
 FIELDS = (
@@ -31,26 +31,26 @@ FIELDS = (
     "reason",
     "worker",
 )
-"""`extra` of a log call that is written, in this order. `duration` is in seconds."""
+"""The keys of `extra` that are written, in this order. `duration` is in seconds."""
 
 _STANDARD_ERROR = 2
 _LONGEST = 256
-"""Characters of one fact; an id in a URL is whatever a client makes it."""
+"""Characters of one value: an id in a URL can be as long as the client likes."""
 
 
-def _facts(record: logging.LogRecord) -> Mapping[str, object]:
-    facts: dict[str, object] = {}
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    fields: dict[str, object] = {}
     for name in FIELDS:
         match getattr(record, name, None):
             case None:
                 continue
             case float() as value:
-                facts[name] = round(value, 4)
+                fields[name] = round(value, 4)
             case str() as value if len(value) > _LONGEST:
-                facts[name] = value[:_LONGEST] + "…"
+                fields[name] = value[:_LONGEST] + "…"
             case value:
-                facts[name] = value
-    return facts
+                fields[name] = value
+    return fields
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -63,7 +63,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter.format`."""
         line = f"{_time(record)} {record.levelname.lower()} {printable(record.getMessage().strip())}"
-        for name, value in _facts(record).items():
+        for name, value in _fields(record).items():
             text = printable(str(value))
             line += f" {name}={json.dumps(text, ensure_ascii=False) if ' ' in text or not text else text}"
         if record.exc_info:
@@ -73,7 +73,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time, level, logger, message, then the facts; `exception` holds a traceback."""
+    """One object a line: time, level, logger, message, then the fields; `exception` holds a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter.format`."""
@@ -82,21 +82,21 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage().strip(),
-            **_facts(record),
+            **_fields(record),
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, default=str)
 
 
-def _worth_telling(record: logging.LogRecord) -> bool:
-    # uvicorn logs a traceback for each request that it cancels at the stop; the stop itself has been told.
+def _is_relevant(record: logging.LogRecord) -> bool:
+    # uvicorn logs a traceback for each request that it cancels at the stop, which is logged already.
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, asyncio.CancelledError)
 
 
-class _Signed(logging.Filter):
-    """Says which worker it was."""
+class _AddWorker(logging.Filter):
+    """Adds the number of the worker."""
 
     def __init__(self, worker: int) -> None:
         super().__init__()
@@ -108,26 +108,26 @@ class _Signed(logging.Filter):
         return True
 
 
-class _Lines(logging.Handler):
-    """Hands lines to a `Writer`."""
+class _LineHandler(logging.Handler):
+    """Writes lines by a `LineWriter`."""
 
-    def __init__(self, *, steady: bool) -> None:
+    def __init__(self, *, keep_thread: bool) -> None:
         super().__init__()
-        self._writer = Writer(_STANDARD_ERROR, lost=self._tell_lost, steady=steady)
+        self._writer = LineWriter(_STANDARD_ERROR, lost=self._format_lost, keep_thread=keep_thread)
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler.emit`."""
         try:
             line = self.format(record)
-        except Exception as error:  # a wrong call; logging itself would print a trace, and wait until it is read
+        except Exception as error:  # a wrong call; logging itself would print a traceback, and wait for its reader
             line = printable(f"a line could not be logged: {record.msg!r} in {record.pathname}: {error!r}")
         self._writer.put(line)
 
     def flush(self) -> None:
-        """Wait a little for the last lines; also called at the end of a process."""
+        """Wait a moment for the last lines; also called at the end of a process."""
         self._writer.flush()
 
-    def _tell_lost(self, count: int) -> str:
+    def _format_lost(self, count: int) -> str:
         message = "%d lines of the log were lost, as nobody read them" if count > 1 else "a line of the log was lost"
         arguments = (count,) if count > 1 else ()
         record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, arguments, None)
@@ -136,31 +136,31 @@ class _Lines(logging.Handler):
 
 
 def flush() -> None:
-    """Wait a little until what was logged is written."""
+    """Wait a moment until what was logged is written."""
     for handler in logging.getLogger().handlers:
         handler.flush()
 
 
 def configure(
-    level: str, format: str, stream: TextIO | None = None, *, worker: int | None = None, steady: bool = True
+    level: str, format: str, stream: TextIO | None = None, *, worker: int | None = None, keep_thread: bool = True
 ) -> None:
-    """Log to standard error, or to `stream`, from `level` on for ours and warnings for others.
+    """Log to standard error, or to `stream`: our records from `level` on, and warnings of others.
 
-    `worker`: its number, if there are several. `steady`: see `Writer`; who writes to a `stream` waits for it.
+    `worker`: its number, if there are several. `keep_thread`: see `LineWriter`. A `stream` is written to directly.
     """
     root = logging.getLogger()
     handler: logging.Handler
     if stream is not None:
         handler = logging.StreamHandler(stream)
-    elif worker is None and root.handlers and isinstance(root.handlers[0], _Lines):  # its lines come first
+    elif worker is None and root.handlers and isinstance(root.handlers[0], _LineHandler):  # so its lines come first
         handler = root.handlers[0]
     else:
-        handler = _Lines(steady=steady)
+        handler = _LineHandler(keep_thread=keep_thread)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     handler.filters.clear()
-    handler.addFilter(_worth_telling)
+    handler.addFilter(_is_relevant)
     if worker is not None:
-        handler.addFilter(_Signed(worker))
+        handler.addFilter(_AddWorker(worker))
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("tusserver").setLevel(level.upper())

@@ -198,9 +198,9 @@ def run(
     _limit_arenas()
     limit_unread(sockets, idle_timeout)
     limits = limits or ConnectionLimits()
-    files, used = descriptors.ask_for(limits.connections), descriptors.in_use()
-    share = descriptors.fit(limits, backlog, files, used, 1 if counts is None else counts.workers)
-    limiter = ConnectionLimiter(share.limits, trusted, counts)
+    files, used = descriptors.raise_limit(limits.connections), descriptors.count_open()
+    fitted = descriptors.fit(limits, backlog, files, used, 1 if counts is None else counts.workers)
+    limiter = ConnectionLimiter(fitted.limits, trusted, counts)
     config = uvicorn.Config(
         app,
         http=guarded(limiter, head_size=head_size),
@@ -211,7 +211,7 @@ def run(
         proxy_headers=False,  # Tus trusts the configured proxies and no others
         server_header=False,
         workers=1,  # else uvicorn asks WEB_CONCURRENCY
-        backlog=share.backlog,
+        backlog=fitted.backlog,
         timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # asyncio takes the fraction, and uvicorn hands it on
         timeout_graceful_shutdown=shutdown_timeout,  # type: ignore[arg-type]  # likewise
     )

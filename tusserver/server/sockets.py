@@ -10,17 +10,17 @@ _FIRST_INHERITED = 3
 
 
 def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """Listen on every address that `host` stands for (localhost has two), all on one port.
+    """Listen on every address that `host` resolves to (localhost has two), all on one port.
 
     Raises:
-        OSError: the name is not known, or the address not to be had.
+        OSError: the name is not known, or an address cannot be listened on.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
     try:
         for family, address in dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found):
             if sockets:
-                port = sockets[0].getsockname()[1]  # the one the system picked
+                port = sockets[0].getsockname()[1]  # the one that the system chose
             both = family == socket.AF_INET6 and address == "::" and socket.has_dualstack_ipv6()
             sockets.append(socket.create_server((address, port), family=family, backlog=backlog, dualstack_ipv6=both))
     except OSError:
@@ -34,10 +34,10 @@ def inherited() -> list[socket.socket]:
     """Return the sockets on which a service manager listens for us (`LISTEN_FDS`, as systemd's socket activation does).
 
     Raises:
-        ValueError: one of them is none that we can serve.
+        ValueError: one of them cannot be served.
     """
-    meant, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
-    if meant != str(os.getpid()) or not count.isdigit():
+    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    if pid != str(os.getpid()) or not count.isdigit():
         return []
     sockets = []
     for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + int(count)):
@@ -53,16 +53,16 @@ def inherited() -> list[socket.socket]:
     return sockets
 
 
-def address_of(listener: socket.socket) -> str:
-    """`127.0.0.1:8080` or `[::1]:8080`, as it stands in a URL."""
+def host_of(listener: socket.socket) -> str:
+    """Return `127.0.0.1:8080` or `[::1]:8080`, as in a URL."""
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def limit_unread(listeners: list[socket.socket], timeout: float) -> None:
-    """Have the kernel end connections on which it waits so long to send, because the client reads nothing or is gone.
+    """Have the kernel end connections that could not send for `timeout` seconds: the client reads nothing, or is gone.
 
-    What a listener has set, the connections that it accepts inherit.
+    Accepted connections inherit this option from the listener.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         for listener in listeners:
