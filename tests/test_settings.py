@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tusserver.cli.flags import Parser, UsageError, add_settings, parse
-from tusserver.settings.catalog import catalog
+from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
+from tusserver.settings.catalog import RENAMED, catalog
 from tusserver.settings.sources import LoadedSettings, SettingsError, SetValue, Source, load
 from tusserver.settings.values import read_duration, read_size, show_duration, show_size
+from tusserver.web.cors import Cors
+from tusserver.web.forwarded import Proxies
 
 
 @pytest.fixture(autouse=True)
@@ -426,3 +429,78 @@ def test_more_parts_than_a_head_can_name_are_refused() -> None:
 
 def test_a_refusal_about_a_default_says_so() -> None:
     assert str(load().refusal("server.port", "is in use")) == "server.port = 8080 (default) is in use"
+
+
+# names that settings had ---------------------------------------------------------------------------------------------
+
+OLD, NEW = "limits.lock_patience", "limits.lock_timeout"
+OLD_VARIABLE, NEW_VARIABLE = "TUSSERVER_LIMITS__LOCK_PATIENCE", "TUSSERVER_LIMITS__LOCK_TIMEOUT"
+
+
+def assert_renamed(loaded: LoadedSettings, source: str) -> None:
+    """The value counts, and one line says which name it was given by and which it has now."""
+    assert loaded.settings.limits.lock_timeout == timedelta(seconds=7)
+    assert str(loaded.source(NEW)) == source
+    assert loaded.notices == [f"{OLD} ({source}) is called {NEW} now; the old name will not work in the next release"]
+
+
+def test_an_old_name_works_in_a_file() -> None:
+    assert_renamed(by_file('[limits]\nlock_patience = "7s"\n'), "file tusserver.toml")
+
+
+def test_an_old_name_works_in_the_environment() -> None:
+    assert_renamed(load(environ={OLD_VARIABLE: "7s"}), f"environment {OLD_VARIABLE}")
+
+
+@pytest.mark.parametrize("flag", [f"--{OLD}", "--limits.lock-patience"])
+def test_an_old_name_works_as_a_flag(flag: str) -> None:
+    assert_renamed(by_flags(flag, "7s"), f"flag --{OLD}")
+
+
+def test_by_its_new_name_a_setting_needs_no_notice() -> None:
+    assert by_flags(f"--{NEW}", "7s").notices == []
+
+
+@pytest.mark.parametrize("renamed", RENAMED.items())
+def test_old_names_lead_to_settings_and_stand_in_no_help(renamed: tuple[str, str]) -> None:
+    old, new = renamed
+    parser = Parser(prog="tusserver", allow_abbrev=False)
+    add_settings(parser)
+    assert new in catalog()
+    assert old not in catalog()
+    assert f"--{old} " not in parser.format_help()
+
+
+def test_a_value_given_by_both_names_is_refused() -> None:
+    both = "is the old name of limits.lock_timeout, given too"
+    line = refusal(by_file, '[limits]\nlock_patience = "7s"\nlock_timeout = "7s"\n')
+    assert line == f'{OLD} = "7s" (file tusserver.toml) {both} (file tusserver.toml); leave one out'
+    line = refusal(load, environ={OLD_VARIABLE: "7s", NEW_VARIABLE: "8s"})
+    assert line.endswith(f"(environment {OLD_VARIABLE}) {both} (environment {NEW_VARIABLE}); leave one out")
+    line = refusal(by_flags, f"--{NEW}", "7s", f"--{OLD}", "8s")
+    assert line == f'{OLD} = "8s" (flag --{OLD}) {both} (flag --{NEW}); leave one out'
+    line = refusal(by_flags, f"--{NEW}", "7s", environ={OLD_VARIABLE: "7s"})
+    assert line.endswith(f"(environment {OLD_VARIABLE}) {both} (flag --{NEW}); leave one out")
+
+
+def test_a_wrong_value_given_by_an_old_name_is_told_with_where_it_stands() -> None:
+    line = refusal(load, environ={OLD_VARIABLE: "long"})
+    assert line.startswith(f'{NEW} = "long" (environment {OLD_VARIABLE}) is not a time')
+
+
+# options of the library ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("group", "kind"),
+    [
+        ("limits", Limits),
+        ("limits", Timeouts),
+        ("expiry", Expiry),
+        ("tus", Features),
+        ("proxies", Proxies),
+        ("cors", Cors),
+    ],
+)
+def test_options_have_the_names_and_defaults_of_settings(group: str, kind: type[object]) -> None:
+    assert getattr(load().settings, group).fill(kind) == kind()

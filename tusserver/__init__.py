@@ -6,13 +6,14 @@ from tusserver.locks.file import FileLocker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import CreationRejected, TusError, UploadRejected
 from tusserver.protocol.extensions import Extension
-from tusserver.protocol.limits import Expiry, Limits
+from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import Store
 from tusserver.stores.file.store import Durability, FileStore
 from tusserver.stores.memory import MemoryStore
 from tusserver.web.cors import Cors
+from tusserver.web.forwarded import Proxies
 from tusserver.web.pages import UploadPage
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ __all__ = [
     "Durability",
     "Expiry",
     "Extension",
+    "Features",
     "FileLocker",
     "FileStore",
     "Lease",
@@ -32,8 +34,10 @@ __all__ = [
     "MemoryStore",
     "Metadata",
     "Preempt",
+    "Proxies",
     "Role",
     "Store",
+    "Timeouts",
     "Tus",
     "TusError",
     "Upload",

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime
 
 import anyio
-from starlette._utils import get_route_path
-from starlette.datastructures import URLPath
-from starlette.routing import BaseRoute, Match, NoMatchFound
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
@@ -24,22 +20,17 @@ from tusserver.locks import file
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.dialect import Dialect, Offer
-from tusserver.protocol.errors import UploadNotFound
-from tusserver.protocol.extensions import Extension, enabled
-from tusserver.protocol.limits import Expiry, Limits
+from tusserver.protocol.extensions import Extension
+from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
 from tusserver.protocol.tus import TusDialect
-from tusserver.protocol.upload import ID_DIGITS, Upload, UploadId, as_upload_id
-from tusserver.service.buffers import BUFFERS
-from tusserver.service.concat import Concatenator
-from tusserver.service.lifecycle import Lifecycle
-from tusserver.service.quota import Quota
-from tusserver.service.sweeper import Sweeper
-from tusserver.service.uploads import UploadService
+from tusserver.protocol.upload import Upload
+from tusserver.service.wiring import Options, wire
 from tusserver.stores.base import Claim, Store
 from tusserver.web.cors import Cors, CorsMiddleware
 from tusserver.web.endpoint import UploadEndpoint
-from tusserver.web.forwarded import X_FORWARDED, PublicUrl
+from tusserver.web.forwarded import Proxies, PublicUrl
 from tusserver.web.health import Health
+from tusserver.web.router import UploadRoute
 
 logger = logging.getLogger("tusserver")
 
@@ -48,20 +39,6 @@ DIALECTS: Sequence[Callable[[Offer], Dialect]] = (TusDialect,)
 
 Callback = Callable[[Upload], Awaitable[None]]
 """Called with an upload as it is at that moment."""
-
-
-class _RandomIds:
-    """`ID_DIGITS` hexadecimal digits of random numbers, fetched many at a time: one call may cost 25 µs."""
-
-    def __init__(self) -> None:
-        self._digits = ""
-        self._process = 0
-
-    def __call__(self) -> str:
-        if not self._digits or self._process != os.getpid():  # a forked child must not repeat its parent's
-            self._digits, self._process = secrets.token_hex(ID_DIGITS // 2 * 256), os.getpid()
-        name, self._digits = self._digits[:ID_DIGITS], self._digits[ID_DIGITS:]
-        return name
 
 
 class Tus:
@@ -78,30 +55,14 @@ class Tus:
             which all processes on it share.
         limits: how much clients may ask for.
         expiry: when uploads end.
-        sweep_interval: seconds between looks for what has expired.
-        idle_timeout: seconds a client may be silent within a body.
-        min_speed: bytes a second that a body must bring, averaged over `idle_timeout`; 0 for any speed.
-        buffers: bytes of all bodies together that are gathered in memory before they are written; each body may have
-            its share of them, and 32 KiB however many there are. What the server in front holds is its own.
-        lock_patience: seconds a request waits for another one that holds the same upload and does not leave it.
-        header_size: bytes of one header value, other than Upload-Concat; more is answered with 431.
-        head_size: bytes of all headers with the request target; more is answered with 431. The server in front may have
-            a limit of its own.
-        disable: names of extensions that are not offered.
-        delete_parts: whether partial uploads are removed once the final upload made of them is done.
-        download: whether finished uploads can be read with GET.
+        timeouts: how long a request may take, and how slow its client may be.
+        features: which extensions are offered, and what else.
+        proxies: reverse proxies in front, and what is believed of theirs.
         cors: which web pages may use the server; None leaves CORS to somebody else.
-        trusted_proxies: addresses and networks of proxies that are believed, `unix` for sockets without an address, `*`
-            for all. A server in front must then leave the client's address as it is (`uvicorn --no-proxy-headers`).
-        proxy_headers: by which headers: "x-forwarded" (X-Forwarded-*) or "forwarded" (RFC 7239). The other ones may
-            come from anybody, as proxies pass on what they do not know.
-        proxy_trailers: whether these proxies pass on the trailers of requests. If not, checksum-trailer
-            is not offered through them.
-        relative_location: whether Location is a path instead of a URL.
         before_create: asked before an upload is made; raise `UploadRejected` to refuse it.
-        on_created, on_finished, on_terminated, on_expired: awaited after it happened and before the client hears of it.
+        on_created, on_finished, on_terminated, on_expired: awaited after it happened and before the client is answered.
             If `on_finished` fails the client gets 500, and it is called again, after pauses that grow; until it
-            succeeds the upload is not given back, and HEAD says 423. If it raises `UploadRejected` the upload is
+            succeeds the upload is not given back, and HEAD gets 423. If it raises `UploadRejected` the upload is
             removed.
         new_id: names new uploads: 1 to 128 letters, digits, `-` and `_`, hard to guess, never the same twice.
         now: the clock, in UTC; by default the wall clock, which is not believed until it has stayed where it is set.
@@ -110,29 +71,27 @@ class Tus:
         ValueError: an argument is wrong.
     """
 
+    health: Health
+    """An ASGI app that answers `/livez` and `/readyz`: `Route("/readyz", tus.health)`."""
+    extensions: tuple[Extension, ...]
+    """What OPTIONS advertises (checksum-trailer only where trailers can arrive)."""
+
+    _sweeping: asyncio.Task[None] | None = None
+    _claim: Claim | None = None
+    _closed = False
+
     def __init__(
         self,
         store: Store,
         *,
         locker: Locker | None = None,
         ledger: Ledger | None = None,
-        limits: Limits | None = None,
-        expiry: Expiry | None = None,
-        sweep_interval: float = 60.0,
-        idle_timeout: float = 30.0,
-        min_speed: float = 100.0,
-        buffers: int = BUFFERS,
-        lock_patience: float = 5.0,
-        header_size: int = 17 * 1024,
-        head_size: int = 192 * 1024,
-        disable: Iterable[str] = (),
-        delete_parts: bool = False,
-        download: bool = True,
-        cors: Cors | None = Cors(),  # noqa: B008 - it is frozen
-        trusted_proxies: Sequence[str] = (),
-        proxy_headers: str = X_FORWARDED,
-        proxy_trailers: bool = False,
-        relative_location: bool = False,
+        limits: Limits = Limits(),
+        expiry: Expiry = Expiry(),
+        timeouts: Timeouts = Timeouts(),
+        features: Features = Features(),
+        proxies: Proxies = Proxies(),
+        cors: Cors | None = Cors(),
         before_create: Callback | None = None,
         on_created: Callback | None = None,
         on_finished: Callback | None = None,
@@ -141,65 +100,24 @@ class Tus:
         new_id: Callable[[], str] | None = None,
         now: Callable[[], datetime] | None = None,
     ) -> None:
-        limits = limits or Limits()
-        expiry = expiry or Expiry()
-        locker = locker or _locker_of(store)
-        now = now or store.clock
-        on = enabled(store.extensions, disable, expires=expiry.after is not None)
-        joins = Extension.CONCATENATION in on
-        _check_sizes(limits, header_size, head_size, part_size=0 if not joins else 2 if new_id else ID_DIGITS + 1)
-        bus = _bus(on_created, on_finished, on_terminated, on_expired)
-        lifecycle = Lifecycle(store, bus, expiry, now)
-        concatenator = Concatenator(
+        self._store, self._locker = store, locker or _locker_of(store)
+        service = wire(
             store,
-            locker,
-            lifecycle,
-            limits=limits,
-            expiry=expiry,
-            unfinished=Extension.CONCATENATION_UNFINISHED in on,
-            delete_parts=delete_parts,
-            lock_timeout=lock_patience,
-            now=now,
-        )
-        quota = Quota(store, ledger or _ledger_of(store), locker, limits, now)
-        service = UploadService(
-            store,
-            locker,
-            lifecycle,
-            concatenator,
-            quota,
-            limits=limits,
-            expiry=expiry,
-            idle_timeout=idle_timeout,
-            min_speed=min_speed,
-            buffers=buffers,
-            lock_timeout=lock_patience,
-            new_id=_checked(new_id or _RandomIds()),
+            self._locker,
+            ledger or _ledger_of(store),
+            _bus(on_created, on_finished, on_terminated, on_expired),
+            Options(limits=limits, expiry=expiry, timeouts=timeouts, features=features),
             before_create=before_create,
-            now=now,
+            new_id=new_id,
+            now=now or store.clock,
         )
-        offer = Offer(extensions=on, limits=limits, download=download)
+        self._service, self._sweeper = service.uploads, service.sweeper
+        self.extensions = tuple(extension for extension in Extension if extension in service.extensions)
+        offer = Offer(extensions=service.extensions, limits=limits, download=features.download)
         dialects = [make(offer) for make in DIALECTS]
-        public_url = PublicUrl(
-            trusted_proxies, family=proxy_headers, relative=relative_location, trailers=proxy_trailers
-        )
-        self._endpoint = UploadEndpoint(service, dialects, public_url, header_size=header_size, head_size=head_size)
-        self._app: ASGIApp = self._endpoint
-        if cors is not None:
-            self._app = CorsMiddleware(self._endpoint, cors, dialects)
-        self._sweeper = Sweeper(
-            store, locker, lifecycle, concatenator, quota, expiry=expiry, interval=sweep_interval, now=now
-        )
-        self._service = service
-        self._sweeping: asyncio.Task[None] | None = None
-        self._claim: Claim | None = None
-        self._closed = False
-        self._store = store
-        self._locker = locker
-        self.health = Health({"store": store.check, "locks": locker.check})
-        """An ASGI app that answers `/livez` and `/readyz`: `Route("/readyz", tus.health)`."""
-        self.extensions = tuple(extension for extension in Extension if extension in on)
-        """Names of what OPTIONS advertises (checksum-trailer only where trailers can arrive)."""
+        self._endpoint = UploadEndpoint(self._service, dialects, PublicUrl(proxies), limits)
+        self._app: ASGIApp = self._endpoint if cors is None else CorsMiddleware(self._endpoint, cors, dialects)
+        self.health = Health({"store": store.check, "locks": self._locker.check})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Served at the root, it runs its own lifespan."""
@@ -217,7 +135,7 @@ class Tus:
 
         `app.mount(path, tus)` works as well, but redirects `path` to `path/`.
         """
-        return _UploadRoute(path, self)
+        return UploadRoute(path, self)
 
     # background ------------------------------------------------------------------------------------------------------
 
@@ -298,36 +216,6 @@ def _ledger_of(store: Store) -> Ledger:
     return FileLedger(store.lock_folder.parent / "tally")
 
 
-def _check_sizes(limits: Limits, header_size: int, head_size: int, *, part_size: int) -> None:
-    """Refuse limits that cannot be reached. `part_size`: least bytes of a partial upload's URL and a blank.
-
-    Raises:
-        ValueError: one of them cannot.
-    """
-    if limits.metadata_size > header_size:
-        problem = f"limits.metadata_size = {limits.metadata_size} is more than header_size = {header_size} lets in"
-        raise ValueError(f"{problem}; raise that one too")
-    if header_size > head_size:
-        raise ValueError(
-            f"header_size = {header_size} is more than head_size = {head_size} lets in; raise that one too"
-        )
-    least = limits.parts * part_size
-    if least > head_size:
-        problem = f"limits.parts = {limits.parts} need {least} bytes in Upload-Concat"
-        raise ValueError(f"{problem}, and head_size = {head_size} lets in less; raise that one")
-
-
-def _checked(new_id: Callable[[], str]) -> Callable[[], UploadId]:
-    def checked() -> UploadId:
-        name = new_id()
-        try:
-            return as_upload_id(name)
-        except UploadNotFound:
-            raise ValueError(f"new_id gave {name!r}: an id has 1 to 128 letters, digits, - and _") from None
-
-    return checked
-
-
 def _bus(
     on_created: Callback | None,
     on_finished: Callback | None,
@@ -345,29 +233,3 @@ def _bus(
     subscribe(Terminated, on_terminated)
     subscribe(Expired, on_expired)
     return bus
-
-
-class _UploadRoute(BaseRoute):
-    """What `Mount` does, but the path itself is served too instead of being redirected."""
-
-    def __init__(self, path: str, app: ASGIApp) -> None:
-        if not path.startswith("/"):
-            raise ValueError(f"path {path!r} must start with /")
-        self.path = path.rstrip("/")
-        self.app = app
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] != "http":
-            return Match.NONE, {}
-        path = get_route_path(scope)
-        if path != self.path and not path.startswith(self.path + "/"):
-            return Match.NONE, {}
-        root_path = scope.get("root_path", "")
-        child = {"root_path": root_path + self.path, "app_root_path": scope.get("app_root_path", root_path)}
-        return Match.FULL, {**child, "endpoint": self.app}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(scope, receive, send)
-
-    def url_path_for(self, name: str, /, **path_params: object) -> URLPath:
-        raise NoMatchFound(name, path_params)

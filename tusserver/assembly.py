@@ -2,69 +2,50 @@
 
 from __future__ import annotations
 
-from starlette._utils import get_route_path
-from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from tusserver.app import Tus
 from tusserver.indexes.file_open_uploads import FileLedger
 from tusserver.locks import file
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
-from tusserver.protocol.limits import Expiry, Limits
+from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
+from tusserver.settings.schema import Settings
 from tusserver.settings.sources import LoadedSettings
 from tusserver.stores.base import Claim
 from tusserver.stores.file import folder
 from tusserver.stores.file.store import FileStore
-from tusserver.web import health
 from tusserver.web.cors import Cors
-from tusserver.web.pages import UploadPage
-from tusserver.web.replies import NEVER_CACHED
+from tusserver.web.forwarded import Proxies
+from tusserver.web.health import LIVE, READY
+from tusserver.web.pages import PATHS, UploadPage
+from tusserver.web.router import Router
 
 
-class Site:
-    """The ASGI app of `tusserver serve`: uploads below one path, health and the page beside it, 404 elsewhere.
-
-    A router would do, but for small requests it costs as much as reading their headers.
-    """
+class ServerApp(Router):
+    """The ASGI app of `tusserver serve`: uploads below one path, health and the page beside it, 404 elsewhere."""
 
     def __init__(self, tus: Tus, path: str, locker: Locker, claim: Claim, page: UploadPage | None) -> None:
+        rows: dict[str, ASGIApp] = {} if page is None else dict.fromkeys(PATHS, page)
+        super().__init__(exact={**rows, LIVE: tus.health, READY: tus.health}, below={path: tus}, other=tus)
         self.tus = tus
         self.page = page
         self._locker = locker
         self._claim = claim
-        self._path = path
-        self._below = path + "/"
 
     async def aclose(self) -> None:
         """Give back what is open."""
         await self._locker.aclose()
         self._claim.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the lifespan."""
-        if scope["type"] == "http":
-            path = get_route_path(scope)
-            if path in (health.LIVE, health.READY):
-                await self.tus.health(scope, receive, send)
-                return
-            if not path.startswith(self._below) and path != self._path:
-                page = self.page if self.page is not None and self.page.has(path) else None
-                await (page or PlainTextResponse("Not Found", 404, NEVER_CACHED))(scope, receive, send)
-                return
-            # No redirect to or from a trailing slash: clients do not follow one with a body, and both forms are served.
-            scope["root_path"] = scope.get("root_path", "") + self._path
-        await self.tus(scope, receive, send)
 
-
-def assemble(configured: LoadedSettings) -> Site:
+def assemble(configured: LoadedSettings) -> ServerApp:
     """Build the server.
 
     Raises:
         SettingsError: a setting cannot work on this machine.
     """
     settings = configured.settings
-    limits, expiry, tus, cors = settings.limits, settings.expiry, settings.tus, settings.cors
     store = open_store(configured)
     locker = open_locker(configured, store)
     claim = claim_store(configured, store, locker)
@@ -76,53 +57,21 @@ def assemble(configured: LoadedSettings) -> Site:
             file_mode=settings.store.file_mode,
             folder_mode=settings.store.folder_mode,
         ),
-        limits=Limits(
-            max_size=limits.max_size,
-            body_size=limits.body_size,
-            metadata_size=limits.metadata_size,
-            parts=limits.parts,
-            finals_per_part=limits.finals_per_part,
-            uploads=limits.uploads,
-            uploads_per_client=limits.uploads_per_client,
-            reserved=limits.reserved,
-            reserved_per_client=limits.reserved_per_client,
-        ),
-        expiry=Expiry(
-            after=expiry.after,
-            untouched=expiry.untouched,
-            sliding=expiry.sliding,
-            keep_finished=expiry.keep_finished,
-            keep_parts=expiry.keep_parts,
-        ),
-        sweep_interval=expiry.sweep_interval.total_seconds(),
-        idle_timeout=limits.idle_timeout.total_seconds(),
-        min_speed=limits.min_speed or 0,
-        buffers=limits.buffers,
-        lock_patience=limits.lock_patience.total_seconds(),
-        header_size=limits.header_size,
-        head_size=limits.head_size,
-        disable=frozenset(tus.disable),
-        delete_parts=tus.delete_parts,
-        download=tus.download,
-        cors=Cors(
-            origins=cors.origins,
-            credentials=cors.credentials,
-            allow_headers=cors.allow_headers,
-            expose_headers=cors.expose_headers,
-            max_age=int(cors.max_age.total_seconds()),
-        )
-        if cors.enabled
-        else None,
-        trusted_proxies=settings.proxies.trusted,
-        proxy_headers=settings.proxies.headers,
-        proxy_trailers=settings.proxies.trailers,
-        relative_location=settings.proxies.relative_location,
+        limits=settings.limits.fill(Limits),
+        expiry=settings.expiry.fill(Expiry),
+        timeouts=settings.limits.fill(Timeouts),
+        features=settings.tus.fill(Features),
+        proxies=settings.proxies.fill(Proxies),
+        cors=settings.cors.fill(Cors) if settings.cors.enabled else None,
     )
+    return ServerApp(app, settings.server.path, locker, claim, _page(settings))
+
+
+def _page(settings: Settings) -> UploadPage | None:
+    if not settings.pages.upload or settings.server.path in PATHS:
+        return None  # uploads win, and a page that lacks one of its files is of no use
     # The page is told where uploads are made from where it is itself, so that a proxy may put a path before both.
-    page = UploadPage(settings.server.path.removeprefix("/"), download=tus.download) if settings.pages.upload else None
-    if page is not None and page.has(settings.server.path):
-        page = None  # uploads win, and a page that lacks one of its files is of no use
-    return Site(app, settings.server.path, locker, claim, page)
+    return UploadPage(settings.server.path.removeprefix("/"), download=settings.tus.download)
 
 
 def open_locker(configured: LoadedSettings, store: FileStore) -> Locker:

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from tests.server.spoken import Heard, Request, answers_to, read_by_h11, speak
 from tusserver.app import Tus
-from tusserver.protocol.limits import Limits
+from tusserver.protocol.limits import Limits, Timeouts
 from tusserver.stores.memory import MemoryStore
 
+SOON = timedelta(milliseconds=50)
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 
 fuzzed = settings(
@@ -210,8 +211,7 @@ def a_server() -> Iterator[tuple[Tus, MemoryStore]]:
             store,
             limits=Limits(max_size=1000),
             new_id=numbers.__next__,
-            idle_timeout=0.05,
-            lock_patience=0.05,
+            timeouts=Timeouts(idle_timeout=SOON, lock_timeout=SOON),
             now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
         ),
         store,

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 
-from tusserver import FileStore, Tus
+from tusserver import FileStore, Timeouts, Tus
 from tusserver.server.connections import ConnectionLimiter
 from tusserver.server.protocol import WireProtocol, guarded
 from tusserver.service.intake import Intake
@@ -44,7 +45,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet[Any]:
 @pytest.fixture
 async def port(tmp_path: Path, seen: weakref.WeakSet[Any]) -> AsyncIterator[int]:
     """The port of a server in this process."""
-    tus = Tus(FileStore(tmp_path, durability="none"), idle_timeout=0.5)
+    tus = Tus(FileStore(tmp_path, durability="none"), timeouts=Timeouts(idle_timeout=timedelta(seconds=0.5)))
     app = Starlette(routes=[tus.route("/files")], lifespan=tus.lifespan)
     config = uvicorn.Config(
         app,

@@ -184,7 +184,7 @@ def test_workers_that_die_while_they_join_parts_leave_them_to_be_joined_again(se
 
 
 def test_many_clients_at_the_same_uploads_write_each_byte_once(start_server: StartServer) -> None:
-    server = start_server("--workers", "3", "--durability", "none", "--limits.lock_patience", "0s")
+    server = start_server("--workers", "3", "--durability", "none", "--limits.lock_timeout", "0s")
     data = random.Random(5).randbytes(60_000)
     urls = [Tus(server.url).upload(len(data)) for _ in range(3)]
 

@@ -25,7 +25,8 @@ from tusserver.protocol.errors import (
     UploadNotFound,
     UploadRejected,
 )
-from tusserver.protocol.limits import Expiry, Limits
+from tusserver.protocol.extensions import Extension
+from tusserver.protocol.limits import Expiry, Features, Limits
 from tusserver.protocol.messages import Create, Download
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -34,6 +35,7 @@ from tusserver.stores.file.store import FileStore
 from tusserver.stores.memory import MemoryStore
 
 NOBODY = UploadId("nobody")
+NO_UNFINISHED = Features(disable=[Extension.CONCATENATION_UNFINISHED])
 
 
 async def fail(upload: Upload) -> None:
@@ -138,7 +140,7 @@ class SlowStore(MemoryStore):
 async def test_a_final_upload_that_cannot_be_finished_stays_and_is_finished_when_it_is_asked_for_again(
     make_world: MakeWorld,
 ) -> None:
-    world = make_world(delete_parts=True)
+    world = make_world(features=Features(delete_parts=True))
     part = await world.part(b"hello")
     world.listeners[Finished] = fail
     with pytest.raises(FinishFailed):
@@ -169,7 +171,7 @@ async def test_a_final_upload_that_the_application_refuses_is_removed_and_its_pa
 async def test_the_same_parts_asked_for_again_are_the_same_final_upload(
     make_world: MakeWorld, delete_parts: bool
 ) -> None:
-    world = make_world(delete_parts=delete_parts)
+    world = make_world(features=Features(delete_parts=delete_parts))
     one, two = await world.part(b"hello "), await world.part(b"world")
     final = await world.join(one, two)
     assert (await world.join(one, two)).id == final.id
@@ -222,7 +224,7 @@ async def test_an_application_may_sweep_when_it_is_told_of_a_final_upload(world:
 
 
 async def test_parts_are_removed_with_the_success_of_their_final_upload_if_so_wished(make_world: MakeWorld) -> None:
-    world = make_world(delete_parts=True)
+    world = make_world(features=Features(delete_parts=True))
     one, two = await world.part(b"hello "), await world.part(b"world")
     final = await world.join(one, two, one)
     assert await world.stored() == [final.id]
@@ -230,7 +232,7 @@ async def test_parts_are_removed_with_the_success_of_their_final_upload_if_so_wi
 
 
 async def test_parts_are_removed_when_the_last_of_them_completes_a_waiting_final_upload(make_world: MakeWorld) -> None:
-    world = make_world(delete_parts=True)
+    world = make_world(features=Features(delete_parts=True))
     one, two = await world.part(b"hello "), await world.part(b"wor", length=5)
     final = await world.join(one, two)
     assert await world.stored() == sorted([one, two, final.id])
@@ -239,7 +241,7 @@ async def test_parts_are_removed_when_the_last_of_them_completes_a_waiting_final
 
 
 async def test_parts_of_a_waiting_final_upload_go_even_if_it_is_finished_later(make_world: MakeWorld) -> None:
-    world = make_world(delete_parts=True)
+    world = make_world(features=Features(delete_parts=True))
     one, two = await world.part(b"hello "), await world.part(b"wor", length=5)
     final = await world.join(one, two)
     world.listeners[Finished] = fail
@@ -255,7 +257,7 @@ async def test_parts_of_a_waiting_final_upload_go_even_if_it_is_finished_later(m
 
 
 async def test_the_same_final_upload_is_given_back_while_its_parts_are_removed(make_world: MakeWorld) -> None:
-    world = make_world(delete_parts=True)
+    world = make_world(features=Features(delete_parts=True))
     one, two = await world.part(b"hello "), await world.part(b"world")
     removing, go_on = asyncio.Event(), asyncio.Event()
     original = world.store.remove
@@ -279,7 +281,7 @@ async def test_the_same_final_upload_is_given_back_while_its_parts_are_removed(m
 async def test_the_same_final_upload_is_given_back_if_its_parts_could_not_all_be_removed(
     make_world: MakeWorld,
 ) -> None:
-    world = make_world(delete_parts=True)
+    world = make_world(features=Features(delete_parts=True))
     one, two = await world.part(b"hello "), await world.part(b"world")
     original = world.store.remove
 
@@ -298,7 +300,7 @@ async def test_the_same_final_upload_is_given_back_if_its_parts_could_not_all_be
 
 
 async def test_the_same_final_upload_is_given_back_for_a_day_after_its_parts_went(make_world: MakeWorld) -> None:
-    world = make_world(delete_parts=True)
+    world = make_world(features=Features(delete_parts=True))
     one, two = await world.part(b"hello "), await world.part(b"world")
     final = await world.join(one, two)
     for _ in range(23):
@@ -311,7 +313,7 @@ async def test_the_same_final_upload_is_given_back_for_a_day_after_its_parts_wen
 
 
 async def test_unfinished_parts_are_refused_where_waiting_is_off(make_world: MakeWorld) -> None:
-    world = make_world(unfinished=False)
+    world = make_world(features=NO_UNFINISHED)
     part = await world.part(b"hel", length=5)
     with pytest.raises(PartsUnfinished):
         await world.join(part)
@@ -572,7 +574,7 @@ async def test_a_client_is_not_kept_waiting_for_a_long_copy(make_world: MakeWorl
 
 async def test_where_nothing_may_be_pending_it_waits(make_world: MakeWorld) -> None:
     store = SlowStore()
-    world = World(lambda: store, unfinished=False)
+    world = World(lambda: store, features=NO_UNFINISHED)
     part = await world.part(b"hello")
     joining = asyncio.create_task(world.join(part))
     await elapse(120)

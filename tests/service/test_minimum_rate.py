@@ -9,10 +9,10 @@ import pytest
 from tests.service.conftest import MakeWorld
 from tests.service.world import IDLE, Feed, World, elapse
 from tusserver.protocol.errors import BodyTooLarge, BodyTooSlow
-from tusserver.protocol.limits import Limits
+from tusserver.protocol.limits import Limits, Timeouts
 from tusserver.service.intake import Intake
 
-SPEED = 10.0
+SPEED = 10
 """Bytes a second that a body must bring."""
 LEAST = round(SPEED * IDLE)
 """Bytes that a body must bring between two looks."""
@@ -20,7 +20,7 @@ LEAST = round(SPEED * IDLE)
 
 @pytest.fixture
 def world(make_world: MakeWorld) -> World:
-    return make_world(speed=SPEED)
+    return make_world(timeouts=Timeouts(min_speed=SPEED))
 
 
 async def trickle(feed: Feed, a_second: int, seconds: int) -> None:
@@ -42,7 +42,7 @@ async def test_a_client_that_trickles_is_cut_off_and_its_bytes_are_kept(world: W
 
 async def test_a_client_that_is_slow_but_fast_enough_is_left_alone(world: World) -> None:
     seconds = round(4 * IDLE)
-    a_second = round(SPEED) + 1
+    a_second = SPEED + 1
     length = seconds * a_second
     upload_id, feed = await world.upload(length), Feed()
     appending = asyncio.create_task(world.append(upload_id, 0, feed, announced=length))

@@ -40,7 +40,7 @@ from tusserver.protocol.errors import (
     UploadExpired,
     UploadNotFound,
 )
-from tusserver.protocol.limits import Expiry, Limits
+from tusserver.protocol.limits import Expiry, Features, Limits
 from tusserver.protocol.upload import Role, UploadId
 from tusserver.stores.base import Store
 from tusserver.stores.file.store import FileStore
@@ -118,7 +118,7 @@ class Uploads(RuleBasedStateMachine):
             self.open_store,
             limits=Limits(max_size=MAX),
             expiry=Expiry(sliding=sliding),
-            delete_parts=delete_parts,
+            features=Features(delete_parts=delete_parts),
         )
 
     # asking ----------------------------------------------------------------------------------------------------------

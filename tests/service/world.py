@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import cast
@@ -17,20 +18,15 @@ from tusserver.protocol import messages
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.dialect import Client, RequestContext, RequestHead
 from tusserver.protocol.errors import ClientDisconnected
-from tusserver.protocol.limits import Expiry, Limits
+from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
 from tusserver.protocol.messages import Append, Create, Inspect, Terminate
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.service.concat import Concatenator
-from tusserver.service.lifecycle import Lifecycle
-from tusserver.service.quota import Quota
-from tusserver.service.sweeper import Sweeper
-from tusserver.service.uploads import UploadService
+from tusserver.service.wiring import Options, wire
 from tusserver.stores.base import Store
 from tusserver.streams import BodyCallbacks, FileTarget, Wire
 
-IDLE = 30.0
-TIMEOUT = 5.0
+IDLE = Timeouts().idle_timeout.total_seconds()
 DAY = timedelta(hours=24)
 LATE = timedelta(minutes=3)
 """More than the calendar of the file store may be late."""
@@ -161,13 +157,12 @@ class World:
         *,
         clock: Clock | None = None,
         wall: WallClock | None = None,
-        limits: Limits | None = None,
-        expiry: Expiry | None = None,
-        unfinished: bool = True,
-        delete_parts: bool = False,
+        limits: Limits = Limits(),
+        expiry: Expiry = Expiry(),
+        timeouts: Timeouts = Timeouts(min_speed=None),
+        features: Features = Features(),
         before_create: Listener | None = None,
         new_id: Callable[[], UploadId] | None = None,
-        speed: float = 0.0,
         ledger: Ledger | None = None,
         listens: bool = True,
     ) -> None:
@@ -178,13 +173,9 @@ class World:
         """What a test wants done when an event comes; it may fail."""
         self._open_store = open_store
         self._wall = wall
-        self._limits = limits or Limits()
-        self._expiry = expiry or Expiry()
-        self._unfinished = unfinished
-        self._delete_parts = delete_parts
+        self._options = Options(limits=limits, expiry=expiry, timeouts=timeouts, features=features)
         self._before_create = before_create
         self._new_id = new_id or _ids().__next__
-        self._speed = speed
         self._listens = listens
         self._ledger = ledger or MemoryLedger()
         self.restart()
@@ -198,48 +189,21 @@ class World:
         bus = Bus()
         for kind in (Created, Finished, Terminated, Expired) if self._listens else ():
             bus.subscribe(kind, self._listen)
-        lifecycle = Lifecycle(self.store, bus, self._expiry, self.clock)
-        self.concatenator = Concatenator(
+        service = wire(
             self.store,
             self.locker,
-            lifecycle,
-            limits=self._limits,
-            expiry=self._expiry,
-            unfinished=self._unfinished,
-            delete_parts=self._delete_parts,
-            lock_timeout=TIMEOUT,
-            now=self.clock,
-        )
-        quota = Quota(self.store, self._ledger, self.locker, self._limits, self.clock)
-        self.service = UploadService(
-            self.store,
-            self.locker,
-            lifecycle,
-            self.concatenator,
-            quota,
-            limits=self._limits,
-            expiry=self._expiry,
-            idle_timeout=IDLE,
-            min_speed=self._speed,
-            lock_timeout=TIMEOUT,
-            new_id=self._new_id,
+            self._ledger,
+            bus,
+            self._options,
             before_create=self._before_create,
+            new_id=self._new_id,
             now=self.clock,
         )
-        self.sweeper = Sweeper(
-            self.store,
-            self.locker,
-            lifecycle,
-            self.concatenator,
-            quota,
-            expiry=self._expiry,
-            interval=60.0,
-            now=self.clock,
-        )
+        self.service, self.sweeper, self.concatenator = service.uploads, service.sweeper, service.concatenator
 
     def obey(self, expiry: Expiry) -> None:
         """Go on by other rules, as a server does that is started with other settings."""
-        self._expiry = expiry
+        self._options = replace(self._options, expiry=expiry)
         self.restart()
 
     # what happened ---------------------------------------------------------------------------------------------------

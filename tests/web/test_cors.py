@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 import httpx
 import pytest
 
@@ -165,7 +167,9 @@ async def test_with_credentials_the_origin_is_named_and_never_a_star(serve: Serv
 
 
 async def test_further_headers_can_be_allowed_and_exposed(serve: Serve) -> None:
-    client = await serve(cors=Cors(allow_headers=["X-Tenant"], expose_headers=["X-Trace"], max_age=60))
+    client = await serve(
+        cors=Cors(allow_headers=["X-Tenant"], expose_headers=["X-Trace"], max_age=timedelta(seconds=60))
+    )
     response = await preflight(client, "POST", PAGE, "X-Tenant", "Upload-Length")
     assert response.is_success
     assert "x-tenant" in listed(response, "Access-Control-Allow-Headers")

@@ -9,7 +9,7 @@ import pytest
 from tests.support.tus import metadata
 from tests.web.asking import Client, Exchange
 from tests.web.conftest import Serve
-from tusserver import Expiry, FileStore
+from tusserver import Expiry, Features, FileStore
 from tusserver.protocol.messages import Content
 from tusserver.protocol.upload import Upload
 
@@ -91,7 +91,7 @@ async def test_an_upload_whose_retention_is_over_is_gone(serve: Serve) -> None:
 
 
 async def test_downloads_can_be_switched_off(serve: Serve) -> None:
-    client = await serve(download=False)
+    client = await serve(features=Features(download=False))
     response = await client.get(await client.complete(DATA))
     assert (response.status_code, "GET" in response.headers["Allow"]) == (405, False)
 

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.support.loop import JumpingLoop
 from tests.support.tus import metadata
 from tests.web.asking import GONE, OCTETS, Client, Exchange, chunk, patching
-from tusserver import CreationRejected, Expiry, FileStore, MemoryStore, Store, Tus, Upload
+from tusserver import CreationRejected, Expiry, FileStore, MemoryStore, Proxies, Store, Tus, Upload
 
 
 async def uploads(client: Client, path: str) -> str:
@@ -134,7 +134,7 @@ async def test_a_root_path_stands_in_its_urls(store: Store, embed: PathOf) -> No
 
 
 async def test_a_prefix_that_a_proxy_took_away_stands_in_its_urls(store: Store) -> None:
-    tus = Tus(store, trusted_proxies=["127.0.0.1"])
+    tus = Tus(store, proxies=Proxies(trusted=["127.0.0.1"]))
     outside = {"X-Forwarded-Prefix": "/public", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "files.example.org"}
     async with tus.lifespan(), Client(routed(tus), tus) as client:
         client.http.headers.update(outside)

@@ -164,7 +164,7 @@ async def test_other_headers_may_be_repeated(client: Client) -> None:
 
 
 async def test_long_metadata_passes_and_a_header_that_is_longer_still_does_not(serve: Serve) -> None:
-    client = await serve(header_size=17 * 1024)
+    client = await serve(limits=Limits(header_size=17 * 1024))
     metadata = ",".join(f"key{number:03} {'YWJj' * 10}" for number in range(300))[: 16 * 1024]
     metadata = metadata.rpartition(",")[0]
     response = await client.create(5, {"Upload-Metadata": metadata})
@@ -177,7 +177,7 @@ async def test_long_metadata_passes_and_a_header_that_is_longer_still_does_not(s
 
 
 async def test_a_head_that_is_larger_than_its_limit_is_refused_by_its_longest_header(serve: Serve) -> None:
-    client = await serve(header_size=1000, head_size=5000, limits=Limits(metadata_size=1000, parts=100))
+    client = await serve(limits=Limits(header_size=1000, head_size=5000, metadata_size=1000, parts=100))
     assert (await client.create(5, {f"X-{n}": "x" * 900 for n in range(4)})).status_code == 201
     refused = await client.create(5, {f"X-{n}": "x" * (900 + n) for n in range(6)})
     assert refused.status_code == 431

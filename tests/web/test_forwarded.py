@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tusserver.protocol.dialect import Client
-from tusserver.web.forwarded import FAMILIES, PublicUrl
+from tusserver.web.forwarded import FAMILIES, Proxies, PublicUrl
 
 PROXY = "10.0.0.1"
 
@@ -28,7 +28,9 @@ def family_of(headers: dict[str, str]) -> str:
 
 
 def url(headers: dict[str, str], trusted: str | None = PROXY, family: str | None = None, **scope: Any) -> str:
-    public_url = PublicUrl([trusted] if trusted is not None else [], family=family or family_of(headers))
+    public_url = PublicUrl(
+        Proxies(trusted=[trusted] if trusted is not None else [], headers=family or family_of(headers))
+    )
     return public_url.locate(a_scope(**scope), {"host": "inner:8080", **headers})[0]
 
 
@@ -52,7 +54,7 @@ def url(headers: dict[str, str], trusted: str | None = PROXY, family: str | None
 def test_trailers_pass_where_no_proxy_is_that_drops_them(
     trusted: list[str], client: str | None, told: bool, passes: bool
 ) -> None:
-    assert PublicUrl(trusted, trailers=told).passes_trailers(a_scope(client=client)) is passes
+    assert PublicUrl(Proxies(trusted=trusted, trailers=told)).passes_trailers(a_scope(client=client)) is passes
 
 
 # the connection itself -----------------------------------------------------------------------------------------------
@@ -73,7 +75,7 @@ def test_the_url_has_the_scheme_the_host_and_the_path() -> None:
 )
 def test_a_path_that_an_app_is_mounted_at_is_encoded_in_the_url(root_path: str, path: str) -> None:
     assert url({"host": "example.org"}, root_path=root_path) == f"http://example.org{path}"
-    assert PublicUrl(relative=True).locate(a_scope(root_path=root_path), {}) == (path, (root_path,))
+    assert PublicUrl(Proxies(relative_location=True)).locate(a_scope(root_path=root_path), {}) == (path, (root_path,))
 
 
 def test_the_url_of_an_app_at_the_root_has_no_slash_at_the_end() -> None:
@@ -123,11 +125,14 @@ def test_a_host_that_is_none_is_left_out(host: str) -> None:
 
 
 def test_without_a_host_the_url_is_a_path() -> None:
-    assert PublicUrl().locate(a_scope(), {})[0] == "/files"
+    assert PublicUrl(Proxies()).locate(a_scope(), {})[0] == "/files"
 
 
 def test_a_relative_location_never_names_a_host() -> None:
-    assert PublicUrl(relative=True).locate(a_scope(), {"host": "example.org"}) == ("/files", ("/files",))
+    assert PublicUrl(Proxies(relative_location=True)).locate(a_scope(), {"host": "example.org"}) == (
+        "/files",
+        ("/files",),
+    )
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=40))
@@ -183,7 +188,7 @@ def test_proxies_are_trusted_by_address_network_socket_or_all(trusted: str, clie
 
 def test_an_address_that_is_none_is_refused_at_the_start() -> None:
     with pytest.raises(ValueError, match="proxy"):
-        PublicUrl(["proxy"])
+        PublicUrl(Proxies(trusted=["proxy"]))
 
 
 def test_forwarded_says_the_same_in_one_header() -> None:
@@ -258,7 +263,7 @@ def test_a_value_that_is_not_valid_is_as_if_it_were_not_there(headers: dict[str,
 
 
 def test_the_collection_is_known_by_its_path_outside_and_inside() -> None:
-    paths = PublicUrl([PROXY]).locate(a_scope(), {"host": "inner", "x-forwarded-prefix": "/up"})[1]
+    paths = PublicUrl(Proxies(trusted=[PROXY])).locate(a_scope(), {"host": "inner", "x-forwarded-prefix": "/up"})[1]
     assert paths == ("/up/files", "/files")
 
 
@@ -266,7 +271,8 @@ def test_the_collection_is_known_by_its_path_outside_and_inside() -> None:
 
 
 def key_of(headers: dict[str, str], *trusted: str, client: str | None = PROXY, family: str | None = None) -> str:
-    return PublicUrl(trusted, family=family or family_of(headers)).client(a_scope(client=client), headers).key
+    public_url = PublicUrl(Proxies(trusted=trusted, headers=family or family_of(headers)))
+    return public_url.client(a_scope(client=client), headers).key
 
 
 @pytest.mark.parametrize(
@@ -284,7 +290,9 @@ def test_a_client_is_its_address_or_the_network_that_it_has_for_itself(client: s
 
 
 def test_a_client_has_its_own_address_beside_the_network_that_limits_count() -> None:
-    client = PublicUrl(["10.0.0.7"]).client(a_scope(client="10.0.0.7"), {"x-forwarded-for": "2001:db8::1"})
+    client = PublicUrl(Proxies(trusted=["10.0.0.7"])).client(
+        a_scope(client="10.0.0.7"), {"x-forwarded-for": "2001:db8::1"}
+    )
     assert client == Client(address="2001:db8::1", key="2001:db8::/64")
 
 
@@ -348,8 +356,8 @@ def test_who_is_known_by_forwarded_cannot_be_given_another_place_by_its_relative
 
 
 def test_another_family_than_these_is_refused_at_the_start() -> None:
-    with pytest.raises(ValueError, match=r"^proxy_headers: 'x-real-ip' is none; there are x-forwarded, forwarded$"):
-        PublicUrl(family="x-real-ip")
+    with pytest.raises(ValueError, match=r"^proxies.headers: 'x-real-ip' is none; there are x-forwarded, forwarded$"):
+        PublicUrl(Proxies(headers="x-real-ip"))
 
 
 @pytest.mark.parametrize("trusted", ["::ffff:10.0.0.0/104", "::ffff:10.0.0.1"])
@@ -382,7 +390,7 @@ nearly = st.lists(
     st.sampled_from(FAMILIES),
 )
 def test_whatever_a_proxy_says_the_url_is_one_of_this_collection(headers: dict[str, str], family: str) -> None:
-    located, paths = PublicUrl(["*"], family=family).locate(a_scope(), headers)
+    located, paths = PublicUrl(Proxies(trusted=["*"], headers=family)).locate(a_scope(), headers)
     assert re.fullmatch(r"(?:https?://[^/?#@\\\s]+)?(?:/[A-Za-z0-9._~-]+)*/files", located, re.ASCII)
     assert urlsplit(located).path == paths[0]
     assert not {".", ".."} & set(paths[0].split("/"))

@@ -6,10 +6,11 @@ import argparse
 import difflib
 import os
 from collections.abc import Collection, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tusserver.settings.catalog import Setting, catalog
+from tusserver.settings.catalog import Setting, catalog, old_names
 from tusserver.settings.schema import Settings
 from tusserver.settings.sources import CONFIG, CONFIG_FILE, LoadedSettings, SetValue, Source, load
 
@@ -58,7 +59,7 @@ def add_settings(parser: argparse.ArgumentParser, shown: Collection[str] | None 
         for name, info in Settings.model_fields.items()
         if info.annotation is not None
     }
-    for setting in catalog().values():
+    for setting in chain(catalog().values(), old_names().values()):
         text = f"{setting.help} (default: {setting.default or 'none'})".replace("%", "%%")
         action = groups[setting.name.split(".")[0]].add_argument(
             *setting.flags,
@@ -66,7 +67,7 @@ def add_settings(parser: argparse.ArgumentParser, shown: Collection[str] | None 
             dest="given",
             default=argparse.SUPPRESS,
             metavar=setting.metavar,
-            help=text if shown is None or setting.name in shown else argparse.SUPPRESS,
+            help=text if setting.name in (catalog() if shown is None else shown) else argparse.SUPPRESS,
         )
         assert isinstance(action, _Give)
         action.setting = setting

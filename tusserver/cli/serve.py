@@ -63,6 +63,7 @@ class _Service:
         self._out = out
         self._workers = configured.settings.server.workers
         self._log()
+        self._note()
         self._listeners = _listen(configured)
         self._server: Any = None
         self._fresh: Any = None
@@ -78,6 +79,11 @@ class _Service:
         self._announcement = self._announce(site)
         del site  # each worker makes its own: an inherited lock would exclude nobody
         return self._supervise()
+
+    def _note(self) -> None:
+        """Say which settings have another name now."""
+        for line in self._configured.notices:
+            logger.warning(line)
 
     def _log(self, worker: int | None = None) -> None:
         from tusserver.server import logs
@@ -133,6 +139,7 @@ class _Service:
             return None
         self._configured = fresh
         self._log()
+        self._note()
         return site
 
     # one process -----------------------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ class Offer:
 
     extensions: frozenset[Extension]
     """Those that are on and work."""
-    limits: Limits = Limits()  # noqa: RUF009 - it is frozen
+    limits: Limits = Limits()
     download: bool = True
     """Whether finished uploads can be read with GET."""
 

@@ -1,8 +1,12 @@
-"""Options of uploads, with their units: how much a client may ask for, and when uploads end."""
+"""Options of a server, with their units: limits, expiry, timeouts, and what is offered.
+
+Their fields are called as the settings are that fill them: `Limits.max_size` and `limits.max_size`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tusserver.protocol.upload import Role, Upload
@@ -21,6 +25,10 @@ class Limits:
     """Bytes of one request's body."""
     metadata_size: int = 16 * 1024
     """Bytes of Upload-Metadata."""
+    header_size: int = 17 * 1024
+    """Bytes of one header value other than Upload-Concat; more gets 431."""
+    head_size: int = 192 * 1024
+    """Bytes of all headers with the request target; more gets 431. The server in front may have a limit of its own."""
     parts: int = 1000
     """Partial uploads in one final upload."""
     finals_per_part: int = 100
@@ -33,6 +41,24 @@ class Limits:
     """Bytes that unfinished uploads lack of the lengths they declared, in all."""
     reserved_per_client: int | None = None
     """Likewise, of the uploads of one client."""
+    buffers: int = 32 * 1024**2
+    """Bytes of all bodies together that wait in memory to be written, in fair shares of 32 KiB or more. What the server
+    in front holds is its own."""
+
+    def contradictions(self, part_size: int, show: Callable[[int], str] = str) -> Iterator[tuple[str, str]]:
+        """Say which limits cannot be reached because of another one: the field, and the problem with its remedy.
+
+        `part_size`: bytes that one partial upload takes in Upload-Concat at least, 0 if none are joined; `show` writes
+        a number of bytes.
+        """
+        if self.metadata_size > self.header_size:
+            problem = f"is more than limits.header_size ({show(self.header_size)}) lets in; raise that one too"
+            yield "metadata_size", problem
+        if self.header_size > self.head_size:
+            yield "header_size", f"is more than limits.head_size ({show(self.head_size)}) lets in; raise that one too"
+        if (least := self.parts * part_size) > self.head_size:
+            problem = f"need {least} bytes in Upload-Concat, and limits.head_size ({show(self.head_size)}) lets in less"
+            yield "parts", f"{problem}; raise that one, or lower this one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +75,9 @@ class Expiry:
     """For finished uploads; None: for ever."""
     keep_parts: timedelta | None = timedelta(days=7)
     """For complete partial uploads, joined or not: clients leave them behind. None: for ever."""
+    # Not in the repr: the sweeper stores that, to notice that deadlines have to be computed again.
+    sweep_interval: timedelta = field(default=timedelta(seconds=60), repr=False)
+    """Between two searches for uploads that have expired."""
 
     def from_creation(self, now: datetime, *, untouched: bool = False) -> datetime | None:
         """Deadline of an upload made `now`; `untouched`: as long as it gets no byte (see `Upload.untouched`)."""
@@ -85,3 +114,27 @@ class Expiry:
     def longest(self) -> timedelta:
         """No deadline is farther away than this."""
         return max(life for life in (self.after, self.keep_finished, self.keep_parts, RETRY_MOST) if life is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long a request may take, and how slow its client may be."""
+
+    idle_timeout: timedelta = timedelta(seconds=30)
+    """A client that sends nothing of its body for so long is cut off; its bytes are kept."""
+    min_speed: int | None = 100
+    """Bytes a second that a body must bring, averaged over `idle_timeout`; else it is cut off. None: any speed."""
+    lock_timeout: timedelta = timedelta(seconds=5)
+    """For another request that holds the same upload and does not release it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What is offered."""
+
+    disable: Collection[str] = ()
+    """Names of extensions that are not offered, nor those that need them."""
+    download: bool = True
+    """Whether finished uploads can be read with GET."""
+    delete_parts: bool = False
+    """Whether partial uploads are removed once the final upload made of them is complete."""

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from tusserver.protocol.errors import ShuttingDown
+from tusserver.protocol.limits import Timeouts
 from tusserver.service.intake import Intake
 from tusserver.service.minimum_rate import MinimumRate
 
 
 class Activity:
-    """The bodies that are being received.
+    """The bodies that are being received. `timeouts` say how slow they may be."""
 
-    `min_speed`: bytes a second that each must bring, averaged over `idle_timeout` seconds; 0 for any speed.
-    """
-
-    def __init__(self, *, min_speed: float, idle_timeout: float) -> None:
+    def __init__(self, timeouts: Timeouts) -> None:
         self.bodies: set[Intake] = set()
         """Those that are being received now."""
         self.closing = False
         """Whether no further body is received."""
-        self._minimum_rate = MinimumRate(self.bodies, min_speed * idle_timeout, idle_timeout)
+        idle_timeout = timeouts.idle_timeout.total_seconds()
+        self._minimum_rate = MinimumRate(self.bodies, (timeouts.min_speed or 0) * idle_timeout, idle_timeout)
 
     def close(self) -> None:
         """Stop every body that is being received, and those that come later: their bytes are kept."""

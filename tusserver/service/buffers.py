@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sized
 
-BUFFERS = 32 << 20
-"""Bytes of the budget by default (`limits.buffers`)."""
 MINIMUM_SHARE = 32 << 10
 """Bytes that each body may hold, however many there are: smaller writes cost more than they save."""
 
@@ -13,7 +11,7 @@ MINIMUM_SHARE = 32 << 10
 class Buffers:
     """A budget of `size` bytes for all `bodies` together."""
 
-    def __init__(self, size: int = BUFFERS, bodies: Sized = ()) -> None:
+    def __init__(self, size: int, bodies: Sized) -> None:
         self._size = size
         self._bodies = bodies
 

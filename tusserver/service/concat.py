@@ -30,7 +30,7 @@ from tusserver.protocol.errors import (
     UploadLocked,
     UploadNotFound,
 )
-from tusserver.protocol.limits import Expiry, Limits
+from tusserver.protocol.limits import Expiry, Limits, Timeouts
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.service.finals import Finals
 from tusserver.service.lifecycle import RETRY_DELAY, Lifecycle
@@ -52,7 +52,7 @@ MAX_COPIES = 16
 
 class Concatenator:
     """Joins partial uploads. `unfinished`: whether a final upload may wait for its parts; `delete_parts`: whether they
-    go once it is done; `lock_timeout`: seconds to wait for a part that is being written."""
+    are removed once it is complete."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Concatenator:
         expiry: Expiry,
         unfinished: bool,
         delete_parts: bool,
-        lock_timeout: float,
+        timeouts: Timeouts,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
@@ -74,7 +74,7 @@ class Concatenator:
         self._expiry = expiry
         self._unfinished = unfinished
         self._delete_parts = delete_parts
-        self._lock_timeout = lock_timeout
+        self._lock_timeout = timeouts.lock_timeout.total_seconds()
         self._now = now
         self._parts = Parts(store, expiry, now)
         self._finals = Finals(store, limits.finals_per_part)

@@ -22,6 +22,7 @@ from tusserver.protocol.errors import (
     SizeExceeded,
     TusError,
 )
+from tusserver.protocol.limits import Limits
 from tusserver.service.buffers import Buffers
 from tusserver.streams import Body, BodyCallbacks, FileTarget, OnProgress
 
@@ -73,7 +74,7 @@ class Intake:
         self._idle_timeout = idle_timeout
         self._checksum = checksum
         self._checksum_in_trailer = checksum_in_trailer
-        self._buffers = buffers or Buffers()
+        self._buffers = buffers or Buffers(Limits().buffers, ())
         self._digest: Digest | None = None if checksum is None else checksum.digest()
         self._scope: anyio.CancelScope | None = None
         self._last = time.monotonic()

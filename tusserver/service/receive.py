@@ -13,12 +13,12 @@ import anyio
 from tusserver.locks.base import Lease
 from tusserver.protocol import rules
 from tusserver.protocol.errors import ChecksumMismatch, OutOfSpace, TusError, UploadInterrupted
-from tusserver.protocol.limits import Expiry
+from tusserver.protocol.limits import Expiry, Limits, Timeouts
 from tusserver.protocol.messages import Append
 from tusserver.protocol.rules import AppendPlan
 from tusserver.protocol.upload import Role, Upload
 from tusserver.service.activity import Activity
-from tusserver.service.buffers import BUFFERS, Buffers
+from tusserver.service.buffers import Buffers
 from tusserver.service.concat import Concatenator
 from tusserver.service.intake import Intake, StopReason, has_arrived
 from tusserver.service.lifecycle import Lifecycle
@@ -28,10 +28,7 @@ from tusserver.streams import Body
 
 
 class Receiver:
-    """Receives bodies.
-
-    `idle_timeout`: seconds a client may be silent; `buffers`: bytes of all bodies together that may wait in memory.
-    """
+    """Receives bodies."""
 
     def __init__(
         self,
@@ -40,19 +37,19 @@ class Receiver:
         concatenator: Concatenator,
         activity: Activity,
         *,
+        limits: Limits,
         expiry: Expiry,
-        idle_timeout: float,
+        timeouts: Timeouts,
         now: Callable[[], datetime],
-        buffers: int = BUFFERS,
     ) -> None:
         self._store = store
         self._lifecycle = lifecycle
         self._concatenator = concatenator
         self._activity = activity
         self._expiry = expiry
-        self._idle_timeout = idle_timeout
+        self._idle_timeout = timeouts.idle_timeout.total_seconds()
         self._now = now
-        self._buffers = Buffers(buffers, activity.bodies)
+        self._buffers = Buffers(limits.buffers, activity.bodies)
 
     @contextlib.asynccontextmanager
     async def trimming(self, before: Upload) -> AsyncIterator[None]:

@@ -40,7 +40,7 @@ _MOST_LEFT = 10_000
 
 
 class Sweeper:
-    """Sweeps every `interval` seconds."""
+    """Sweeps, again and again."""
 
     def __init__(
         self,
@@ -51,7 +51,6 @@ class Sweeper:
         quota: Quota,
         *,
         expiry: Expiry,
-        interval: float,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
@@ -60,7 +59,7 @@ class Sweeper:
         self._concatenator = concatenator
         self._quota = quota
         self._expiry = expiry
-        self._interval = interval
+        self._interval = expiry.sweep_interval.total_seconds()
         self._now = now
         self._reaper = Reaper(store, locker, lifecycle, now=now, look=self._look, failed=self._note_unswept)
         self._failed: set[UploadId] = set()

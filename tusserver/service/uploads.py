@@ -25,7 +25,7 @@ from tusserver.protocol.errors import (
     UploadLocked,
     UploadNotFound,
 )
-from tusserver.protocol.limits import Expiry, Limits
+from tusserver.protocol.limits import Expiry, Limits, Timeouts
 from tusserver.protocol.messages import (
     Append,
     Appended,
@@ -46,7 +46,6 @@ from tusserver.protocol.messages import (
 from tusserver.protocol.rules import AppendPlan
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.activity import Activity
-from tusserver.service.buffers import BUFFERS
 from tusserver.service.concat import Concatenator
 from tusserver.service.intake import StopReason, has_arrived
 from tusserver.service.lifecycle import Lifecycle
@@ -67,12 +66,7 @@ BeforeCreate = Callable[[Upload], Awaitable[None]]
 
 
 class UploadService:
-    """Runs commands.
-
-    `idle_timeout`: seconds a client may be silent; `min_speed`: bytes a second that a body must
-    bring, averaged over that time;
-    `lock_timeout`: seconds to wait for somebody who holds an upload and does not leave.
-    """
+    """Runs commands."""
 
     def __init__(
         self,
@@ -84,13 +78,10 @@ class UploadService:
         *,
         limits: Limits,
         expiry: Expiry,
-        idle_timeout: float,
-        min_speed: float,
-        lock_timeout: float,
+        timeouts: Timeouts,
         new_id: Callable[[], UploadId],
         before_create: BeforeCreate | None,
         now: Callable[[], datetime],
-        buffers: int = BUFFERS,
     ) -> None:
         self._store = store
         self._locker = locker
@@ -99,20 +90,13 @@ class UploadService:
         self.quota = quota
         self._limits = limits
         self._expiry = expiry
-        self._lock_timeout = lock_timeout
+        self._lock_timeout = timeouts.lock_timeout.total_seconds()
         self._new_id = new_id
         self._before_create = before_create
         self._now = now
-        self._activity = Activity(min_speed=min_speed, idle_timeout=idle_timeout)
+        self._activity = Activity(timeouts)
         self._receiver = Receiver(
-            store,
-            lifecycle,
-            concatenator,
-            self._activity,
-            expiry=expiry,
-            idle_timeout=idle_timeout,
-            now=now,
-            buffers=buffers,
+            store, lifecycle, concatenator, self._activity, limits=limits, expiry=expiry, timeouts=timeouts, now=now
         )
         self._finishing: dict[UploadId, asyncio.Task[None]] = {}
 

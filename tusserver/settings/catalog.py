@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -26,6 +26,11 @@ ALIASES = {
     "durability": "store.durability",
 }
 """What everybody sets has a short name: `--max-size` and `TUSSERVER_MAX_SIZE` for limits.max_size."""
+
+RENAMED = {
+    "limits.lock_patience": "limits.lock_timeout",
+}
+"""Old names of settings, which still work, and the new ones. An entry is removed one release after it was made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,17 @@ def catalog() -> Mapping[str, Setting]:
                 listed=get_origin(info.annotation) is tuple,
             )
     return settings
+
+
+@functools.cache
+def old_names() -> Mapping[str, Setting]:
+    """Settings by the names that they had, with the flags and variables of these."""
+    return {
+        old: replace(
+            catalog()[new], name=old, flags=(f"--{old}",), variables=(PREFIX + old.replace(".", "__").upper(),)
+        )
+        for old, new in RENAMED.items()
+    }
 
 
 def _metavar(key: str, info: FieldInfo) -> str:

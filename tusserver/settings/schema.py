@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tusserver.protocol.extensions import Extension
+from tusserver.protocol.limits import Limits
 from tusserver.protocol.upload import ID_DIGITS
 from tusserver.settings.values import (
     CountOrOff,
@@ -34,11 +36,17 @@ from tusserver.settings.values import (
     show_size,
 )
 
+Options = TypeVar("Options")
+
 
 class Group(BaseModel):
     """Settings of one subject."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    def fill(self, kind: type[Options]) -> Options:
+        """Return the options of a dataclass whose fields are called as settings of this group."""
+        return kind(**{field.name: getattr(self, field.name) for field in fields(cast(Any, kind))})
 
 
 class ServerSettings(Group):
@@ -118,7 +126,7 @@ class LimitsSettings(Group):
     """Bytes a second that a body must bring, averaged over limits.idle_timeout; else it is cut off, its bytes kept."""
     buffers: Size = 32 * 1024**2
     """Memory of a process for bodies that wait to be written, in fair shares of 32 KiB or more; as much for heads."""
-    lock_patience: Duration = timedelta(seconds=5)
+    lock_timeout: Duration = timedelta(seconds=5)
     """How long a PATCH waits for another one that is alive before it gets 423."""
 
 
@@ -215,21 +223,15 @@ def cross_checks(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.cors.credentials and "*" in settings.cors.origins:
         # Echoing whoever asks would let any page on the web act with its visitor's login.
         yield "cors.credentials", "needs exact origins; name them in cors.origins"
-    if settings.limits.metadata_size > settings.limits.header_size:
-        size = show_size(settings.limits.header_size)
-        yield "limits.metadata_size", f"is more than limits.header_size ({size}) lets in; raise that one too"
-    head_size, size = settings.limits.head_size, show_size(settings.limits.head_size)
-    if settings.limits.header_size > head_size:
-        yield "limits.header_size", f"is more than limits.head_size ({size}) lets in; raise that one too"
+    joins = not {Extension.CREATION, Extension.CONCATENATION} & set(settings.tus.disable)
+    prefix = "" if settings.proxies.relative_location else "http://localhost"  # clients send back what Location said
+    part_size = len(f"{prefix}{settings.server.path}/{ID_DIGITS * 'x'} ") if joins else 0
+    for name, problem in settings.limits.fill(Limits).contradictions(part_size, show_size):
+        yield f"limits.{name}", problem
     for name in ("reserved", "reserved_per_client"):
         reserved, most = getattr(settings.limits, name), settings.limits.max_size
         if reserved is not None and most is not None and most > reserved:
             yield "limits.max_size", f"is more than limits.{name} ({show_size(reserved)}) lets in; raise that one too"
-    if settings.limits.buffers < head_size:
+    if settings.limits.buffers < settings.limits.head_size:
+        size = show_size(settings.limits.head_size)
         yield "limits.buffers", f"is less than one request head may take, limits.head_size ({size}); raise it"
-    joins = not {Extension.CREATION, Extension.CONCATENATION} & set(settings.tus.disable)
-    prefix = "" if settings.proxies.relative_location else "http://localhost"  # clients send back what Location said
-    least = settings.limits.parts * len(f"{prefix}{settings.server.path}/{ID_DIGITS * 'x'} ")
-    if joins and least > head_size:
-        problem = f"need {least} bytes in Upload-Concat, and limits.head_size ({size}) lets in less"
-        yield "limits.parts", f"{problem}; raise that one, or lower this one"

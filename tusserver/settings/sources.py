@@ -6,19 +6,21 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from tusserver.settings.catalog import ALIASES, PREFIX, catalog
+from tusserver.settings.catalog import ALIASES, PREFIX, RENAMED, catalog, old_names
 from tusserver.settings.schema import Settings, cross_checks
 
 CONFIG = "TUSSERVER_CONFIG"
 """Variable that names the TOML file, as `--config` does."""
 CONFIG_FILE = Path("tusserver.toml")
+"""Read from the working folder if neither names one."""
 
 
 class SettingsError(Exception):
@@ -51,6 +53,8 @@ class LoadedSettings:
     settings: Settings
     given: Mapping[str, SetValue] = field(default_factory=dict)
     """By name; what is missing has its default."""
+    notices: Sequence[str] = ()
+    """Lines for the log: what was given by an old name."""
 
     def source(self, name: str) -> Source:
         """Where the value of the setting `name` came from."""
@@ -73,7 +77,8 @@ def load(
         SettingsError
     """
     environ = environ or {}
-    given = {**_file(environ, config), **_environment(environ), **(flags or {})}
+    written = {**_file(environ, config), **_environment(environ), **(flags or {})}
+    given = dict(_by_new_names(written))
     values: dict[str, dict[str, object]] = {}
     for name, item in given.items():
         group, key = name.split(".")
@@ -84,10 +89,24 @@ def load(
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"][:2]))
         raise _refusal(name, given.get(name), _problem(name, first)) from None
-    loaded = LoadedSettings(settings=settings, given=given)
+    loaded = LoadedSettings(settings=settings, given=given, notices=[*_notices(written)])
     for name, problem in cross_checks(settings):
         raise loaded.refusal(name, problem)
     return loaded
+
+
+def _by_new_names(written: Mapping[str, SetValue]) -> Iterator[tuple[str, SetValue]]:
+    for name, value in written.items():
+        new = RENAMED.get(name, name)
+        if name != new and new in written:
+            raise _refusal(name, value, f"is the old name of {new}, given too ({written[new].source}); leave one out")
+        yield new, value
+
+
+def _notices(written: Mapping[str, SetValue]) -> Iterator[str]:
+    for old, new in RENAMED.items():
+        if old in written:
+            yield f"{old} ({written[old].source}) is called {new} now; the old name will not work in the next release"
 
 
 def _file(environ: Mapping[str, str], config: Path | None) -> dict[str, SetValue]:
@@ -119,7 +138,7 @@ def _tables(data: Mapping[str, object], source: Source) -> Iterator[tuple[str, S
             raise SettingsError(f"{source}: {group} stands outside of a group; {remedy}")
         for key, value in table.items():
             name = f"{group}.{key}"
-            if name not in catalog():
+            if name not in catalog() and name not in RENAMED:
                 raise SettingsError(f"{source}: {name} is not a setting{_hint(name, catalog())}")
             yield name, SetValue(value, source)
 
@@ -129,7 +148,8 @@ _KUBERNETES = re.compile(rf"{PREFIX}(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_\
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, SetValue]:
-    names = {variable: setting.name for setting in catalog().values() for variable in setting.variables}
+    settings = chain(catalog().values(), old_names().values())
+    names = {variable: setting.name for setting in settings for variable in setting.variables}
     given: dict[str, SetValue] = {}
     for variable, value in environ.items():
         if not variable.startswith(PREFIX) or variable == CONFIG or _KUBERNETES.fullmatch(variable):

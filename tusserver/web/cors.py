@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import chain
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -29,8 +30,8 @@ class Cors:
     """Further request headers."""
     expose_headers: Sequence[str] = ()
     """Further response headers."""
-    max_age: int = 86400
-    """Seconds for which browsers may remember a preflight."""
+    max_age: timedelta = timedelta(hours=24)
+    """For which browsers may remember a preflight."""
 
 
 class CorsMiddleware(CORSMiddleware):
@@ -48,7 +49,7 @@ class CorsMiddleware(CORSMiddleware):
             ),
             allow_credentials=cors.credentials,
             expose_headers=(*_each(dialect.response_headers for dialect in dialects), *cors.expose_headers),
-            max_age=cors.max_age,
+            max_age=int(cors.max_age.total_seconds()),
         )
         self._options = discovery(_OPTIONS, dialects).headers
         # Answers differ by origin, and have to say so, unless every origin gets the same.

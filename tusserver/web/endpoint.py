@@ -18,6 +18,7 @@ from tusserver.protocol.errors import (
     TusError,
     UploadNotFound,
 )
+from tusserver.protocol.limits import Limits
 from tusserver.protocol.messages import Content, Discovered
 from tusserver.service.uploads import UploadService
 from tusserver.web import download
@@ -34,18 +35,11 @@ _WITHOUT_BODY = ("HEAD", "GET", "DELETE", "OPTIONS")
 class UploadEndpoint:
     """The collection at the root path and the uploads below it.
 
-    `dialects`: those that are spoken; a request that is in none of them is read by the first. `header_size`: bytes of
-    one header value; `head_size`: bytes of all headers, with their names and the target.
+    `dialects`: those that are spoken; a request that is in none of them is read by the first.
     """
 
     def __init__(
-        self,
-        service: UploadService,
-        dialects: Sequence[Dialect],
-        public_url: PublicUrl,
-        *,
-        header_size: int,
-        head_size: int,
+        self, service: UploadService, dialects: Sequence[Dialect], public_url: PublicUrl, limits: Limits
     ) -> None:
         self._service = service
         self._dialects = tuple(dialects)
@@ -53,8 +47,8 @@ class UploadEndpoint:
         self._lists = LISTS.union(*(dialect.list_headers for dialect in dialects))
         self._long = frozenset(name.encode() for dialect in dialects for name in dialect.long_headers)
         self._public_url = public_url
-        self._header_size = header_size
-        self._head_size = head_size
+        self._header_size = limits.header_size
+        self._head_size = limits.head_size
         self._responder = Responder()
 
     def open(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
@@ -29,31 +30,36 @@ LISTS: Final = frozenset(("forwarded", *(f"x-forwarded-{name}" for name in ("for
 """Headers that are lists, so that several lines of one are one list (RFC 9110 §5.3): some proxies add a line."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxies:
+    """Reverse proxies in front."""
+
+    trusted: Sequence[str] = ()
+    """Addresses and networks of proxies whose headers are believed, `unix` for sockets without an address, `*` for all.
+    A server in front must then leave the client's address as it is (`uvicorn --no-proxy-headers`)."""
+    headers: str = X_FORWARDED
+    """Which headers, one of `FAMILIES`. Those of the other family are ignored: a client may have sent them, as a proxy
+    forwards headers that it does not know."""
+    trailers: bool = False
+    """Whether they forward the trailers of requests. If not, checksum-trailer is not offered through them."""
+    relative_location: bool = False
+    """Whether Location is a path, without scheme and host."""
+
+
 class PublicUrl:
     """Finds the URL of the collection as clients see it, and the address of the client.
 
-    `trusted`: proxies whose headers are believed; `family`: which headers, one of `FAMILIES`. Those of the other family
-    are ignored: a client may have sent them, as a proxy forwards headers that it does not know. `relative`: return the
-    path without scheme and host; `trailers`: whether these proxies forward the trailers of requests.
-
     Raises:
-        ValueError: an entry of `trusted` is no address, or `family` is not one of `FAMILIES`.
+        ValueError: an entry of `proxies.trusted` is no address, or `proxies.headers` is not one of `FAMILIES`.
     """
 
-    def __init__(
-        self,
-        trusted: Iterable[str] = (),
-        *,
-        family: str = X_FORWARDED,
-        relative: bool = False,
-        trailers: bool = False,
-    ) -> None:
-        if family not in FAMILIES:
-            raise ValueError(f"proxy_headers: {family!r} is none; there are {', '.join(FAMILIES)}")
-        self._trusted = TrustedProxies(trusted)
-        self._standard = family == FORWARDED
-        self.relative = relative
-        self._trailers = trailers
+    def __init__(self, proxies: Proxies) -> None:
+        if proxies.headers not in FAMILIES:
+            raise ValueError(f"proxies.headers: {proxies.headers!r} is none; there are {', '.join(FAMILIES)}")
+        self._trusted = TrustedProxies(proxies.trusted)
+        self._standard = proxies.headers == FORWARDED
+        self.relative = proxies.relative_location
+        self._trailers = proxies.trailers
 
     def passes_trailers(self, scope: Scope) -> bool:
         """Return whether the trailers of a request reach this server: most proxies drop them."""

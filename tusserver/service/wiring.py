@@ -1,0 +1,96 @@
+"""The service put together, once: for `Tus` and for the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from tusserver.events import Bus
+from tusserver.indexes.base import Ledger
+from tusserver.locks.base import Locker
+from tusserver.protocol.extensions import Extension, enabled
+from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
+from tusserver.protocol.upload import ID_DIGITS
+from tusserver.service.concat import Concatenator
+from tusserver.service.ids import RandomIds, checked
+from tusserver.service.lifecycle import Lifecycle
+from tusserver.service.quota import Quota
+from tusserver.service.sweeper import Sweeper
+from tusserver.service.uploads import BeforeCreate, UploadService
+from tusserver.stores.base import Store
+
+_SHORTEST_ID = 1
+"""Letters of an id that an app makes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """All options of a service."""
+
+    limits: Limits = Limits()
+    expiry: Expiry = Expiry()
+    timeouts: Timeouts = Timeouts()
+    features: Features = Features()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The parts of one service that others use."""
+
+    uploads: UploadService
+    sweeper: Sweeper
+    concatenator: Concatenator
+    extensions: frozenset[Extension]
+    """What is offered."""
+
+
+def wire(
+    store: Store,
+    locker: Locker,
+    ledger: Ledger,
+    bus: Bus,
+    options: Options,
+    *,
+    before_create: BeforeCreate | None,
+    new_id: Callable[[], str] | None,
+    now: Callable[[], datetime],
+) -> Service:
+    """Put a service together. `new_id` makes the ids of an app; None: random ones.
+
+    Raises:
+        ValueError: a limit cannot be reached because of another one, or a name in `features.disable` is no extension.
+    """
+    limits, expiry, timeouts, features = options.limits, options.expiry, options.timeouts, options.features
+    extensions = enabled(store.extensions, features.disable, expires=expiry.after is not None)
+    shortest = ID_DIGITS if new_id is None else _SHORTEST_ID
+    for name, problem in limits.contradictions(shortest + 1 if Extension.CONCATENATION in extensions else 0):
+        raise ValueError(f"limits.{name} = {getattr(limits, name)} {problem}")
+    lifecycle = Lifecycle(store, bus, expiry, now)
+    concatenator = Concatenator(
+        store,
+        locker,
+        lifecycle,
+        limits=limits,
+        expiry=expiry,
+        timeouts=timeouts,
+        unfinished=Extension.CONCATENATION_UNFINISHED in extensions,
+        delete_parts=features.delete_parts,
+        now=now,
+    )
+    quota = Quota(store, ledger, locker, limits, now)
+    uploads = UploadService(
+        store,
+        locker,
+        lifecycle,
+        concatenator,
+        quota,
+        limits=limits,
+        expiry=expiry,
+        timeouts=timeouts,
+        new_id=RandomIds() if new_id is None else checked(new_id),
+        before_create=before_create,
+        now=now,
+    )
+    sweeper = Sweeper(store, locker, lifecycle, concatenator, quota, expiry=expiry, now=now)
+    return Service(uploads=uploads, sweeper=sweeper, concatenator=concatenator, extensions=extensions)
