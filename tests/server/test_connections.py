@@ -1,4 +1,4 @@
-"""Connections in all and by address, and the time that a request head may take, at a server in its own process."""
+"""Limits of connections in all and by address, and of the time of request heads, at a server in its own process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def whether_served(url: str) -> bool:
 # how many ------------------------------------------------------------------------------------------------------------
 
 
-def test_connections_beyond_the_limit_are_told_to_come_again_and_may_once_there_is_room(
+def test_connections_beyond_the_limit_get_503_until_others_are_closed(
     start_server: StartServer, stack: ExitStack
 ) -> None:
     server = start_server("--limits.connections", "3")
@@ -115,7 +115,7 @@ def test_the_log_names_the_limit_once_and_not_for_each_of_a_flood(start_server: 
     assert sum("limits.connections" in line for line in server.output) == 1
 
 
-def test_more_than_can_be_told_why_are_cut_off(start_server: StartServer, stack: ExitStack) -> None:
+def test_more_rejected_connections_than_can_be_answered_are_closed(start_server: StartServer, stack: ExitStack) -> None:
     server = start_server("--limits.connections", "1")
     asked(stack.enter_context(Connection(server.url)))
     late = [stack.enter_context(Connection(server.url)) for _ in range(MAX_REJECTED + 20)]
@@ -126,7 +126,7 @@ def test_more_than_can_be_told_why_are_cut_off(start_server: StartServer, stack:
     assert set(told) <= {503, None}
 
 
-def test_one_address_cannot_take_the_place_of_others(start_server: StartServer, stack: ExitStack) -> None:
+def test_one_address_cannot_use_up_the_connections_of_others(start_server: StartServer, stack: ExitStack) -> None:
     server = start_server("--limits.connections_per_address", "2")
     greedy = [stack.enter_context(Connection(server.url, source="127.0.0.2")) for _ in range(2)]
     assert [asked(connection).status for connection in greedy] == [204] * 2
@@ -139,7 +139,7 @@ def test_one_address_cannot_take_the_place_of_others(start_server: StartServer, 
     assert eventually(lambda: whether_served(server.url))
 
 
-def test_a_trusted_proxy_stands_for_many_and_is_not_counted(start_server: StartServer, stack: ExitStack) -> None:
+def test_connections_of_a_trusted_proxy_do_not_count_by_address(start_server: StartServer, stack: ExitStack) -> None:
     server = start_server("--limits.connections_per_address", "1", "--proxies.trusted", "127.0.0.0/8")
     several = [stack.enter_context(Connection(server.url)) for _ in range(4)]
     assert [asked(connection).status for connection in several] == [204] * 4
@@ -149,7 +149,7 @@ def test_a_trusted_proxy_stands_for_many_and_is_not_counted(start_server: StartS
 
 
 @pytest.mark.parametrize("limit", ["--limits.connections", "--limits.connections_per_address"])
-def test_all_workers_together_take_no_more_connections_than_the_limit_and_what_killed_ones_had_is_forgotten(
+def test_all_workers_together_have_no_more_connections_than_the_limit_and_those_of_killed_ones_do_not_count(
     start_server: StartServer, stack: ExitStack, limit: str
 ) -> None:
     server = start_server("--server.workers", "4", limit, "6")
@@ -161,7 +161,7 @@ def test_all_workers_together_take_no_more_connections_than_the_limit_and_what_k
         os.kill(worker, signal.SIGKILL)
     assert eventually(lambda: whether_served_again(server.url))
     for _ in range(6):
-        assert eventually(lambda: whether_let_in(server.url, stack))
+        assert eventually(lambda: whether_admitted(server.url, stack))
     with Connection(server.url) as late_again:
         assert asked(late_again).status == 503
 
@@ -173,8 +173,8 @@ def whether_served_again(url: str) -> bool:
         return False
 
 
-def whether_let_in(url: str, stack: ExitStack) -> bool:
-    """Keep a connection, if there is room for it: one that was closed a moment ago may still count."""
+def whether_admitted(url: str, stack: ExitStack) -> bool:
+    """Keep a connection if it is admitted: one that was closed a moment ago may still count."""
     connection = Connection(url)
     if asked(connection).status == 204:
         stack.enter_context(connection)
@@ -215,7 +215,7 @@ def test_a_head_that_trickles_is_closed_however_lively_it_is(
         assert eventually(lambda: not slow.send(piece))
 
 
-def test_an_idle_connection_and_a_slow_body_are_not_held_to_the_time_of_heads(start_server: StartServer) -> None:
+def test_the_timeout_of_heads_does_not_hold_for_an_idle_connection_or_a_slow_body(start_server: StartServer) -> None:
     server = start_server(*SHORT)
     tus = Tus(server.url)
     url = tus.upload(10)
@@ -238,16 +238,16 @@ def test_a_head_in_many_pieces_is_answered_if_it_comes_in_time(start_server: Sta
             assert connection.answer().status == 204
 
 
-def test_without_a_limit_nobody_is_hurried(start_server: StartServer, stack: ExitStack) -> None:
+def test_without_a_limit_connections_stay_open(start_server: StartServer, stack: ExitStack) -> None:
     server = start_server("--limits.head_timeout", "off", "--limits.connections", "off")
     several = [stack.enter_context(Connection(server.url)) for _ in range(20)]
     assert [asked(connection).status for connection in several] == [204] * 20
 
 
-# who does not read ---------------------------------------------------------------------------------------------------
+# clients that do not read --------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_does_not_read_its_download_is_cut_off(start_server: StartServer) -> None:
+def test_the_connection_of_a_client_that_does_not_read_its_download_is_closed(start_server: StartServer) -> None:
     if not hasattr(socket, "TCP_USER_TIMEOUT"):
         pytest.skip("this kernel has no such time limit")
     server = start_server("--limits.idle_timeout", "1s")
@@ -268,9 +268,7 @@ def sockets_of(server: TusServer) -> int:
     return sum(line.split()[1].endswith(local) and line.split()[3] == established for line in lines)
 
 
-def test_a_patch_on_a_connection_that_is_turned_away_leaves_nothing(
-    start_server: StartServer, stack: ExitStack
-) -> None:
+def test_a_patch_on_a_rejected_connection_writes_nothing(start_server: StartServer, stack: ExitStack) -> None:
     server = start_server("--limits.connections", "1")
     tus = Tus(server.url)
     url = tus.upload(5)

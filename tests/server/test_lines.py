@@ -1,4 +1,4 @@
-"""Lines that are written by a thread: whoever reads them, or nobody, the one who logs goes on."""
+"""Lines that are written by a thread: logging never waits for their reader."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tusserver.server.lines import MAX_WAITING, LineWriter
 
 
 class Pipe:
-    """A pipe that is full of what nobody reads, until somebody does."""
+    """A pipe that is full until it is read."""
 
     def __init__(self) -> None:
         self.out, self.into = os.pipe()
@@ -45,7 +45,7 @@ def pipe() -> Iterator[Pipe]:
 
 
 @pytest.mark.parametrize("keep_thread", [True, False])
-def test_lines_wait_for_who_reads_them_and_come_in_order(pipe: Pipe, keep_thread: bool) -> None:
+def test_lines_wait_for_their_reader_and_keep_their_order(pipe: Pipe, keep_thread: bool) -> None:
     writer = LineWriter(pipe.into, keep_thread=keep_thread)
     lines = [f"line {number}" for number in range(200)]
     for line in lines:
@@ -56,7 +56,7 @@ def test_lines_wait_for_who_reads_them_and_come_in_order(pipe: Pipe, keep_thread
     assert writer.flush(10)
 
 
-def test_lines_beyond_the_bound_are_lost_and_counted_once_somebody_reads(pipe: Pipe) -> None:
+def test_lines_beyond_the_limit_are_lost_and_counted_once_the_pipe_is_read(pipe: Pipe) -> None:
     writer = LineWriter(pipe.into, lost=lambda count: f"{count} lost")
     line = "x" * (MAX_WAITING // 10)
     for _ in range(30):
@@ -69,7 +69,7 @@ def test_lines_beyond_the_bound_are_lost_and_counted_once_somebody_reads(pipe: P
     assert MAX_WAITING // 2 < len(kept) * len(line) <= MAX_WAITING
 
 
-def test_lines_that_nobody_can_read_any_more_are_lost_and_nothing_is_raised(pipe: Pipe) -> None:
+def test_lines_without_a_reader_are_lost_and_nothing_is_raised(pipe: Pipe) -> None:
     out, into = os.pipe()
     os.close(out)
     writer = LineWriter(into, lost=lambda count: f"{count} lost")
@@ -96,7 +96,7 @@ def test_a_full_disk_loses_lines_and_they_are_counted_once_there_is_room() -> No
         os.close(fd)
 
 
-def test_who_waited_in_vain_for_the_last_lines_does_not_wait_again(pipe: Pipe) -> None:
+def test_after_a_timeout_the_next_flush_does_not_wait(pipe: Pipe) -> None:
     writer = LineWriter(pipe.into)
     writer.put("line")
     assert not writer.flush(0.01)
