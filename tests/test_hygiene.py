@@ -22,7 +22,6 @@ STILL_PATCHED = {
     "CROWD",
     "GROUP",
     "GROWTH",
-    "LAST_REQUEST",
     "REMEMBERED",
     "_LISTED_AT_ONCE",
     "_LONG",

@@ -76,6 +76,18 @@ async def answer(send: Send, status: int = 200, body: bytes = b"") -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+async def read_body(receive: Receive) -> tuple[bytes, str]:
+    """Everything that comes, and how it ends."""
+    body = b""
+    while True:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            return body, "gone"
+        body += event["body"]
+        if not event["more_body"]:
+            return body, "whole"
+
+
 class Keep:
     """An app that receives each body into `<folder>/<path>` and says so in `seen` before it answers.
 

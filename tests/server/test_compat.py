@@ -1,4 +1,4 @@
-"""A new uvicorn shows here first: what the wire leans on is there, and where it is not the wire stays away."""
+"""A new uvicorn shows here first: what is used of it is there, and where it is not its own protocol serves."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from packaging.requirements import Requirement
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tusserver.server import protocol
-from tusserver.server.compat import choose, missing
+from tusserver.server.compat import missing_internals, supported
 
 
-def test_everything_the_wire_leans_on_is_there() -> None:
-    assert missing() == []
+def test_everything_that_is_used_of_uvicorn_is_there() -> None:
+    assert missing_internals() == []
     assert protocol.TusHttpProtocol is protocol.WireProtocol
 
 
@@ -30,7 +30,7 @@ def test_this_uvicorn_is_one_that_the_tests_vouch_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("leaned_on", "lost"),
+    ("internals", "lost"),
     [
         ({"HttpToolsProtocol": ("flow", "on_teapot")}, ["HttpToolsProtocol.on_teapot"]),
         ({"RequestResponseCycle": ("teapot", "body")}, ["RequestResponseCycle.teapot"]),
@@ -38,11 +38,11 @@ def test_this_uvicorn_is_one_that_the_tests_vouch_for() -> None:
         ({"FlowControl": ("read_paused", "drain")}, []),
     ],
 )
-def test_what_is_missing_is_named(leaned_on: dict[str, tuple[str, ...]], lost: list[str]) -> None:
-    assert missing(leaned_on) == lost
+def test_what_is_missing_is_named(internals: dict[str, tuple[str, ...]], lost: list[str]) -> None:
+    assert missing_internals(internals) == lost
 
 
-def test_without_what_it_leans_on_the_wire_stays_away_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_it_uvicorns_own_protocol_serves_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert choose(protocol.WireProtocol, ["RequestResponseCycle.body"]) is HttpToolsProtocol
+        assert supported(protocol.WireProtocol, ["RequestResponseCycle.body"]) is HttpToolsProtocol
     assert "RequestResponseCycle.body" in caplog.text

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from tusserver import FileStore, Timeouts, Tus
 from tusserver.server.connections import ConnectionLimiter
-from tusserver.server.protocol import WireProtocol, guarded
+from tusserver.server.protocol import WireProtocol, limited_protocol
 from tusserver.service.intake import Intake
 
 TIMEOUT = 120.0
@@ -49,7 +49,7 @@ async def port(tmp_path: Path, seen: weakref.WeakSet[Any]) -> AsyncIterator[int]
     app = Starlette(routes=[tus.route("/files")], lifespan=tus.lifespan)
     config = uvicorn.Config(
         app,
-        http=guarded(ConnectionLimiter()),
+        http=limited_protocol(ConnectionLimiter()),
         log_config=None,
         access_log=False,
         port=0,

@@ -18,8 +18,8 @@ from tests.server.stage import Stage
 from tests.support.tus import Tus, eventually, patching
 from tests.support.wire import render
 from tusserver.server.connections import ConnectionLimiter, ConnectionLimits
-from tusserver.server.heads import FIELD, REQUEST, USUAL, Heads
-from tusserver.server.protocol import PIPELINED, TusHttpProtocol, guarded
+from tusserver.server.heads import FIELD_COST, REQUEST_COST, USUAL_BYTES, HeadBudget
+from tusserver.server.protocol import PIPELINED, TusHttpProtocol, limited_protocol
 from tusserver.stores.file.store import FileStore
 
 KIB = 1 << 10
@@ -66,24 +66,24 @@ def test_nothing_is_held_of_the_bodies_of_clients_that_have_stopped_sending(
 
 
 def test_heads_of_the_usual_size_are_not_counted() -> None:
-    heads: Heads[str] = Heads(100)
-    assert [heads.hold(name, USUAL) for name in "abc"] == [[]] * 3
+    heads: HeadBudget[str] = HeadBudget(100)
+    assert [heads.hold(name, USUAL_BYTES) for name in "abc"] == [[]] * 3
     assert heads.total == 0
 
 
 def test_the_oldest_of_those_that_hold_more_than_a_fair_part_are_given_up() -> None:
-    heads: Heads[str] = Heads(1000)
+    heads: HeadBudget[str] = HeadBudget(1000)
     for name, size in (("small", 10), ("old", 400), ("older than most", 400), ("new", 100)):
-        assert heads.hold(name, USUAL + size) == []
-    assert heads.hold("newest", USUAL + 300) == ["old"]
+        assert heads.hold(name, USUAL_BYTES + size) == []
+    assert heads.hold("newest", USUAL_BYTES + 300) == ["old"]
     assert heads.total == 10 + 400 + 100 + 300
     assert heads.hold("older than most", 0) == []
     assert heads.total == 410
 
 
 def test_one_that_is_too_much_by_itself_is_given_up() -> None:
-    heads: Heads[str] = Heads(1000)
-    assert heads.hold("a", USUAL + 1001) == ["a"]
+    heads: HeadBudget[str] = HeadBudget(1000)
+    assert heads.hold("a", USUAL_BYTES + 1001) == ["a"]
     assert heads.total == 0
 
 
@@ -106,7 +106,7 @@ UNFINISHED = {
 @pytest.mark.parametrize("unfinished", UNFINISHED.values(), ids=UNFINISHED)
 def test_unfinished_heads_cost_no_more_than_their_sum_and_a_new_client_is_served(unfinished: bytes) -> None:
     limiter = ConnectionLimiter(ConnectionLimits(head_memory=200_000))
-    with Stage("uvloop", http=guarded(limiter)) as stage, ExitStack() as stack:
+    with Stage("uvloop", http=limited_protocol(limiter)) as stage, ExitStack() as stack:
         stage.play(echo)
         clients = [stack.enter_context(stage.connect()) for _ in range(12)]
         for client in clients:
@@ -136,13 +136,13 @@ def test_a_request_that_waits_counts_with_what_it_costs() -> None:
             await asyncio.sleep(0.01)
         await echo(scope, receive, send)
 
-    with Stage("uvloop", http=guarded(limiter)) as stage, stage.connect() as client, traced() as held:
+    with Stage("uvloop", http=limited_protocol(limiter)) as stage, stage.connect() as client, traced() as held:
         stage.play(late)
         client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n" * (1 + PIPELINED))
-        assert eventually(lambda: heads.total > REQUEST)
+        assert eventually(lambda: heads.total > REQUEST_COST)
         cost = held()
         let_go.set()
-        assert cost / 2 < heads.total + USUAL < cost * 2
+        assert cost / 2 < heads.total + USUAL_BYTES < cost * 2
 
 
 def test_a_field_counts_with_what_it_costs() -> None:
@@ -152,9 +152,9 @@ def test_a_field_counts_with_what_it_costs() -> None:
         fields = [(name.lower(), value) for name, value in ((b"%x" % n, b"%x" % n) for n in range(16, 2016))]
         cost = held() / len(fields)
     data = sum(len(name) + len(value) for name, value in fields) / len(fields)
-    assert cost - data < FIELD
+    assert cost - data < FIELD_COST
     assert limiter.heads is not None
-    with Stage("uvloop", http=guarded(limiter)) as stage, stage.connect() as client:
+    with Stage("uvloop", http=limited_protocol(limiter)) as stage, stage.connect() as client:
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + short_fields(4000))
         heads = limiter.heads
-        assert eventually(lambda: heads.total > 4000 * cost - USUAL)
+        assert eventually(lambda: heads.total > 4000 * cost - USUAL_BYTES)

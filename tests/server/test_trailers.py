@@ -12,7 +12,7 @@ from tests.conftest import StartServer
 from tests.server.stage import Stage, answer, wire_of
 from tests.support.tus import Tus, checksum, patching
 from tests.support.wire import TIMEOUT, Answer, Connection, chunk
-from tusserver.server import protocol
+from tusserver.server import wire
 
 HEAD = [("Host", "stage"), ("Transfer-Encoding", "chunked"), ("Trailer", "Upload-Checksum")]
 BODY = chunk(b"hello") + chunk(b" world")
@@ -95,9 +95,9 @@ def test_a_request_without_body_has_a_wire_that_delivers_trailers(client: Connec
 @pytest.mark.parametrize(
     "trailers",
     [
-        b"Upload-Checksum: a\r\n" * (protocol.TRAILER_FIELDS + 1),
+        b"Upload-Checksum: a\r\n" * (wire.TRAILER_FIELDS + 1),
         b"X-Other: a\r\n" * 2000,
-        b"Upload-Checksum: " + b"a" * protocol.TRAILER_BYTES + b"\r\n",
+        b"Upload-Checksum: " + b"a" * wire.TRAILER_BYTES + b"\r\n",
         b"Content-Length: 3\r\n",
     ],
     ids=["fields", "2000 fields", "bytes", "framing"],

@@ -96,7 +96,7 @@ class _Service:
 
         settings = self._configured.settings
         extensions = site.tus.extensions
-        if not protocol.AT_WORK:  # uvicorn's own protocol cannot deliver trailers, and so OPTIONS does not promise them
+        if not protocol.SUPPORTED:  # uvicorn's own protocol delivers no trailers, and so OPTIONS does not promise them
             extensions = tuple(extension for extension in extensions if extension is not Extension.CHECKSUM_TRAILER)
         address = f"http://{sockets.host_of(self._listeners[0])}"
         lines = [

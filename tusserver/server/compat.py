@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 logger = logging.getLogger("tusserver.wire")
 
-LEANED_ON: Final[Mapping[str, tuple[str, ...]]] = {
+UVICORN_INTERNALS: Final[Mapping[str, tuple[str, ...]]] = {
     "HttpToolsProtocol": (
         *("data_received", "connection_lost", "send_400_response", "on_response_complete", "shutdown"),
         *("on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body", "on_message_complete"),
@@ -28,23 +28,23 @@ LEANED_ON: Final[Mapping[str, tuple[str, ...]]] = {
 """Attributes of uvicorn's classes, set by the class or by its `__init__`."""
 
 
-def missing(leaned_on: Mapping[str, tuple[str, ...]] = LEANED_ON) -> list[str]:
-    """Name what we lean on and this uvicorn does not have."""
-    lost: list[str] = []
-    for name, attributes in leaned_on.items():
+def missing_internals(internals: Mapping[str, tuple[str, ...]] = UVICORN_INTERNALS) -> list[str]:
+    """Return the names of what we use and this uvicorn does not have."""
+    missing: list[str] = []
+    for name, attributes in internals.items():
         owner = getattr(httptools_impl, name, None) or getattr(flow_control, name, None)
         if owner is None:
-            lost.append(name)
+            missing.append(name)
             continue
         code = getattr(owner.__init__, "__code__", None)
         there = {*dir(owner), *(code.co_names if code is not None else ())}
-        lost += [f"{name}.{attribute}" for attribute in attributes if attribute not in there]
-    return lost
+        missing += [f"{name}.{attribute}" for attribute in attributes if attribute not in there]
+    return missing
 
 
-def choose(ours: type[HttpToolsProtocol], lost: list[str]) -> type[HttpToolsProtocol]:
-    """Choose the protocol for a uvicorn that lacks `lost`."""
-    if lost:
-        logger.warning("this uvicorn lacks %s: bodies go through its parser, without trailers", ", ".join(lost))
+def supported(ours: type[HttpToolsProtocol], missing: list[str]) -> type[HttpToolsProtocol]:
+    """Return our protocol, or uvicorn's own for a uvicorn with something `missing`."""
+    if missing:
+        logger.warning("this uvicorn lacks %s: bodies go through its parser, without trailers", ", ".join(missing))
         return HttpToolsProtocol
     return ours

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from tusserver.addresses import TrustedProxies, client_key, parse_address
 from tusserver.protocol.errors import TooManyConnections
-from tusserver.server.heads import Heads
+from tusserver.server.heads import HeadBudget
 from tusserver.server.shared_counts import ProcessCounts
 
 logger = logging.getLogger("tusserver.connections")
@@ -84,8 +84,8 @@ class ConnectionLimiter:
         """Whether the server stops: a connection that is admitted now gets one answer at most."""
         self.times_heads = self._limits.head_timeout is not None
         """Whether `head_started` does anything."""
-        self.heads: Heads[Connection] | None = (
-            None if self._limits.head_memory is None else Heads(self._limits.head_memory)
+        self.heads: HeadBudget[Connection] | None = (
+            None if self._limits.head_memory is None else HeadBudget(self._limits.head_memory)
         )
         """The memory that large request heads use."""
 

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 from tusserver.addresses import TrustedProxies
 from tusserver.server import descriptors, logs
 from tusserver.server.connections import ConnectionLimiter, ConnectionLimits
-from tusserver.server.protocol import HEAD_SIZE, guarded
+from tusserver.server.protocol import HEAD_SIZE, limited_protocol
 from tusserver.server.shared_counts import ProcessCounts
 from tusserver.server.signals import Hangup, Terminal, exit_within, install
 from tusserver.server.sockets import limit_unread
@@ -203,7 +203,7 @@ def run(
     limiter = ConnectionLimiter(fitted.limits, trusted, counts)
     config = uvicorn.Config(
         app,
-        http=guarded(limiter, head_size=head_size),
+        http=limited_protocol(limiter, head_size=head_size),
         ws="none",
         lifespan="on",
         log_config=None,

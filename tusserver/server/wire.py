@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import http
 import logging
 import os
-import re
 import weakref
 from collections.abc import Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from tusserver.protocol.errors import ClientDisconnected, StoreUnavailable
+from tusserver.server import answers
 from tusserver.server.recvfile import FileReceiver
 from tusserver.server.recvfile_parsed import ParsedReceiver
 from tusserver.server.recvfile_shared import loop_share
@@ -25,10 +24,11 @@ if TYPE_CHECKING:  # names that an import of this module must not fail for
 
 logger = logging.getLogger("tusserver.wire")
 
-TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "upgrade", "trailer", "keep-alive"})
-_PHRASES = {100: "Continue", 103: "Early Hints", 104: "Upload Resumption Supported"}
+TRAILERS: Final = frozenset({b"upload-checksum", b"content-digest", b"repr-digest"})
+"""Trailers that are delivered. RFC 9110 §6.5.1: a field may be taken from there only if it says that it may stand
+there; one that frames, routes or authenticates would be smuggled."""
+TRAILER_FIELDS: Final = 32
+TRAILER_BYTES: Final = 8 << 10
 
 
 class HttpConnection(Protocol):
@@ -52,12 +52,14 @@ class UvicornWire:
 
     __slots__ = (
         *("_asked", "_connection", "_cycle", "_desynchronized", "_end_delivered", "_length", "_parsed_receiver"),
-        *("_receiver", "_start", "_to_discard", "trailers"),
+        *("_receiver", "_start", "_to_discard", "_trailer_bytes", "_trailer_fields", "trailers"),
     )
 
     def __init__(self, connection: HttpConnection, cycle: RequestResponseCycle, length: int | None) -> None:
         self.trailers: dict[str, str] = {}
         """See `Wire.trailers`."""
+        self._trailer_fields = 0
+        self._trailer_bytes = 0
         self._connection = weakref.ref(connection)
         self._cycle = weakref.ref(cycle)
         self._length = length
@@ -173,6 +175,20 @@ class UvicornWire:
         self._parsed_receiver.take(piece)
         return True
 
+    def add_trailer(self, name: bytes, value: bytes) -> None:
+        """Take a trailer from the parser. `name`: in lower case.
+
+        Raises:
+            ValueError: there are too many of them, or too large ones.
+        """
+        self._trailer_fields += 1
+        self._trailer_bytes += len(name) + len(value)
+        if self._trailer_fields > TRAILER_FIELDS or self._trailer_bytes > TRAILER_BYTES:
+            raise ValueError("there are too many trailers")
+        if name in TRAILERS:
+            key, text = name.decode("ascii"), value.decode("latin-1")
+            self.trailers[key] = f"{self.trailers[key]}, {text}" if key in self.trailers else text
+
     def read_pending(self) -> None:
         """See `Wire.read_pending`."""
         if self._receiver is not None:
@@ -191,7 +207,7 @@ class UvicornWire:
 
     async def send_interim(self, status: int, headers: Mapping[str, str]) -> None:
         """See `Wire.send_interim`."""
-        message = _interim_response(status, headers)
+        message = answers.interim(status, headers)
         cycle = self._cycle()
         if cycle is None or cycle.scope["http_version"] == "1.0":
             return  # RFC 9110 §15.2: "a server MUST NOT send a 1xx response to an HTTP/1.0 client"
@@ -350,19 +366,3 @@ class _JoinedWrites:
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()
-
-
-def _interim_response(status: int, headers: Mapping[str, str]) -> bytes:
-    """Return the bytes of a 1xx response.
-
-    Raises:
-        ValueError: it would not be one, or not only one.
-    """
-    if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
-        raise ValueError(f"{status} is not an interim response")
-    lines = [f"HTTP/1.1 {status} {_PHRASES.get(status, '')}"]
-    for name, value in headers.items():
-        if not TOKEN.fullmatch(name) or not _VALUE.fullmatch(value) or name.lower() in _FRAMING:
-            raise ValueError(f"{name!r} cannot stand in an interim response")
-        lines.append(f"{name}: {value}")
-    return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
