@@ -14,7 +14,7 @@ import sys
 import termios
 import weakref
 from collections.abc import AsyncIterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from rich.table import Table
 
 from tests.cli.conftest import Outcome, Run
 from tests.support.tus import metadata
+from tests.support.uploads import changed
 from tests.support.wire import TIMEOUT
 from tusserver.cli import listing, manage
 from tusserver.protocol.metadata import Metadata
@@ -45,7 +46,7 @@ async def fill(root: Path) -> None:
     async def keep(name: str, offset: int, hours: int, **more: object) -> Upload:
         upload = Upload(id=UploadId(name), created_at=NOW - timedelta(hours=hours), **more)  # type: ignore[arg-type]
         await store.create(upload)
-        upload = replace(upload, offset=offset)
+        upload = changed(upload, offset=offset)
         await store.commit(upload)
         return upload
 

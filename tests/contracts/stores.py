@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.contracts.sources import Chunks, noting, read, unheard
+from tests.support.uploads import changed
 from tusserver.protocol.errors import UploadExists, UploadNotFound
 from tusserver.protocol.extensions import Extension
 from tusserver.protocol.metadata import Metadata
@@ -26,13 +27,13 @@ LATE = timedelta(minutes=25)
 
 
 def an_upload(upload_id: UploadId = ID, **values: Any) -> Upload:
-    return replace(Upload(id=upload_id, created_at=NOW, length=10, expires_at=NOW + 24 * HOUR), **values)
+    return changed(Upload(id=upload_id, created_at=NOW, length=10, expires_at=NOW + 24 * HOUR), **values)
 
 
 async def put(store: Store, upload: Upload, data: bytes) -> Upload:
     """Write and commit, as the service does."""
     written = await store.write(upload, Chunks(data), unheard)
-    upload = replace(upload, offset=upload.offset + written)
+    upload = changed(upload, offset=upload.offset + written)
     await store.commit(upload)
     return upload
 
@@ -110,7 +111,7 @@ class StoreContract:
         await store.create(upload)
         await store.write(upload, Chunks(b"never"), unheard)  # and not committed
         for data in (b"he", b"l", b"lo, w", b"or"):
-            upload = replace(upload, offset=upload.offset + len(data), finished=data == b"or")
+            upload = changed(upload, offset=upload.offset + len(data), finished=data == b"or")
             await store.put(upload, data)
             assert await store.load(ID) == upload
         assert await bytes_of(store, upload) == b"hello, wor"
@@ -132,7 +133,19 @@ class StoreContract:
         upload = an_upload()
         await store.create(upload)
         await store.write(upload, Chunks(b"hello"), unheard)
-        upload = replace(upload, offset=5, expires_at=NOW + 30 * HOUR, finished=True)
+        upload = changed(upload, offset=5, expires_at=NOW + 30 * HOUR, finished=True)
+        await store.commit(upload)
+        assert await store.load(ID) == upload
+
+    async def test_an_upload_of_another_protocol_is_complete_when_a_commit_says_so(self, store: Store) -> None:
+        upload = an_upload(protocol="other", complete=False)
+        await store.create(upload)
+        assert await store.load(ID) == upload
+        await store.write(upload, Chunks(b"0123456789"), unheard)
+        upload = replace(upload, offset=10)
+        await store.commit(upload)
+        assert await store.load(ID) == upload
+        upload = replace(upload, complete=True)
         await store.commit(upload)
         assert await store.load(ID) == upload
 
@@ -175,14 +188,14 @@ class StoreContract:
         await store.create(upload)
         source = Chunks([data[:1], data[1:3]], [data[3:700_000]], [data[700_000:]])
         assert await store.write(upload, source, unheard) == len(data)
-        assert await bytes_of(store, replace(upload, offset=len(data))) == data
+        assert await bytes_of(store, changed(upload, offset=len(data))) == data
 
     async def test_many_small_chunks_are_kept_in_order(self, store: Store) -> None:
         data = bytes(range(250)) * 20
         upload = an_upload(length=len(data))
         await store.create(upload)
         await store.write(upload, Chunks([data[at : at + 1] for at in range(len(data))]), unheard)
-        assert await bytes_of(store, replace(upload, offset=len(data))) == data
+        assert await bytes_of(store, changed(upload, offset=len(data))) == data
 
     async def test_bytes_go_behind_the_offset(self, store: Store) -> None:
         upload = an_upload()
@@ -209,13 +222,13 @@ class StoreContract:
         seen = []
 
         async def on_progress(count: int) -> None:
-            if (recording := store.checkpoint(replace(upload, offset=count))) is not None:
+            if (recording := store.checkpoint(changed(upload, offset=count))) is not None:
                 await recording
             seen.append((await store.load(ID)).offset)
 
         await store.write(upload, Chunks(b"abc", b"def", b"g"), on_progress)
         assert seen == [3, 6, 7]
-        await store.commit(replace(upload, offset=7))
+        await store.commit(changed(upload, offset=7))
         assert (await store.load(ID)).offset == 7
 
     async def test_a_body_without_bytes_changes_nothing(self, store: Store) -> None:
@@ -303,10 +316,10 @@ class StoreContract:
     async def _join(self, store: Store, parts: Sequence[Upload]) -> Upload:
         final = an_upload(role=Role.FINAL, length=None)
         await store.create(final)
-        final = replace(final, length=sum(part.offset for part in parts))
+        final = changed(final, length=sum(part.offset for part in parts))
         await store.amend(final)
         await store.concatenate(final, parts, uncopied)
-        final = replace(final, offset=final.length or 0)
+        final = changed(final, offset=final.length or 0)
         await store.commit(final)
         return await store.finish(final)
 
@@ -392,9 +405,9 @@ class StoreContract:
         with pytest.raises(UploadNotFound):
             await store.write(upload, Chunks(b"hello"), unheard)
         with pytest.raises(UploadNotFound):
-            await store.commit(replace(upload, offset=5))
+            await store.commit(changed(upload, offset=5))
         with pytest.raises(UploadNotFound):
-            await store.amend(replace(upload, length=5))
+            await store.amend(changed(upload, length=5))
         assert await listed(store) == {}
         assert await store.remove(ID) is False
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from tests.support.uploads import changed
 from tusserver.protocol.limits import RETRY_MOST, Expiry
 from tusserver.protocol.upload import Role, Upload, UploadId
 
@@ -16,7 +16,7 @@ SECOND = timedelta(seconds=1)
 
 
 def an_upload(**values: Any) -> Upload:
-    return replace(Upload(id=UploadId("abc"), created_at=NOW, length=10), **values)
+    return changed(Upload(id=UploadId("abc"), created_at=NOW, length=10), **values)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.uploads import changed
 from tusserver.protocol import rules
 from tusserver.protocol.errors import (
     BodyTooLarge,
@@ -19,6 +20,7 @@ from tusserver.protocol.errors import (
     InvalidMetadata,
     MaxSizeExceeded,
     OffsetMismatch,
+    ProtocolMismatch,
     SizeExceeded,
     TusError,
     UploadExpired,
@@ -38,7 +40,7 @@ UNLIMITED = Limits()
 
 
 def an_upload(**values: Any) -> Upload:
-    return replace(Upload(id=ID, created_at=NOW, length=10), **values)
+    return changed(Upload(id=ID, created_at=NOW, length=10), **values)
 
 
 def a_body(offset: int = 0, body_length: int | None = None, length: int | None = None) -> Append:
@@ -239,18 +241,62 @@ def test_no_plan_ever_leads_past_the_length_or_the_maximum(
     assert end == (50 if plan.upload.length is None else plan.upload.length)
 
 
+# when an upload is complete ------------------------------------------------------------------------------------------
+
+
+def test_an_upload_of_tus_is_complete_when_its_offset_is_its_length() -> None:
+    # "The Client MAY ... set Upload-Length to 0", and that is complete at once
+    assert rules.new_upload(a_creation(0), ID, Expiry(), NOW).complete
+    assert not rules.new_upload(a_creation(1), ID, Expiry(), NOW).complete
+    assert not rules.new_upload(a_creation(None), ID, Expiry(), NOW).complete
+    assert not rules.advance(an_upload(), 9, Expiry(), NOW).complete
+    assert rules.advance(an_upload(), 10, Expiry(), NOW).complete
+    assert not rules.advance(an_upload(length=None), 10, Expiry(), NOW, completes=True).complete
+
+
+@pytest.mark.parametrize("length", [10, None])
+def test_an_upload_of_another_protocol_is_complete_when_a_request_says_so(length: int | None) -> None:
+    upload = an_upload(length=length, protocol="other", complete=False)
+    assert not rules.new_upload(a_creation(0, protocol="other"), ID, Expiry(), NOW).complete
+    assert not rules.advance(upload, 10, Expiry(), NOW).complete
+    whole = rules.advance(upload, 10, Expiry(), NOW, completes=True)
+    assert (whole.complete, whole.offset, whole.length, whole.told) == (True, 10, 10, 10)
+    assert rules.advance(whole, 0, Expiry(), NOW) == whole
+
+
+def test_a_body_that_is_shorter_than_the_length_completes_nothing() -> None:
+    upload = an_upload(protocol="other")
+    assert not rules.advance(upload, 9, Expiry(), NOW, completes=True).complete
+
+
+def test_an_upload_takes_bytes_in_the_protocol_that_it_was_created_in() -> None:
+    append = replace(a_body(0, 5), protocol="other")
+    with pytest.raises(ProtocolMismatch):
+        rules.plan_append(an_upload(), append, UNLIMITED, NOW)
+    with pytest.raises(ProtocolMismatch):
+        rules.plan_append(an_upload(protocol="other"), a_body(0, 5), UNLIMITED, NOW)
+    rules.plan_append(an_upload(protocol="other"), append, UNLIMITED, NOW)
+
+
 # a length that is declared late --------------------------------------------------------------------------------------
 
 
 def test_a_deferred_upload_gets_its_length() -> None:
     upload = an_upload(length=None, offset=4)
     plan = rules.plan_append(upload, a_body(4, 3, length=10), UNLIMITED, NOW)
-    assert plan == rules.AppendPlan(replace(upload, length=10), 6)
+    assert plan == rules.AppendPlan(changed(upload, length=10), 6)
 
 
 def test_a_length_may_be_where_the_upload_stands() -> None:
     plan = rules.plan_append(an_upload(length=None, offset=4), a_body(4, 0, length=4), UNLIMITED, NOW)
     assert plan.upload.complete
+
+
+def test_a_declared_length_is_taken_back_with_its_body() -> None:
+    upload = an_upload(length=None, offset=4)
+    for length in (4, 9):
+        plan = rules.plan_append(upload, a_body(4, 0, length=length), UNLIMITED, NOW)
+        assert rules.undeclared(plan.upload, upload) == upload
 
 
 def test_a_length_shorter_than_what_is_here_is_refused() -> None:
@@ -284,7 +330,7 @@ def test_a_body_that_runs_over_the_length_it_declares_is_refused() -> None:
 
 def test_progress_moves_the_offset_and_a_sliding_deadline() -> None:
     upload = an_upload(expires_at=NOW + SECOND)
-    assert rules.advance(upload, 4, Expiry(after=DAY), NOW) == replace(upload, offset=4, expires_at=NOW + DAY)
+    assert rules.advance(upload, 4, Expiry(after=DAY), NOW) == changed(upload, offset=4, expires_at=NOW + DAY)
 
 
 def test_progress_leaves_a_fixed_deadline_alone() -> None:
@@ -359,7 +405,7 @@ def test_an_application_is_told_again_after_pauses_that_grow_and_not_for_ever() 
         upload = rules.fail_to_finish(upload, Expiry(after=DAY), NOW)
         if upload.retry_at is not None:
             pauses.append(upload.retry_at - NOW)
-            assert not rules.is_expired(replace(upload, expires_at=NOW), NOW)
+            assert not rules.is_expired(changed(upload, expires_at=NOW), NOW)
     assert len(pauses) == rules.RETRIES
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == (SECOND, RETRY_MOST)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.support.uploads import changed
 from tusserver.protocol.checksum import ALGORITHMS, Checksum
 from tusserver.protocol.dialect import Offer, Reply, RequestHead
 from tusserver.protocol.errors import (
@@ -118,7 +119,7 @@ def a_patch(headers: Mapping[str, str] | None = None, **how: Any) -> RequestHead
 
 
 def an_upload(**values: Any) -> Upload:
-    return replace(Upload(id=UploadId("abc"), created_at=NOW, length=10), **values)
+    return changed(Upload(id=UploadId("abc"), created_at=NOW, length=10), **values)
 
 
 def without(*names: str, headers: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.support.uploads import changed
 from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId, as_upload_id
@@ -34,13 +34,15 @@ uploads = st.builds(
     parts=st.lists(ids, max_size=3).map(tuple),
     expires_at=st.none() | moments,
     finished=st.booleans(),
+    complete=st.booleans(),
+    protocol=st.sampled_from(["tus", "other"]),
     place=st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
     seal=st.none() | numbers,
 )
 
 
 def an_upload(**values: Any) -> Upload:
-    return replace(Upload(id=UploadId("abc"), created_at=NOW), **values)
+    return changed(Upload(id=UploadId("abc"), created_at=NOW), **values)
 
 
 # ids -----------------------------------------------------------------------------------------------------------------
@@ -76,11 +78,10 @@ def test_nothing_else_is_an_id(text: str) -> None:
 # what an upload says of itself ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("offset", "length", "complete"), [(0, None, False), (5, 10, False), (10, 10, True), (0, 0, True)]
-)
-def test_an_upload_is_complete_when_its_offset_is_its_length(offset: int, length: int | None, complete: bool) -> None:
-    assert an_upload(offset=offset, length=length).complete is complete
+def test_what_is_complete_stays_so_where_it_is_and_not_at_another_offset() -> None:
+    upload = an_upload(offset=10, length=10)
+    assert upload.with_progress(10, expires_at=NOW, finished=True).complete
+    assert not upload.with_progress(9, expires_at=NOW, finished=False).complete
 
 
 @pytest.mark.parametrize(
@@ -106,17 +107,28 @@ def test_only_a_final_upload_without_its_bytes_is_pending(
 @given(uploads)
 def test_an_upload_comes_back_from_json_and_from_what_is_committed_with_every_request(upload: Upload) -> None:
     again = Upload.from_json(json.loads(json.dumps(upload.to_json())))
-    assert again.with_progress(upload.offset, expires_at=upload.expires_at, finished=upload.finished) == upload
+    again = again.with_progress(
+        upload.offset, expires_at=upload.expires_at, finished=upload.finished, complete=upload.complete
+    )
+    assert again == upload
 
 
 def test_a_record_of_a_newer_version_is_not_guessed_at() -> None:
-    with pytest.raises(ValueError, match="record of format 2, this version reads 1"):
-        Upload.from_json({**an_upload().to_json(), "format": 2})
+    with pytest.raises(ValueError, match="record of format 3, this version reads up to 2"):
+        Upload.from_json({**an_upload().to_json(), "format": 3})
 
 
-@pytest.mark.parametrize("field", sorted(an_upload().to_json()))
+def test_only_uploads_of_another_protocol_are_hidden_from_older_versions() -> None:
+    """They would take one that has all its bytes for complete, and refuse a record of format 2."""
+    assert an_upload().to_json()["format"] == 1
+    assert "protocol" not in an_upload().to_json()
+    assert an_upload(protocol="other").to_json()["format"] == 2
+    assert Upload.from_json(an_upload(protocol="other").to_json()).protocol == "other"
+
+
+@pytest.mark.parametrize("field", sorted(an_upload(protocol="other").to_json()))
 def test_a_record_that_lacks_a_field_is_refused(field: str) -> None:
-    data = an_upload().to_json()
+    data = an_upload(protocol="other").to_json()
     del data[field]
     with pytest.raises(KeyError):
         Upload.from_json(data)

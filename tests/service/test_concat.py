@@ -11,6 +11,7 @@ import pytest
 
 from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, Feed, World, a_request, elapse
+from tests.support.uploads import changed
 from tusserver.events import Created, Finished
 from tusserver.protocol.errors import (
     ClientDisconnected,
@@ -374,10 +375,7 @@ async def test_a_crash_between_the_last_part_and_the_joining_is_made_good_by_hea
     final = await world.join(part)
     unfinished = await world.store.load(part)
     await world.store.write(unfinished, Given(b"lo"), nothing)
-    complete = Upload(
-        id=part, created_at=unfinished.created_at, offset=5, length=5, role=Role.PARTIAL, concat="partial"
-    )
-    await world.store.commit(complete)
+    await world.store.commit(changed(unfinished, offset=5))
     world.restart()
     assert (await world.head(final.id)).finished
     assert await world.content(final.id) == b"hello"
@@ -504,7 +502,7 @@ async def test_a_part_that_is_held_for_a_moment_only_delays_its_final_upload(wor
     await world.append(part, 3, b"l")
     async with world.locker.hold(part):
         stored = await world.store.load(part)
-        await world.store.commit(stored.with_progress(5, expires_at=stored.expires_at, finished=True))
+        await world.store.commit(stored.with_progress(5, expires_at=stored.expires_at, finished=True, complete=True))
         await world.concatenator.part_completed(part)
         assert (await world.store.load(final.id)).pending
     assert (await world.head(final.id)).finished

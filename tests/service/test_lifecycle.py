@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.world import LATE, Clock, World
+from tests.support.uploads import changed
 from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
 from tusserver.protocol.errors import FinishFailed, StoreUnavailable, UploadNotFound
 from tusserver.protocol.limits import Expiry
@@ -43,7 +44,8 @@ def lifecycle(store: Store, bus: Bus, clock: Clock) -> Lifecycle:
 
 def draw(clock: Clock, length: int, role: Role = Role.REGULAR) -> Upload:
     """Make a record that is stored nowhere."""
-    return Upload(id=UploadId("one"), created_at=clock.now, length=length, role=role, expires_at=clock.now + WEEK)
+    upload = Upload(id=UploadId("one"), created_at=clock.now)
+    return changed(upload, length=length, role=role, expires_at=clock.now + WEEK)
 
 
 def content_of(upload: Upload) -> bytes:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, Clock, FailsAtFirst, Feed, World, elapse, not_leading
+from tests.support.uploads import changed
 from tusserver.clock import WallClock, boot_clock
 from tusserver.events import Expired, Finished
 from tusserver.protocol.errors import FinishFailed, StoreUnavailable, UploadExpired, UploadNotFound
@@ -81,7 +81,7 @@ async def test_an_upload_that_a_power_cut_made_unfinished_again_gets_a_deadline(
     await world.sweeper.sweep()
     upload = await world.store.load(upload_id)
     assert upload.finished
-    await world.store.commit(replace(upload, offset=2, finished=False))  # as the file store finds it after the cut
+    await world.store.commit(changed(upload, offset=2, finished=False))  # as the file store finds it after the cut
     await world.store.remind(upload_id, world.clock.now)
     world.clock.advance(HOUR)
     assert await world.sweeper.sweep() == 0

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from tests.contracts.sources import Chunks
 from tests.contracts.stores import uncopied
+from tests.support.uploads import changed
 from tests.support.wire import TIMEOUT
 from tusserver.app import Tus
 from tusserver.disk import space
@@ -147,16 +148,16 @@ class Run:
         self._tell({f"{upload.id}:sent": upload.offset + len(data)})
 
         def on_progress(count: int) -> Awaitable[None] | None:
-            return self.store.checkpoint(replace(upload, offset=upload.offset + count))
+            return self.store.checkpoint(changed(upload, offset=upload.offset + count))
 
         written = await self.store.write(upload, Chunks([data[:5], data[5:]]), on_progress)
-        upload = replace(upload, offset=upload.offset + written)
+        upload = changed(upload, offset=upload.offset + written)
         await self.store.commit(upload)
         self._tell({upload.id: upload.offset})
         return upload
 
     async def put(self, upload: Upload, data: bytes) -> Upload:
-        upload = replace(upload, offset=upload.offset + len(data))
+        upload = changed(upload, offset=upload.offset + len(data))
         self._tell({f"{upload.id}:sent": upload.offset})
         await self.store.put(upload, data)
         self._tell({upload.id: upload.offset})
@@ -214,7 +215,7 @@ async def deferred(run: Run) -> None:
     run.counts = True
     upload = await run.create(ID, length=None)
     upload = await run.append(upload, DATA[:STEP])
-    upload = replace(upload, length=len(DATA))
+    upload = changed(upload, length=len(DATA))
     await run.store.amend(upload)
     upload = await run.append(upload, DATA[STEP:])
     await run.finish(upload)
@@ -231,10 +232,10 @@ async def joined(run: Run) -> None:
     final = await run.create(ID, length=None, role=Role.FINAL, parts=PARTS)
     await run.store.note_awaiting(ID, PARTS[1])
     parts[1] = await run.finish(await run.append(parts[1], DATA[STEP:]))
-    final = replace(final, length=len(DATA))
+    final = changed(final, length=len(DATA))
     await run.store.amend(final)
     await run.store.concatenate(final, parts, uncopied)
-    final = replace(final, offset=len(DATA))
+    final = changed(final, offset=len(DATA))
     await run.store.commit(final)
     await run.finish(final)
 

@@ -15,6 +15,7 @@ import pytest
 from tests.contracts.sources import Chunks, Direct, unheard
 from tests.contracts.stores import an_upload, complete, uncopied
 from tests.support.descriptors import cancelled_everywhere
+from tests.support.uploads import changed
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.file.store import FileStore
@@ -51,23 +52,23 @@ async def read(store: FileStore, upload: Upload) -> None:
 
 
 async def read_what_is_announced(store: FileStore, upload: Upload) -> None:
-    await store.write(replace(upload, length=None), Chunks(b"hello", expected=70 << 20), unheard)
+    await store.write(changed(upload, length=None), Chunks(b"hello", expected=70 << 20), unheard)
 
 
 async def received_into(store: FileStore, upload: Upload) -> None:
     async def on_progress(count: int) -> None:
-        if (saving := store.checkpoint(replace(upload, offset=count))) is not None:
+        if (saving := store.checkpoint(changed(upload, offset=count))) is not None:
             await saving
 
     await store.write(upload, Direct(bytes(100_000), step=40_000), on_progress)
 
 
 async def told_and_finished(store: FileStore, upload: Upload) -> None:
-    upload = replace(upload, offset=200_000, metadata=Metadata("filename YQ=="))
-    await store.write(replace(upload, offset=0), Chunks(bytes(200_000)), unheard)
+    upload = changed(upload, offset=200_000, metadata=Metadata("filename YQ=="))
+    await store.write(changed(upload, offset=0), Chunks(bytes(200_000)), unheard)
     await store.commit(upload)
-    await store.tell(replace(upload, told=5))
-    await store.take_back(replace(upload, offset=10))
+    await store.tell(changed(upload, told=5))
+    await store.take_back(changed(upload, offset=10))
     await store.commit(upload)
     await store.content(await store.finish(upload))
     await store.load(upload.id)
@@ -75,7 +76,7 @@ async def told_and_finished(store: FileStore, upload: Upload) -> None:
 
 async def declared(store: FileStore, upload: Upload) -> None:
     await store.reserve(upload)
-    await store.amend(replace(upload, length=None))
+    await store.amend(changed(upload, length=None))
     await store.trim(upload.id)
     await store.amend(upload)
 
@@ -90,7 +91,7 @@ async def removed(store: FileStore, upload: Upload) -> None:
 
 async def joined(store: FileStore, upload: Upload) -> None:
     part = replace(await store.load(UploadId("begin")), role=Role.PARTIAL)
-    await store.concatenate(replace(upload, role=Role.FINAL, length=5), [part], uncopied)
+    await store.concatenate(changed(upload, role=Role.FINAL, length=5), [part], uncopied)
 
 
 async def listed(store: FileStore, upload: Upload) -> None:

@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tests.contracts.sources import Chunks, unheard
 from tests.contracts.stores import ID, LATE, NOW, OTHER, an_upload, put
 from tests.service.world import DAY, World
 from tests.service.world import LATE as LATE_SWEEP
+from tests.support.uploads import changed
 from tusserver.disk import space
 from tusserver.disk.faults import EVERY, QUIET, Troubles
 from tusserver.protocol.errors import OutOfSpace, StoreUnavailable
@@ -132,7 +132,7 @@ async def test_a_record_that_cannot_be_replaced_tells_the_first_failure(
     monkeypatch.setattr(os, "rename", failing(errno.ENOSPC))
     monkeypatch.setattr(os, "unlink", failing(errno.EROFS))
     with pytest.raises(OutOfSpace):
-        await store.amend(replace(upload, length=5))
+        await store.amend(changed(upload, length=5))
 
 
 @pytest.mark.parametrize("call", ["scandir", "unlink", "rename"])
@@ -193,7 +193,7 @@ async def test_a_look_that_could_not_be_noted_is_made_up_for(
 ) -> None:
     upload = an_upload(expires_at=NOW)
     for upload_id in (ID, OTHER):
-        await store.create(replace(upload, id=upload_id))
+        await store.create(changed(upload, id=upload_id))
     assert set(await due(store)) == {ID, OTHER}
     monkeypatch.setattr(os, "write", failing(errno.ENOSPC))
     await store.remind(ID, NOW)

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from tests.contracts.stores import (
     put,
 )
 from tests.stores.conftest import Mount
+from tests.support.uploads import changed
 from tusserver.disk import cached, files, space
 from tusserver.indexes.file_schedule import Calendar
 from tusserver.protocol.errors import (
@@ -114,7 +114,7 @@ async def test_an_upload_has_its_whole_space_from_the_start(store: FileStore, ro
 async def test_bytes_go_to_their_place_in_that_file_at_once(store: FileStore, root: Path) -> None:
     upload = an_upload(length=10)
     await store.create(upload)
-    await put(store, replace(upload, offset=3), b"hello")
+    await put(store, changed(upload, offset=3), b"hello")
     assert bytes_path(root).read_bytes() == b"\0\0\0hello\0\0"
 
 
@@ -124,7 +124,7 @@ async def test_there_are_no_files_but_the_bytes_and_the_record(store: FileStore,
     for _ in range(3):
         upload = await put(store, upload, b"hello")
         assert found(root) == [ID, f"{ID}.record"]
-    upload = replace(upload, length=15)
+    upload = changed(upload, length=15)
     await store.amend(upload)
     await store.finish(upload)
     assert found(root) == [ID, f"{ID}.record"]
@@ -248,7 +248,7 @@ async def test_no_link_leads_out_of_the_folder(store: FileStore, root: Path, tmp
     upload = await complete(store, b"hello")
     before = put_elsewhere(Path(f"{bytes_path(root)}{suffix}"), outside)
     with pytest.raises(StoreUnavailable):
-        await put(store, replace(upload, offset=0), b"evil")
+        await put(store, changed(upload, offset=0), b"evil")
     assert outside.read_bytes() == before
 
 
@@ -267,7 +267,7 @@ async def test_checkpoints_on_a_disk_that_becomes_slow_and_quick_again_are_all_r
 
     async def on_progress(count: int) -> None:
         store.lanes.latency.hanging = 1 if count in (2, 4) else 0
-        if (recording := store.checkpoint(replace(upload, offset=count))) is not None:
+        if (recording := store.checkpoint(changed(upload, offset=count))) is not None:
             await recording
         seen.append((await store.load(ID)).offset)
 
@@ -310,9 +310,9 @@ async def test_a_file_that_grew_too_large_is_trimmed_when_its_length_is_known(
 ) -> None:
     upload = an_upload(length=None)
     await store.create(upload)
-    upload = replace(upload, offset=await store.write(upload, Chunks(b"he", b"llo", expected=growth), unheard))
+    upload = changed(upload, offset=await store.write(upload, Chunks(b"he", b"llo", expected=growth), unheard))
     assert bytes_path(root).stat().st_size == growth
-    await store.amend(replace(upload, length=7))
+    await store.amend(changed(upload, length=7))
     assert bytes_path(root).stat().st_size == 7
 
 
@@ -320,10 +320,10 @@ async def test_a_length_beyond_what_the_file_grew_to_is_no_trouble(store: FileSt
     upload = an_upload(length=None)
     await store.create(upload)
     upload = await put(store, upload, b"hello")
-    upload = replace(upload, length=2 * growth + 5)
+    upload = changed(upload, length=2 * growth + 5)
     await store.amend(upload)
     source = Chunks(*[b"x" * growth] * 2)
-    upload = replace(upload, offset=5 + await store.write(upload, source, unheard))
+    upload = changed(upload, offset=5 + await store.write(upload, source, unheard))
     assert await bytes_of(store, upload) == b"hello" + b"x" * 2 * growth
 
 
@@ -343,7 +343,7 @@ async def test_a_body_into_a_file_goes_behind_the_offset(store: FileStore) -> No
     upload = await put(store, upload, b"hello ")
     assert await store.write(upload, Direct(b"world", step=3), noting(told)) == 5
     assert told == [3, 5]
-    assert await bytes_of(store, replace(upload, offset=11)) == b"hello world"
+    assert await bytes_of(store, changed(upload, offset=11)) == b"hello world"
 
 
 # a full disk ---------------------------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ async def test_what_was_told_before_the_disk_was_full_is_kept(
         await store.write(upload, Chunks(b"hello", b"world"), noting(told))
     monkeypatch.undo()
     assert told == [5]
-    assert await bytes_of(store, replace(upload, offset=5)) == b"hello"
+    assert await bytes_of(store, changed(upload, offset=5)) == b"hello"
 
 
 @pytest.mark.parametrize(("code", "refusal"), [(errno.ENOSPC, OutOfSpace), (errno.EIO, StoreUnavailable)])
@@ -443,7 +443,7 @@ async def test_a_record_that_cannot_be_replaced_stays_as_it_is(
     await store.create(upload)
     monkeypatch.setattr(os, call, failing(errno.ENOSPC))
     with pytest.raises(OutOfSpace):
-        await store.amend(replace(upload, length=5))
+        await store.amend(changed(upload, length=5))
     monkeypatch.undo()
     assert await store.load(ID) == upload
     assert found(root) == [ID, f"{ID}.record"]
@@ -619,7 +619,7 @@ async def test_a_lost_calendar_names_what_waits_to_be_finished_at_once(store: Fi
     upload = await complete(store, b"hello", expires_at=None)
     shutil.rmtree(root / "calendar")
     assert await named(store, NOW + LATE) == [ID]
-    await store.commit(replace(upload, finished=True))
+    await store.commit(changed(upload, finished=True))
     shutil.rmtree(root / "calendar")
     assert await named(store, NOW + LATE) == []
 

@@ -15,6 +15,7 @@ import pytest
 from tests.contracts.sources import Chunks, unheard
 from tests.stores.crash import DATA, ID, NAME, PARTS, TEARABLE, Executioner, Order, fresh
 from tests.stores.lives import WHOLE, Life, check_that_all_is_whole
+from tests.support.uploads import changed
 from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.file.store import FileStore
@@ -72,11 +73,11 @@ async def go_on(life: Life, upload: Upload) -> None:
     """Resume to the end, as clients do."""
     data = WHOLE[upload.id]
     if upload.length is None:
-        upload = replace(upload, length=len(data))
+        upload = changed(upload, length=len(data))
         await life.store.amend(upload)
     if upload.offset < len(data):
         await life.store.write(upload, Chunks(data[upload.offset :]), unheard)
-        upload = replace(upload, offset=len(data))
+        upload = changed(upload, offset=len(data))
         await life.store.commit(upload)
     upload = replace(await life.store.finish(upload), finished=True, expires_at=None)
     await life.store.commit(upload)

@@ -35,7 +35,7 @@ async def large(store: FileStore, number: int, **more: Any) -> Upload:
     """Make an upload that has its space, and say that all of it has come."""
     upload = an_upload(UploadId(f"large{number:011}"), length=LARGE, **more)
     await store.create(upload)
-    return upload.with_progress(LARGE, expires_at=None, finished=False)
+    return upload.with_progress(LARGE, expires_at=None, finished=False, complete=True)
 
 
 class Held:
@@ -200,5 +200,5 @@ async def test_a_small_body_goes_to_a_thread_once(tmp_path: Path, durability: st
     store._lanes.run = running  # type: ignore[method-assign]  # likewise
     upload = an_upload(length=10, offset=5)
     await store.create(upload, b"hello")
-    await store.put(upload.with_progress(10, expires_at=None, finished=True), b"there")
+    await store.put(upload.with_progress(10, expires_at=None, finished=True, complete=True), b"there")
     assert ways == ["_create", "_put"]

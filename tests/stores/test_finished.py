@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.stores import HOUR, ID, NOW, OTHER, an_upload, bytes_of, complete, listed, put
+from tests.support.uploads import changed
 from tusserver.protocol.errors import StoreUnavailable, UploadNotFound
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -33,7 +34,7 @@ def store(tmp_path: Path, folder: Path) -> FileStore:
 async def finish(store: FileStore, data: bytes, upload_id: UploadId = ID) -> Upload:
     """Upload a.txt, to the end of all books."""
     upload = await store.finish(await complete(store, data, upload_id, metadata=A_TXT))
-    upload = replace(upload, finished=True, expires_at=None)
+    upload = changed(upload, finished=True, expires_at=None)
     await store.commit(upload)
     return upload
 
@@ -234,7 +235,7 @@ async def test_a_listener_that_moves_the_file_and_then_fails_can_be_called_again
     again = await store.finish(await store.load(ID))
     await store.commit(replace(again, finished=True))
     with pytest.raises(UploadNotFound):
-        await store.content(replace(upload, finished=True))
+        await store.content(changed(upload, finished=True))
     assert stored(store) == [f"{ID}.record"]
 
 

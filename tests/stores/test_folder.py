@@ -204,7 +204,7 @@ async def main(root, mask, file_mode, folder_mode):
         await store.create(upload)
     await store.finish(upload)
     await store.note_awaiting(UploadId("aa1"), UploadId("bb2"))
-    await store.amend(replace(upload, id=UploadId("aa1"), length=3))
+    await store.amend(changed(upload, id=UploadId("aa1"), length=3))
     await store.commit(upload)
     await store.tidy()
     [name async for name in store.due(now)]

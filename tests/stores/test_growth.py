@@ -14,6 +14,7 @@ import pytest
 
 from tests.contracts.sources import Chunks, Direct, unheard
 from tests.contracts.stores import ID, NOW, an_upload, bytes_of, named, put, uncopied
+from tests.support.uploads import changed
 from tusserver.disk import space
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -232,7 +233,7 @@ async def test_a_length_for_which_there_is_no_room_is_refused_and_leaves_nothing
 
     monkeypatch.setattr(os, "fstatvfs", small)
     with pytest.raises(refusal):
-        await store.reserve(replace(upload, length=1 << 40))
+        await store.reserve(changed(upload, length=1 << 40))
     await store.trim(ID)
     assert (taken(root), await store.load(ID)) == (5, upload)
 
@@ -249,6 +250,6 @@ async def test_a_reservation_that_fails_half_way_is_given_back(root: Path, monke
 
     monkeypatch.setattr(space, "_fallocate", half)
     with pytest.raises(OutOfSpace):
-        await store.reserve(replace(upload, length=2 * MIB))
+        await store.reserve(changed(upload, length=2 * MIB))
     await store.trim(ID)
     assert taken(root) == 5

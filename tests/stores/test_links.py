@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.sources import Chunks
+from tests.support.uploads import changed
 from tusserver.indexes.base import Listed
 from tusserver.indexes.file_open_uploads import FileLedger
 from tusserver.protocol.errors import StoreUnavailable, UploadNotFound
@@ -31,7 +32,7 @@ async def complete(store: FileStore, upload: Upload) -> Upload:
     """Make an upload and send its bytes."""
     await store.create(upload)
     await store.write(upload, Chunks(b"hello"), lambda count: None)
-    upload = replace(upload, offset=5)
+    upload = changed(upload, offset=5)
     await store.commit(upload)
     return upload
 
@@ -82,7 +83,7 @@ async def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(tmp_path / "large disk")
     store = FileStore(tmp_path / "data")
     await complete(store, an_upload())
-    assert await store.load(ID) == replace(an_upload(), offset=5)
+    assert await store.load(ID) == changed(an_upload(), offset=5)
 
 
 USES: dict[str, Callable[[FileStore], Awaitable[object]]] = {
@@ -90,11 +91,11 @@ USES: dict[str, Callable[[FileStore], Awaitable[object]]] = {
     "load": lambda store: store.load(ID),
     "write": lambda store: store.write(an_upload(), Chunks(b"evil!"), lambda count: None),
     "commit": lambda store: store.commit(an_upload()),
-    "amend": lambda store: store.amend(replace(an_upload(), length=2)),
+    "amend": lambda store: store.amend(changed(an_upload(), length=2)),
     "note": lambda store: store.note_awaiting(SAME_SHARD, ID),
     "awaiting": lambda store: store.awaiting(ID),
     "remove": lambda store: store.remove(ID),
-    "content": lambda store: store.content(replace(an_upload(), offset=5)),
+    "content": lambda store: store.content(changed(an_upload(), offset=5)),
 }
 
 
@@ -204,7 +205,7 @@ async def test_a_link_does_not_say_that_the_calendar_is_whole(tmp_path: Path) ->
     assert [name async for name in store.due(datetime.now(UTC))] == []
     lead_elsewhere(tmp_path / "data" / "calendar" / "covers", tmp_path / "outside")
     before = (tmp_path / "outside").read_bytes()
-    upload = replace(an_upload(), expires_at=NOW)
+    upload = changed(an_upload(), expires_at=NOW)
     await store.create(upload)
     assert ID in [name async for name in store.due(datetime.now(UTC))]
     assert not (tmp_path / "data" / "calendar" / "covers").is_symlink()

@@ -6,7 +6,6 @@ import base64
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.names import NAMES
+from tests.support.uploads import changed
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.file.finished import FIELDS, Template
@@ -25,7 +25,7 @@ UPLOAD = Upload(id=UploadId("abc"), created_at=datetime(2026, 1, 2, 3, 4, 5, tzi
 
 def called(name: str | bytes, **values: Any) -> Upload:
     raw = name if isinstance(name, bytes) else name.encode("utf-8", "surrogatepass")
-    return replace(UPLOAD, metadata=Metadata(f"filename {base64.b64encode(raw).decode()}"), **values)
+    return changed(UPLOAD, metadata=Metadata(f"filename {base64.b64encode(raw).decode()}"), **values)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 
 from tests.contracts.sources import Chunks, unheard
 from tests.contracts.stores import ID, NOW, OTHER, an_upload, bytes_of, listed, put
+from tests.support.uploads import changed
 from tusserver.clock import WallClock
 from tusserver.disk import files
 from tusserver.protocol.errors import StoreUnavailable
@@ -61,7 +62,7 @@ async def test_in_the_weaker_modes_an_upload_goes_back_to_what_had_surely_reache
 ) -> None:
     upload = await begin(boot("first", durability))
     with caplog.at_level(logging.WARNING, "tusserver.store"):
-        assert await boot("second", durability).load(ID) == replace(upload, offset=0)
+        assert await boot("second", durability).load(ID) == changed(upload, offset=0)
     assert f"upload {ID} goes back to byte 0 after a restart of the machine" in caplog.text
 
 
@@ -91,7 +92,7 @@ async def test_without_any_sync_a_finished_upload_may_be_unfinished_again(boot: 
     store = boot("first", Durability.NONE)
     upload = replace(await begin(store, b"hello", 5), finished=True)
     await store.commit(upload)
-    assert await boot("second", Durability.NONE).load(ID) == replace(upload, offset=0, finished=False)
+    assert await boot("second", Durability.NONE).load(ID) == changed(upload, offset=0, finished=False)
 
 
 @pytest.mark.parametrize("durability", list(Durability))
@@ -151,7 +152,7 @@ async def test_nor_with_a_checkpoint(boot: Booted, durability: Durability, clock
     clock[0] += 1
     await store.tidy()
     clock[0] += 1
-    if (saving := store.checkpoint(replace(upload, offset=10))) is not None:
+    if (saving := store.checkpoint(changed(upload, offset=10))) is not None:
         await saving
     assert (await boot("second", durability).load(ID)).offset == 5
 
@@ -179,7 +180,7 @@ async def test_nothing_is_settled_of_another_run_than_that_which_wrote_it(boot: 
     other = await put(store, other, b"x")
     clock[0] += 1
     await store.tidy()
-    assert await listed(boot("third", Durability.NONE)) == {ID: replace(upload, offset=0), OTHER: other}
+    assert await listed(boot("third", Durability.NONE)) == {ID: changed(upload, offset=0), OTHER: other}
 
 
 async def test_what_is_written_in_the_moment_of_settling_is_not_settled(boot: Booted, clock: list[float]) -> None:
@@ -336,7 +337,7 @@ async def test_what_is_taken_back_is_on_the_disk_before_other_bytes_come(boot: B
         upload = await put(store, upload, b"hello")
         await store.tidy()
         calls.clear()
-        await store.take_back(replace(upload, offset=2))
+        await store.take_back(changed(upload, offset=2))
         assert "sync record" in calls
         assert (await store.load(upload.id)).offset == 2
 
@@ -399,7 +400,7 @@ async def test_bytes_are_on_the_disk_before_the_record_says_so(boot: Booted, cal
     await store.tidy()
     calls.clear()
     written = await store.write(upload, Chunks(b"hello"), unheard)
-    await store.commit(replace(upload, offset=written))
+    await store.commit(changed(upload, offset=written))
     assert calls == ["write bytes", "sync bytes", "write record", "sync record", "write record"]
 
 
@@ -429,7 +430,7 @@ async def test_a_changed_record_is_on_the_disk_before_it_takes_its_place(boot: B
     upload = an_upload(length=None)
     await store.create(upload)
     calls.clear()
-    await store.amend(replace(upload, length=10))
+    await store.amend(changed(upload, length=10))
     assert calls == ["write record", "sync record", "sync folder"]
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.support.uploads import changed
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.file import record
@@ -46,6 +47,7 @@ slots = st.builds(
     unsynced=st.booleans(),
     owed=st.booleans(),
     unclaimed=st.booleans(),
+    complete=st.booleans(),
     clock=st.integers(0, 10**15).map(lambda at: at / 1e6),
     told=offsets,
     takeovers=st.integers(0, 255),
@@ -137,7 +139,7 @@ def test_the_cell_tells_more_than_the_slot_and_never_more_than_there_is(slot: Sl
     with tempfile.TemporaryFile() as file:
         file.write(record.pack(UPLOAD, slot))
         file.flush()
-        record.write_cell(file.fileno(), replace(UPLOAD, told=told, unclaimed=not claimed))
+        record.write_cell(file.fileno(), changed(UPLOAD, told=told, unclaimed=not claimed))
         file.seek(0)
         upload, found = record.unpack(file.read(), BOOT)
     assert found == slot
@@ -203,7 +205,7 @@ def test_commits_go_to_the_slots_in_turn(tmp_path: Path) -> None:
             assert Slot.unpack(head[SLOT_SPACE * ((number - 1) % 2) :][:SLOT_SPACE]) is not None
     finally:
         os.close(fd)
-    assert record.unpack(path.read_bytes(), BOOT) == (replace(UPLOAD, offset=5, told=5, expires_at=NOW), a_slot(5, 5))
+    assert record.unpack(path.read_bytes(), BOOT) == (changed(UPLOAD, offset=5, told=5, expires_at=NOW), a_slot(5, 5))
 
 
 def test_progress_goes_on_from_the_slot_that_counts(tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_progress_goes_on_from_the_slot_that_counts(tmp_path: Path) -> None:
             progress.move(replace(last, number=last.number + 1, offset=offset, told=0))
     progress.end()
     expected = replace(a_slot(8, 3), synced=1, told=0)
-    assert record.unpack(path.read_bytes(), BOOT) == (replace(UPLOAD, offset=3, expires_at=NOW), expected)
+    assert record.unpack(path.read_bytes(), BOOT) == (changed(UPLOAD, offset=3, expires_at=NOW), expected)
 
 
 def test_progress_of_a_record_without_a_valid_slot_is_refused(tmp_path: Path) -> None:
@@ -236,6 +238,8 @@ def test_a_record_reads_back_as_it_was_written(slot: Slot) -> None:
     assert upload == replace(
         UPLOAD,
         offset=slot.offset,
+        complete=slot.complete or slot.offset == UPLOAD.length,
+        length=slot.offset if slot.complete else UPLOAD.length,
         expires_at=slot.expires_at,
         finished=slot.finished,
         told=min(slot.told or 0, slot.offset),
@@ -245,6 +249,21 @@ def test_a_record_reads_back_as_it_was_written(slot: Slot) -> None:
         retry_at=slot.retry_at,
         unclaimed=slot.unclaimed,
     )
+
+
+@pytest.mark.parametrize(("protocol", "complete"), [("tus", True), ("other", False)])
+def test_what_an_older_version_wrote_is_complete_if_it_is_of_tus_and_has_all_bytes(
+    protocol: str, complete: bool
+) -> None:
+    packed = record.pack(replace(UPLOAD, protocol=protocol), a_slot(offset=10))
+    assert record.unpack(packed, BOOT)[0].complete is complete
+
+
+@pytest.mark.parametrize("protocol", ["tus", "other"])
+def test_what_is_complete_has_a_length_also_if_the_json_does_not_say_so_yet(protocol: str) -> None:
+    packed = record.pack(replace(UPLOAD, length=None, protocol=protocol), replace(a_slot(), complete=True))
+    upload, _ = record.unpack(packed, BOOT)
+    assert (upload.complete, upload.length, upload.protocol) == (True, 5, protocol)
 
 
 @given(st.binary(max_size=2000) | st.binary(max_size=200).map(lambda text: in_place(a_slot()) + text))
@@ -281,7 +300,7 @@ def test_json_that_reached_the_disk_before_its_slots_was_never_told() -> None:
     [
         in_place(a_slot(1)) + record.pack(UPLOAD, a_slot(1))[JSON_AT:-5],
         b"\xff" * SLOT_SPACE + bytes(SLOT_SPACE) + record.pack(UPLOAD, a_slot(0))[JSON_AT:],
-        record.pack(UPLOAD, a_slot(0)).replace(b'"format":1', b'"format":2'),
+        record.pack(UPLOAD, a_slot(0)).replace(b'"format":1', b'"format":3'),
         b"nonsense" * 200,
     ],
     ids=["json-after-a-commit", "slots", "newer-version", "nonsense"],
@@ -299,7 +318,7 @@ def test_a_record_that_was_damaged_later_is_not_taken_for_one_never_made(damaged
 def test_long_records_are_not_kept_in_memory() -> None:
     for number in range(300):
         parts = tuple(UploadId(f"{number:03}-{part:028}") for part in range(1000))
-        upload = replace(UPLOAD, id=UploadId(f"{number}"), role=Role.FINAL, concat=None, parts=parts)
+        upload = changed(UPLOAD, id=UploadId(f"{number}"), role=Role.FINAL, concat=None, parts=parts)
         packed = record.pack(upload, a_slot())
         assert record.unpack(packed, BOOT)[0].parts == parts
     assert sum(map(len, record._known)) < 1 << 22

@@ -8,7 +8,6 @@ import os
 import resource
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +16,7 @@ import pytest
 from tests.contracts.sources import Chunks, unheard
 from tests.contracts.stores import ID, OTHER, an_upload, bytes_of
 from tests.stores.conftest import Mount
+from tests.support.uploads import changed
 from tests.support.wire import TIMEOUT
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable
 from tusserver.protocol.upload import UploadId
@@ -79,7 +79,7 @@ async def test_an_upload_of_known_length_goes_on_as_its_space_is_taken(store: Fi
     upload = an_upload(length=10)
     await store.create(upload)
     space.free = 0
-    upload = replace(upload, offset=await store.write(upload, Chunks(b"hello", b"world"), unheard))
+    upload = changed(upload, offset=await store.write(upload, Chunks(b"hello", b"world"), unheard))
     await store.commit(upload)
     assert await bytes_of(store, upload) == b"helloworld"
 
@@ -90,7 +90,7 @@ async def test_an_upload_of_unknown_length_grows_to_the_reserve_and_keeps_what_i
     upload = an_upload(length=None)
     await store.create(upload)
     space.free = 21
-    upload = replace(upload, offset=await store.write(upload, Chunks(b"hello"), unheard))
+    upload = changed(upload, offset=await store.write(upload, Chunks(b"hello"), unheard))
     await store.commit(upload)
     space.free = 19
     with pytest.raises(OutOfSpace):
@@ -278,7 +278,7 @@ async def test_an_upload_of_unknown_length_keeps_what_it_has_at_that_limit(tmp_p
     store = FileStore(tmp_path / "data")
     upload = an_upload(length=None)
     await store.create(upload)
-    upload = replace(upload, offset=await store.write(upload, Chunks(b"x" * MIB), unheard))
+    upload = changed(upload, offset=await store.write(upload, Chunks(b"x" * MIB), unheard))
     await store.commit(upload)
     with pytest.raises(MaxSizeExceeded):
         await store.write(upload, Chunks(b"y" * (MIB + 1)), unheard)

@@ -12,6 +12,7 @@ import pytest
 from tests.contracts.sources import Chunks, unheard
 from tests.contracts.stores import an_upload
 from tests.stores.conftest import Mount
+from tests.support.uploads import changed
 from tusserver.disk.space import file_system
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -65,7 +66,7 @@ def numbered(number: int, length: int = MIB, **values: object) -> Upload:
 
 
 async def touch(store: FileStore, upload: Upload, data: bytes = b"x") -> None:
-    await store.commit(replace(upload, offset=await store.write(upload, Chunks(data), unheard)))
+    await store.commit(changed(upload, offset=await store.write(upload, Chunks(data), unheard)))
 
 
 def bytes_of(root: Path, upload: Upload) -> os.stat_result:
@@ -183,7 +184,7 @@ async def test_a_length_that_is_declared_without_a_byte_is_in_the_share_too(root
     store = FileStore(root, untouched=20)
     for number in range(10):
         upload = numbered(number)
-        await store.create(replace(upload, length=None))
+        await store.create(changed(upload, length=None))
         await store.reserve(upload)
         await store.amend(upload)
     assert MIB <= held_below(root / "uploads") <= 2 * MIB

@@ -6,7 +6,7 @@ Codes are those of tusd where it has one, so that clients and dashboards need no
     ├── BadRequest 400
     │   ├── InvalidLength  AmbiguousLength  InvalidDeferLength  InconsistentLength  InvalidOffset
     │   ├── InvalidMetadata  InvalidConcat  PartsUnfinished  ConcatenationUnsupported
-    │   ├── InvalidChecksum  RepeatedHeader  ExtensionDisabled
+    │   ├── InvalidChecksum  RepeatedHeader  ExtensionDisabled  ProtocolMismatch
     │   └── UploadRejected  CreationRejected  (by an application, which chooses status and message)
     ├── Forbidden 403            FinalIsReadOnly
     ├── UploadNotFound 404       UploadExpired  UploadWithheld (the application has not accepted it yet)
@@ -141,6 +141,13 @@ class ExtensionDisabled(BadRequest):
 
     code = "ERR_EXTENSION_DISABLED"
     message = "the extension is not supported by server"
+
+
+class ProtocolMismatch(BadRequest):
+    """The upload was created in another protocol, which has other rules of when it is complete."""
+
+    code = "ERR_PROTOCOL_MISMATCH"
+    message = "the upload was created in another protocol"
 
 
 class UploadRejected(BadRequest):

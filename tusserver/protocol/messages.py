@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.metadata import Metadata
-from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.protocol.upload import TUS, Role, Upload, UploadId
 
 # commands ------------------------------------------------------------------------------------------------------------
 
@@ -33,6 +33,10 @@ class Append:
     """Of this body. With it the body is all or nothing."""
     checksum_in_trailer: bool = False
     """Whether the checksum is announced as a trailer."""
+    completes: bool = False
+    """Whether the upload is complete with the whole of this body, in a protocol where its length does not say that."""
+    protocol: str = TUS
+    """Name of the dialect of the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,8 @@ class Create:
     """Upload-Concat, verbatim."""
     parts: tuple[UploadId, ...] = ()
     first: Append | None = None
+    protocol: str = TUS
+    """Name of the dialect of the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from tusserver.protocol.errors import (
     InvalidMetadata,
     MaxSizeExceeded,
     OffsetMismatch,
+    ProtocolMismatch,
     SizeExceeded,
     TusError,
     UploadExpired,
@@ -21,7 +22,7 @@ from tusserver.protocol.errors import (
 )
 from tusserver.protocol.limits import RETRY_MOST, Expiry, Limits
 from tusserver.protocol.messages import Append, Create
-from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.protocol.upload import TUS, Role, Upload, UploadId
 
 RETRIES = 20
 """How often it is told again: for about half a day, as the pauses grow from a second on."""
@@ -95,6 +96,8 @@ def new_upload(create: Create, upload_id: UploadId, expiry: Expiry, now: datetim
         id=upload_id,
         created_at=now,
         length=create.length,
+        complete=create.protocol == TUS and create.length == 0,
+        protocol=create.protocol,
         metadata=create.metadata,
         role=create.role,
         concat=create.concat,
@@ -117,11 +120,14 @@ def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime, *
     stand, whatever came beyond that; and where it stands, if nobody is at it.
 
     Raises:
-        UploadExpired, FinalIsReadOnly, OffsetMismatch, InconsistentLength, MaxSizeExceeded, SizeExceeded, BodyTooLarge
+        UploadExpired, FinalIsReadOnly, ProtocolMismatch, OffsetMismatch, InconsistentLength, MaxSizeExceeded,
+        SizeExceeded, BodyTooLarge
     """
     require_unexpired(upload, now)
     if upload.role is Role.FINAL:
         raise FinalIsReadOnly
+    if append.protocol != upload.protocol:
+        raise ProtocolMismatch
     if append.offset != upload.told and (held or append.offset != upload.offset):
         raise OffsetMismatch(expected=upload.told if held else upload.offset, provided=append.offset)
     if append.offset < upload.offset:
@@ -131,20 +137,33 @@ def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime, *
     return AppendPlan(upload, *_body_limit(append.body_length, upload.offset, upload.length, limits))
 
 
-def advance(upload: Upload, added: int, expiry: Expiry, now: datetime, *, told: bool = False) -> Upload:
+def advance(
+    upload: Upload, added: int, expiry: Expiry, now: datetime, *, told: bool = False, completes: bool = False
+) -> Upload:
     """Move an upload past `added` bytes that are stored and verified; `told`: and somebody is told of that.
 
-    What is complete counts as told: from then on it may be processed.
+    It is complete if that is all of its length; where the length does not say so, if they are the whole of a body that
+    `completes` it. What is complete counts as told: from then on it may be processed.
     """
     offset = upload.offset + added
-    told = told or offset == upload.length
-    return upload.with_progress(
+    complete = offset == upload.length
+    if not upload.completes_by_length:
+        complete = upload.complete or (completes and (complete or upload.length is None))
+    told = told or complete
+    upload = upload.with_progress(
         offset,
         expires_at=expiry.after_append(upload, now) if added else upload.expires_at,
         finished=upload.finished,
+        complete=complete,
         told=offset if told else None,
         takeovers=0 if told else None,
     )
+    return replace(upload, length=offset) if complete and upload.length is None else upload
+
+
+def undeclared(start: Upload, before: Upload) -> Upload:
+    """Return the upload at the start of a body, without the length that the body declares."""
+    return replace(start, length=before.length, complete=before.complete and start.offset == before.offset)
 
 
 def touch(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
@@ -234,7 +253,7 @@ def _declare(upload: Upload, length: int, limits: Limits) -> Upload:
     if length < upload.offset:
         raise InconsistentLength(f"it would be {length}, but {upload.offset} bytes are here")
     require_size(length, limits)
-    return replace(upload, length=length)
+    return replace(upload, length=length, complete=upload.completes_by_length and upload.offset == length)
 
 
 def _body_limit(

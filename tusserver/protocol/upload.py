@@ -17,8 +17,12 @@ UploadId = NewType("UploadId", str)
 
 ID_DIGITS = 32
 """Characters of an id where the application does not make its own."""
+TUS = "tus"
+"""Protocol of uploads that are complete as soon as their offset is their length."""
 FORMAT = 1
-"""Version of the JSON form."""
+"""Version of the JSON form of uploads of tus, as every version reads it."""
+FORMAT_OF_OTHERS = 2
+"""Version for uploads of other protocols: to an older version one that has all its bytes would be complete."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 
@@ -44,7 +48,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """One upload. `offset` is the only statement of what exists: bytes beyond it do not exist yet."""
+    """One upload. `offset` says what exists: bytes beyond it do not exist yet. Changed by `rules` only."""
 
     id: UploadId
     created_at: datetime
@@ -52,7 +56,11 @@ class Upload:
     offset: int = 0
     """Bytes."""
     length: int | None = None
-    """Bytes of the whole upload; None until declared (Upload-Defer-Length)."""
+    """Bytes of the whole upload; None until declared (Upload-Defer-Length), or until it is complete."""
+    complete: bool = False
+    """Whether all bytes are stored, and no more can follow."""
+    protocol: str = TUS
+    """Name of the dialect that created it (`Dialect.name`). Only requests in the same one add bytes."""
     metadata: Metadata = field(default_factory=Metadata)
     role: Role = Role.REGULAR
     concat: str | None = None
@@ -83,9 +91,9 @@ class Upload:
     """What the store knows the bytes at `place` by, as others may come there once these were taken away."""
 
     @property
-    def complete(self) -> bool:
-        """Whether all bytes are here."""
-        return self.offset == self.length
+    def completes_by_length(self) -> bool:
+        """Whether it is complete as soon as its offset is its length; else a request has to say so."""
+        return self.protocol == TUS
 
     @property
     def untouched(self) -> bool:
@@ -99,13 +107,13 @@ class Upload:
 
     @property
     def withheld(self) -> bool:
-        """Whether all bytes are here, and the application that must be told of them has not taken them yet."""
+        """Whether it is complete, and the application that must know has not accepted it yet."""
         return self.owed and self.complete and not self.finished
 
     def to_json(self) -> dict[str, Any]:
-        """All but what is committed with every request (see `with_progress`)."""
-        return {
-            "format": FORMAT,
+        """Return all but what is committed with every request (see `with_progress`)."""
+        data: dict[str, Any] = {
+            "format": FORMAT if self.protocol == TUS else FORMAT_OF_OTHERS,
             "id": self.id,
             "created_at": self.created_at.timestamp(),
             "length": self.length,
@@ -116,6 +124,9 @@ class Upload:
             "place": self.place,
             "seal": self.seal,
         }
+        if self.protocol != TUS:
+            data["protocol"] = self.protocol
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Upload:
@@ -124,12 +135,13 @@ class Upload:
         Raises:
             ValueError, KeyError, TypeError: this is no record of ours, or one of a newer version.
         """
-        if data["format"] != FORMAT:
-            raise ValueError(f"record of format {data['format']}, this version reads {FORMAT}")
+        if data["format"] not in (FORMAT, FORMAT_OF_OTHERS):
+            raise ValueError(f"record of format {data['format']}, this version reads up to {FORMAT_OF_OTHERS}")
         return cls(
             id=UploadId(data["id"]),
             created_at=datetime.fromtimestamp(data["created_at"], UTC),
             length=data["length"],
+            protocol=TUS if data["format"] == FORMAT else str(data["protocol"]),
             metadata=Metadata(data["metadata"]),
             role=Role(data["role"]),
             concat=data["concat"],
@@ -144,15 +156,21 @@ class Upload:
         *,
         expires_at: datetime | None,
         finished: bool,
+        complete: bool | None = None,
         told: int | None = None,
         takeovers: int | None = None,
     ) -> Upload:
-        """Return the upload as it is at another point of its life. (`dataclasses.replace` takes twice as long.)"""
+        """Return the upload as it is at another point of its life. (`dataclasses.replace` takes twice as long.)
+
+        `complete`: by default as it is, but False at another offset.
+        """
         return Upload(
             id=self.id,
             created_at=self.created_at,
             offset=offset,
             length=self.length,
+            complete=self.complete and offset == self.offset if complete is None else complete,
+            protocol=self.protocol,
             metadata=self.metadata,
             role=self.role,
             concat=self.concat,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -72,16 +71,16 @@ class Receiver:
         if declares:
             await self._store.reserve(start)
         if start.offset < upload.offset:
-            await self._store.take_back(replace(start, length=upload.length))
+            await self._store.take_back(rules.undeclared(start, upload))
         elif start.takeovers != upload.takeovers and not declares:
-            await self._store.commit(replace(start, length=upload.length))
+            await self._store.commit(rules.undeclared(start, upload))
         if declares:
             await self._store.amend(start)
 
     async def create(self, upload: Upload, plan: AppendPlan, first: Append, body: Body) -> Upload:
         """Make an upload together with a body that is here, in one commit."""
         data = await self._intake(plan, first, body).read_all()
-        upload = rules.advance(upload, len(data), self._expiry, self._now(), told=True)
+        upload = rules.advance(upload, len(data), self._expiry, self._now(), told=True, completes=first.completes)
         with anyio.CancelScope(shield=True):
             upload = await self._lifecycle.begin_with_body(upload, data)
         return upload
@@ -95,10 +94,10 @@ class Receiver:
         """
         upload = plan.upload
         if append.body_length == 0 and append.checksum is None and not append.checksum_in_trailer:
-            return upload, None
+            return await self._complete(upload) if append.completes else upload, None
         intake = self._intake(plan, append, body)
         if has_arrived(body, append.body_length):
-            return await self._receive_small(upload, intake, before), None
+            return await self._receive_small(upload, append, intake, before), None
         progress = BodyProgress(self._store, upload, intake, self._expiry, self._now)
         lease.on_release_request(progress.release_requested)
         lease.on_report(progress.report)
@@ -115,7 +114,7 @@ class Receiver:
                 with anyio.CancelScope(shield=True):
                     await self._undo(upload, progress.upload, before)
                 raise
-            return await self._commit(upload, progress.upload, intake, added), intake.stop_reason
+            return await self._commit(upload, progress.upload, append, intake, added), intake.stop_reason
         finally:
             self._activity.remove(intake)
 
@@ -131,7 +130,14 @@ class Receiver:
             buffers=self._buffers,
         )
 
-    async def _receive_small(self, start: Upload, intake: Intake, before: Upload | None) -> Upload:
+    async def _complete(self, upload: Upload) -> Upload:
+        """Commit that an upload is complete, as a request without a body says."""
+        upload = rules.advance(upload, 0, self._expiry, self._now(), told=True, completes=True)
+        with anyio.CancelScope(shield=True):
+            upload = await self._lifecycle.commit(upload)
+        return upload
+
+    async def _receive_small(self, start: Upload, append: Append, intake: Intake, before: Upload | None) -> Upload:
         """Verify a body that is here, and write and commit it in one stroke."""
         try:
             data = await intake.read_all()
@@ -139,7 +145,7 @@ class Receiver:
             with anyio.CancelScope(shield=True):
                 await self._undo(start, start, before)
             raise
-        upload = rules.advance(start, len(data), self._expiry, self._now(), told=True)
+        upload = rules.advance(start, len(data), self._expiry, self._now(), told=True, completes=append.completes)
         with anyio.CancelScope(shield=True):  # what is written shall be told
             await self._schedule_waiting_finals(upload)
             upload = await self._lifecycle.commit(upload, partial(self._store.put, data=data))
@@ -166,14 +172,15 @@ class Receiver:
         """Leave nothing of a body that is refused as a whole, nor of the length that it declared."""
         if before is None:
             return  # the upload itself is removed
+        undone = rules.undeclared(start, before)
         if reached.offset > start.offset:
-            await self._store.take_back(start)
+            await self._store.take_back(undone)
         elif reached.expires_at != start.expires_at:  # it got the deadline of an upload that got bytes
-            await self._store.commit(start)
+            await self._store.commit(undone)
         if start.length != before.length and not start.complete:
-            await self._store.amend(replace(start, length=before.length))
+            await self._store.amend(undone)
 
-    async def _commit(self, start: Upload, reached: Upload, intake: Intake, added: int) -> Upload:
+    async def _commit(self, start: Upload, reached: Upload, append: Append, intake: Intake, added: int) -> Upload:
         """Commit what a body brought; return the upload as it is committed."""
         stop_reason = intake.stop_reason
         if isinstance(stop_reason, UploadInterrupted) and reached.offset > reached.told:
@@ -181,17 +188,20 @@ class Receiver:
             reached = reached.with_progress(reached.told, expires_at=reached.expires_at, finished=False)
             with anyio.CancelScope(shield=True):
                 await self._store.take_back(reached)
+        completes = append.completes and stop_reason is None
         if (
             isinstance(stop_reason, UploadInterrupted)
             or (stop_reason is not None and intake.all_or_nothing)
-            or not added
+            or not (added or completes)
         ):
             return reached
         start = start.with_progress(start.offset, expires_at=start.expires_at, finished=False, told=reached.told)
-        upload = rules.advance(start, added, self._expiry, self._now(), told=stop_reason is None)
+        upload = rules.advance(start, added, self._expiry, self._now(), told=stop_reason is None, completes=completes)
         with anyio.CancelScope(shield=True):  # what is written shall be told
             await self._schedule_waiting_finals(upload)
             upload = await self._lifecycle.commit(upload)
+            if upload.length != start.length:  # it follows from the end of the body
+                await self._store.amend(upload)
         return upload
 
     async def declare_complete(self, upload: Upload) -> None:

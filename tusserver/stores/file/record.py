@@ -9,6 +9,10 @@
 A commit writes the slot that does not count, so a torn write spoils nothing: the other one still stands. The slots lie
 in different sectors, the unit in which disks write. The JSON never changes in place; the whole file is replaced.
 
+One flag says whether the upload is complete. Older versions do not set it, and all that they wrote is of tus: complete
+if the offset is the length. The slot is committed before the JSON has a length that was declared at the end; so of an
+upload that is complete the offset is the length.
+
 The first numbers of a slot are those that every version of this format knows. An older version writes them alone; then
 the second group belongs to another commit, which its number shows, and counts for nothing.
 """
@@ -33,6 +37,7 @@ _FINISHED = 1
 _UNSYNCED = 2
 _OWED = 4
 _UNCLAIMED = 8
+_COMPLETE = 16
 _FIELDS = struct.Struct(">QQQQQB16s")
 _CRC = struct.Struct(">I")
 _SLOT = _FIELDS.size + _CRC.size
@@ -78,6 +83,8 @@ class Slot:
     """Whether the commit had to wait for the disk: within this run of the machine it counts once it is marked."""
     owed: bool = False
     unclaimed: bool = False
+    complete: bool = False
+    """Not set by older versions; what they wrote is complete if the offset is the length."""
     clock: float | None = None
     """Seconds of that run of the machine; None in what an older version wrote."""
     told: int | None = None
@@ -93,6 +100,7 @@ class Slot:
             | (_UNSYNCED if self.unsynced else 0)
             | (_OWED if self.owed else 0)
             | (_UNCLAIMED if self.unclaimed else 0)
+            | (_COMPLETE if self.complete else 0)
         )
         fields = _FIELDS.pack(
             self.number,
@@ -143,6 +151,7 @@ class Slot:
                 unsynced=bool(flags & _UNSYNCED),
                 owed=bool(flags & _OWED),
                 unclaimed=bool(flags & _UNCLAIMED),
+                complete=bool(flags & _COMPLETE),
                 clock=None if clock is None else clock / 1e6,
                 told=told,
                 takeovers=takeovers,
@@ -165,6 +174,7 @@ class Slot:
             boot=boot,
             owed=upload.owed,
             unclaimed=upload.unclaimed,
+            complete=upload.complete,
             clock=clock,
             told=upload.told,
             takeovers=upload.takeovers,
@@ -329,11 +339,14 @@ def _with_cell(upload: Upload, slot: Slot, head: bytes) -> Upload:
     if any(cell) and _is_intact(head, _CELL_AT, _CELL.size):
         also, claimed = _CELL.unpack(cell)
         told = None if told is None else max(told, also)
+    complete = slot.complete or (slot.offset == upload.length and upload.completes_by_length)
     return Upload(
         id=upload.id,
         created_at=upload.created_at,
         offset=slot.offset,
-        length=upload.length,
+        length=slot.offset if complete else upload.length,  # that in the JSON may come later
+        complete=complete,
+        protocol=upload.protocol,
         metadata=upload.metadata,
         role=upload.role,
         concat=upload.concat,

@@ -362,7 +362,7 @@ class FileStore:
         if slot.synced < slot.offset and self._may_be_lost(slot):
             logger.warning("upload %s goes back to byte %d after a restart of the machine", upload.id, slot.synced)
             told = min(upload.told, slot.synced)
-            upload = replace(upload, offset=slot.synced, finished=False, told=told)
+            upload = replace(upload, offset=slot.synced, complete=False, finished=False, told=told)
         in_hand = upload.place is None or not upload.finished  # people take finished files away
         with self._translated("looking for the bytes"):
             if in_hand and files.written_at(self._bytes_path(upload)) is None:
@@ -629,7 +629,11 @@ class FileStore:
                 if syncs and promised and not record.was_synced(head, last):
                     files.sync_data(fd)  # else a power cut may take the last slot and tear the one that is written now
                 # `finished` alone needs no sync: if it is lost, finishing is done again.
-                changed = unsynced or (slot.offset, slot.expires_at) != (last.offset, last.expires_at)
+                changed = unsynced or (slot.offset, slot.complete, slot.expires_at) != (
+                    last.offset,
+                    last.complete,
+                    last.expires_at,
+                )
                 if slot.offset < last.offset or (syncs and changed):
                     self._write_synced(fd, slot)
                     if syncs and (not self._sync or self._inherits):  # the names neither, when they were made
