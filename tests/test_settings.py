@@ -356,7 +356,7 @@ def test_an_unknown_key_in_a_file_is_told_with_the_nearest_one() -> None:
 
 def test_a_key_outside_of_a_group_is_told_where_it_belongs() -> None:
     line = refusal(by_file, "port = 1\n")
-    assert line == "file tusserver.toml: port stands outside of a group; write port below [server]"
+    assert line == "file tusserver.toml: port is in no group; write port below [server]"
 
 
 def test_a_file_that_is_no_toml_is_told_with_the_place() -> None:

@@ -95,6 +95,15 @@ def test_settings_reach_the_server(tmp_path: Path) -> None:
         assert json.loads(told)["status"] == 413
 
 
+def test_a_setting_given_by_an_old_name_is_logged_once_at_the_start(tmp_path: Path) -> None:
+    with TusServer(tmp_path / "data", "--limits.lock_patience", "2s", "--workers", "2") as server:
+        server.wait_for_output("limits.lock_patience")
+        assert Tus(server.url).create(10).status == 201
+    lines = [line for line in server.output if "lock_patience" in line]
+    assert len(lines) == 1
+    assert "limits.lock_patience (flag --limits.lock_patience) is called limits.lock_timeout now" in lines[0]
+
+
 def test_many_slow_clients_do_not_run_out_of_files(server: TusServer) -> None:
     with open(f"/proc/{server.pid}/limits", encoding="ascii") as limits:
         soft, hard = next(line.split()[3:5] for line in limits if line.startswith("Max open files"))

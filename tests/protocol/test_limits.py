@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.uploads import changed
-from tusserver.protocol.limits import RETRY_MOST, Expiry
+from tusserver.protocol.limits import MAX_RETRY_PAUSE, Expiry
 from tusserver.protocol.upload import Role, Upload, UploadId
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -39,9 +39,17 @@ def test_a_deadline_by_new_rules_counts_from_the_last_bytes(values: dict[str, An
 def test_where_nothing_expires_there_is_no_deadline() -> None:
     expiry = Expiry(after=None, keep_finished=None, keep_parts=None)
     assert expiry.of(an_upload(), NOW) is expiry.of(an_upload(offset=10, finished=True), NOW) is None
-    assert expiry.longest == RETRY_MOST
+    assert expiry.longest == MAX_RETRY_PAUSE
 
 
 def test_without_sliding_it_counts_from_the_creation() -> None:
     upload = an_upload(offset=4, updated_at=NOW + DAY)
     assert Expiry(after=DAY, sliding=False).of(upload, NOW + 2 * DAY) == NOW + DAY
+
+
+def test_the_form_in_which_data_folders_keep_the_options_of_expiry_stays() -> None:
+    """Else every upload would get a new deadline at an update, and whenever the interval of the sweeps is changed."""
+    assert repr(Expiry(after=DAY, sweep_interval=HOUR)) == (
+        "Expiry(after=datetime.timedelta(days=1), untouched=datetime.timedelta(seconds=3600), sliding=True, "
+        "keep_finished=None, keep_parts=datetime.timedelta(days=7))"
+    )

@@ -26,7 +26,7 @@ from tusserver.protocol.errors import (
     UploadExpired,
     UploadWithheld,
 )
-from tusserver.protocol.limits import RETRY_MOST, Expiry, Limits
+from tusserver.protocol.limits import MAX_RETRY_PAUSE, Expiry, Limits
 from tusserver.protocol.messages import Append, Create
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -408,7 +408,7 @@ def test_an_application_is_told_again_after_pauses_that_grow_and_not_for_ever() 
             assert not rules.is_expired(changed(upload, expires_at=NOW), NOW)
     assert len(pauses) == rules.RETRIES
     assert pauses == sorted(pauses)
-    assert (pauses[0], pauses[-1]) == (SECOND, RETRY_MOST)
+    assert (pauses[0], pauses[-1]) == (SECOND, MAX_RETRY_PAUSE)
     assert (upload.retry_at, upload.expires_at) == (None, NOW + DAY)
     assert rules.is_expired(upload, NOW + DAY)
 

@@ -1,6 +1,6 @@
 """Options of a server, with their units: limits, expiry, timeouts, and what is offered.
 
-Their fields are called as the settings are that fill them: `Limits.max_size` and `limits.max_size`.
+Their fields have the names of the settings that fill them: `Limits.max_size` and `limits.max_size`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 
 from tusserver.protocol.upload import Role, Upload
 
-RETRY_MOST = timedelta(hours=1)
-"""Longest pause before an application is told again of an upload that it failed to take."""
+MAX_RETRY_PAUSE = timedelta(hours=1)
+"""Longest pause before an application is notified again of an upload that it failed to accept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much a client may ask for. None means no limit."""
+    """How much clients may ask for. None is no limit."""
 
     max_size: int | None = None
     """Bytes of one upload (Tus-Max-Size)."""
@@ -32,24 +32,24 @@ class Limits:
     parts: int = 1000
     """Partial uploads in one final upload."""
     finals_per_part: int = 100
-    """Final uploads that one partial upload may be in at a time. The same one asked for again is one."""
+    """Final uploads that one partial upload may be in at a time. The same one requested again counts once."""
     uploads: int | None = None
     """Unfinished uploads in all."""
     uploads_per_client: int | None = None
     """Unfinished uploads of one client."""
     reserved: int | None = None
-    """Bytes that unfinished uploads lack of the lengths they declared, in all."""
+    """Bytes that unfinished uploads still lack of their declared lengths, in all."""
     reserved_per_client: int | None = None
-    """Likewise, of the uploads of one client."""
+    """The same for the uploads of one client."""
     buffers: int = 32 * 1024**2
-    """Bytes of all bodies together that wait in memory to be written, in fair shares of 32 KiB or more. What the server
-    in front holds is its own."""
+    """Bytes of all bodies together that wait in memory to be written; each body may have 32 KiB in any case. What the
+    server in front buffers is not included."""
 
-    def contradictions(self, part_size: int, show: Callable[[int], str] = str) -> Iterator[tuple[str, str]]:
-        """Say which limits cannot be reached because of another one: the field, and the problem with its remedy.
+    def cross_checks(self, part_size: int, show: Callable[[int], str] = str) -> Iterator[tuple[str, str]]:
+        """Return which limits exclude each other: the name of a field, and the problem with its remedy.
 
-        `part_size`: bytes that one partial upload takes in Upload-Concat at least, 0 if none are joined; `show` writes
-        a number of bytes.
+        `part_size`: bytes that each partial upload needs in Upload-Concat, 0 if there are none; `show` formats a number
+        of bytes.
         """
         if self.metadata_size > self.header_size:
             problem = f"is more than limits.header_size ({show(self.header_size)}) lets in; raise that one too"
@@ -63,24 +63,24 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expiry:
-    """When uploads end. tus 1.0.0, Expiration: "The Server MAY remove unfinished uploads once they expire"."""
+    """When uploads are removed. tus 1.0.0, Expiration: "The Server MAY remove unfinished uploads once they expire"."""
 
     after: timedelta | None = timedelta(hours=24)
-    """For unfinished uploads; None: never, whether they got bytes or not."""
+    """Age at which unfinished uploads expire; None: never, whether they got bytes or not."""
     untouched: timedelta | None = timedelta(hours=1)
-    """For those that never got a byte, if that is sooner; None: they are like the others. Their first byte ends it."""
+    """Age at which uploads without a byte expire, if that is sooner; None: like the others."""
     sliding: bool = True
-    """Whether each request that adds bytes starts the time anew."""
+    """Whether `after` counts from the last request that added bytes, not from the creation."""
     keep_finished: timedelta | None = None
-    """For finished uploads; None: for ever."""
+    """How long finished uploads are kept; None: for ever."""
     keep_parts: timedelta | None = timedelta(days=7)
-    """For complete partial uploads, joined or not: clients leave them behind. None: for ever."""
-    # Not in the repr: the sweeper stores that, to notice that deadlines have to be computed again.
+    """How long complete partial uploads are kept, joined or not, as few clients remove them; None: for ever."""
+    # Not in the repr: the sweeper stores that, to notice that the deadlines of all uploads must be computed again.
     sweep_interval: timedelta = field(default=timedelta(seconds=60), repr=False)
-    """Between two searches for uploads that have expired."""
+    """Time between two searches for expired uploads."""
 
     def from_creation(self, now: datetime, *, untouched: bool = False) -> datetime | None:
-        """Deadline of an upload made `now`; `untouched`: as long as it gets no byte (see `Upload.untouched`)."""
+        """Return the deadline of an upload created `now`; `untouched`: without a byte, see `Upload.untouched`."""
         if self.after is None:
             return None
         if untouched and self.untouched is not None:
@@ -88,7 +88,7 @@ class Expiry:
         return now + self.after
 
     def after_append(self, upload: Upload, now: datetime) -> datetime | None:
-        """Deadline of an unfinished upload that got bytes `now`. `upload`: as it was before."""
+        """Return the deadline of an unfinished upload that got bytes `now`. `upload`: as it was before."""
         if self.after is None:
             return upload.expires_at
         if self.sliding:
@@ -96,14 +96,17 @@ class Expiry:
         return min(upload.created_at, now) + self.after if upload.untouched else upload.expires_at
 
     def after_completion(self, upload: Upload, now: datetime) -> datetime | None:
-        """End of the retention of an upload completed `now`."""
+        """Return the end of the retention of an upload that was completed `now`."""
         life = (
             self.after if upload.unclaimed else self.keep_parts if upload.role is Role.PARTIAL else self.keep_finished
         )
         return None if life is None else now + life
 
     def of(self, upload: Upload, now: datetime) -> datetime | None:
-        """Deadline of an upload that got one by other rules, or by a clock that was wrong: from its last bytes on."""
+        """Return a new deadline, from the last bytes on.
+
+        For an upload whose deadline was computed with other options or by a wrong clock.
+        """
         last = min(upload.updated_at or now, now)
         if upload.finished:
             return self.after_completion(upload, last)
@@ -112,8 +115,10 @@ class Expiry:
 
     @property
     def longest(self) -> timedelta:
-        """No deadline is farther away than this."""
-        return max(life for life in (self.after, self.keep_finished, self.keep_parts, RETRY_MOST) if life is not None)
+        """The longest time until any deadline."""
+        return max(
+            life for life in (self.after, self.keep_finished, self.keep_parts, MAX_RETRY_PAUSE) if life is not None
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +126,11 @@ class Timeouts:
     """How long a request may take, and how slow its client may be."""
 
     idle_timeout: timedelta = timedelta(seconds=30)
-    """A client that sends nothing of its body for so long is cut off; its bytes are kept."""
+    """After which a client that sends nothing of its body is cut off; its bytes are kept."""
     min_speed: int | None = 100
-    """Bytes a second that a body must bring, averaged over `idle_timeout`; else it is cut off. None: any speed."""
+    """Bytes per second that a body must bring, averaged over `idle_timeout`; a slower one is cut off. None: any."""
     lock_timeout: timedelta = timedelta(seconds=5)
-    """For another request that holds the same upload and does not release it."""
+    """How long a request waits for another one that holds the same upload; then it gets 423."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +138,7 @@ class Features:
     """What is offered."""
 
     disable: Collection[str] = ()
-    """Names of extensions that are not offered, nor those that need them."""
+    """Names of extensions that are switched off; those that need them are switched off too."""
     download: bool = True
     """Whether finished uploads can be read with GET."""
     delete_parts: bool = False

@@ -20,7 +20,7 @@ from tusserver.protocol.errors import (
     UploadExpired,
     UploadWithheld,
 )
-from tusserver.protocol.limits import RETRY_MOST, Expiry, Limits
+from tusserver.protocol.limits import MAX_RETRY_PAUSE, Expiry, Limits
 from tusserver.protocol.messages import Append, Create
 from tusserver.protocol.upload import TUS, Role, Upload, UploadId
 
@@ -59,7 +59,7 @@ def gave_up(upload: Upload) -> bool:
 
 def is_time_to_finish(upload: Upload, now: datetime) -> bool:
     """Whether an application is to be told again. A clock that was set back does not put that off."""
-    return upload.retry_at is None or not now < upload.retry_at <= now + RETRY_MOST
+    return upload.retry_at is None or not now < upload.retry_at <= now + MAX_RETRY_PAUSE
 
 
 def require_unexpired(upload: Upload, now: datetime) -> None:
@@ -198,7 +198,9 @@ def fail_to_finish(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
     In the end it is not, and the upload expires like one that is not finished.
     """
     tries = upload.tries + 1
-    upload = replace(upload, tries=tries, retry_at=now + min(timedelta(seconds=1 << min(tries - 1, 20)), RETRY_MOST))
+    upload = replace(
+        upload, tries=tries, retry_at=now + min(timedelta(seconds=1 << min(tries - 1, 20)), MAX_RETRY_PAUSE)
+    )
     return replace(upload, retry_at=None, expires_at=expiry.from_creation(now)) if gave_up(upload) else upload
 
 

@@ -64,7 +64,7 @@ def wire(
     limits, expiry, timeouts, features = options.limits, options.expiry, options.timeouts, options.features
     extensions = enabled(store.extensions, features.disable, expires=expiry.after is not None)
     shortest = ID_DIGITS if new_id is None else _SHORTEST_ID
-    for name, problem in limits.contradictions(shortest + 1 if Extension.CONCATENATION in extensions else 0):
+    for name, problem in limits.cross_checks(shortest + 1 if Extension.CONCATENATION in extensions else 0):
         raise ValueError(f"limits.{name} = {getattr(limits, name)} {problem}")
     lifecycle = Lifecycle(store, bus, expiry, now)
     concatenator = Concatenator(

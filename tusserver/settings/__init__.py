@@ -1,8 +1,8 @@
-"""Settings: one declaration from which flags, environment variables, the TOML file and `--help` derive.
+"""Settings: one schema from which flags, environment variables, the TOML file and `--help` are derived.
 
-Order: defaults < TOML file < environment < flags. Every value remembers where it came from, so a refusal can name it in
-one line: setting, value, source, remedy.
+Order of precedence: defaults < TOML file < environment < flags. Every value keeps its source, and a refusal names in
+one line the setting, its value, its source and the remedy.
 
-Plain pydantic does the checking. pydantic-settings would read the same sources, but it forgets where a value came from
-and passes over an unknown `TUSSERVER_…` variable, and those two are what an operator needs when something is wrong.
+Plain pydantic does the checking. pydantic-settings would read the same sources, but it does not keep where a value came
+from and ignores an unknown `TUSSERVER_…` variable, and an operator needs both when something is wrong.
 """

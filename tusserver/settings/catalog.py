@@ -25,7 +25,7 @@ ALIASES = {
     "sweep-interval": "expiry.sweep_interval",
     "durability": "store.durability",
 }
-"""What everybody sets has a short name: `--max-size` and `TUSSERVER_MAX_SIZE` for limits.max_size."""
+"""Short names of the usual settings: `--max-size` and `TUSSERVER_MAX_SIZE` for limits.max_size."""
 
 RENAMED = {
     "limits.lock_patience": "limits.lock_timeout",
@@ -35,25 +35,25 @@ RENAMED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One setting as flags, environment, help and documents see it."""
+    """A setting, as flags, environment, help and documents use it."""
 
     name: str
     """`group.name`"""
     flags: tuple[str, ...]
-    """Short one first."""
+    """The short one first."""
     variables: tuple[str, ...]
-    """Environment variables, short one first."""
+    """Environment variables, the short one first."""
     metavar: str
     help: str
     default: str
-    """As one would write it."""
+    """As an operator would write it."""
     listed: bool
     """Whether it takes several values."""
 
 
 @functools.cache
 def catalog() -> Mapping[str, Setting]:
-    """Every setting by its name, in the order of the declaration."""
+    """Return every setting by its name, in the order of the schema."""
     defaults = Settings().model_dump(mode="json")
     short = {name: word for word, name in ALIASES.items()}
     settings = {}
@@ -78,7 +78,7 @@ def catalog() -> Mapping[str, Setting]:
 
 @functools.cache
 def old_names() -> Mapping[str, Setting]:
-    """Settings by the names that they had, with the flags and variables of these."""
+    """Return renamed settings by their old names, with the flags and variables of these."""
     return {
         old: replace(
             catalog()[new], name=old, flags=(f"--{old}",), variables=(PREFIX + old.replace(".", "__").upper(),)
@@ -96,7 +96,7 @@ def _metavar(key: str, info: FieldInfo) -> str:
 
 
 def show(value: object) -> str:
-    """A value of `model_dump(mode="json")` as one would write it in a flag."""
+    """Return a value of `model_dump(mode="json")` as an operator would write it in a flag."""
     match value:
         case bool():
             return str(value).lower()

@@ -45,42 +45,42 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     def fill(self, kind: type[Options]) -> Options:
-        """Return the options of a dataclass whose fields are called as settings of this group."""
+        """Return an instance of a dataclass whose fields have the names of settings of this group."""
         return kind(**{field.name: getattr(self, field.name) for field in fields(cast(Any, kind))})
 
 
 class ServerSettings(Group):
-    """Where it listens, and how it stops."""
+    """Where the server listens, and how it stops."""
 
     host: Host = "127.0.0.1"
     """Address or name to listen on; 0.0.0.0 for all."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    """Port to listen on; 0 lets the system pick one."""
+    """Port to listen on; with 0 the system picks one."""
     path: UrlPath = "/files"
-    """URL path of the uploads, served with and without a trailing slash."""
+    """URL path of uploads, served with and without a trailing slash."""
     workers: Annotated[int, Field(ge=1)] = 1
-    """Processes that serve, as many as there are cores at most; all share the data folder."""
+    """Number of processes that serve; more than there are cores does not help. All use the same data folder."""
     shutdown_timeout: Duration = timedelta(seconds=10)
-    """Longest wait for running requests at the stop. Uploads do not use it: they are cut at once, their bytes kept."""
+    """Longest wait for running requests at the stop. Uploads are not waited for: they are cut off, their bytes kept."""
     keep_alive: Interval = timedelta(seconds=75)
-    """How long an idle connection stays open."""
+    """How long a connection without a request stays open."""
     backlog: Annotated[int, Field(ge=1)] = 2048
     """Connections that may wait to be accepted."""
 
 
 class StoreSettings(Group):
-    """Where uploads are kept, and how safely."""
+    """Where uploads are stored, and how durably."""
 
     root: Folder = Path("storage")
-    """Data folder, made if missing."""
+    """Data folder; created if missing."""
     durability: Literal["ack", "finish", "none"] = "ack"
-    """What survives a power cut: all that was acknowledged, finished uploads, or what the system happened to write."""
+    """What survives a power cut: all acknowledged bytes, finished uploads, or what the system happened to write."""
     finished_folder: FolderOrNone = None
-    """Where finished files are moved to, on the file system of store.root. Unset: they stay at their place."""
+    """Folder to which finished files are moved, on the file system of store.root. Unset: they are not moved."""
     finished_name: Template = "{filename}"
-    """Name there, of {id} {filename} {stem} {suffix} {year} {month} {day}; / makes folders."""
+    """Their names there, made of {id} {filename} {stem} {suffix} {year} {month} {day}; / creates folders."""
     reserve: Size = 256 * 1024**2
-    """Free space below which new uploads get 507; of inodes, the same share. Never more than a tenth of the disk."""
+    """Free space below which new uploads get 507; the same share of inodes. At most a tenth of the disk."""
     file_mode: FileMode = 0o600
     """Permissions of files."""
     folder_mode: FolderMode = 0o700
@@ -88,124 +88,124 @@ class StoreSettings(Group):
 
 
 class LimitsSettings(Group):
-    """How much a client may ask for."""
+    """How much clients may ask for, and how slowly."""
 
     connections: CountOrOff = 8_000
-    """Most connections in all, three open files for each. Further ones get 503."""
+    """Maximum number of connections, with three open files for each; further ones get 503."""
     connections_per_address: CountOrOff = None
-    """Most of them from one IPv4 address or IPv6 /64; proxies.trusted are not counted."""
+    """Maximum number of connections from one IPv4 address or IPv6 /64; proxies.trusted are not counted."""
     head_timeout: DurationOrOff = timedelta(seconds=30)
-    """Longest time for a request head, from its first byte or the begin of the connection; then it is closed."""
+    """Longest time for a request head, from its first byte or the start of the connection; then that is closed."""
     max_size: SizeOrUnlimited = None
-    """Largest upload."""
+    """Maximum size of an upload."""
     body_size: SizeOrUnlimited = None
-    """Longest body of one request; a client with more to send must send it in pieces."""
+    """Maximum size of the body of one request; a client that has more to send needs several requests."""
     metadata_size: Size = 16 * 1024
-    """Longest Upload-Metadata."""
+    """Maximum size of Upload-Metadata."""
     header_size: Size = 17 * 1024
-    """Longest value of any one header but Upload-Concat, which has limits.parts and limits.head_size."""
+    """Maximum size of the value of one header; Upload-Concat is limited by limits.parts and limits.head_size."""
     head_size: Size = 192 * 1024
-    """Longest request head: room for limits.parts URLs in Upload-Concat."""
+    """Maximum size of a request head, which must have room for limits.parts URLs in Upload-Concat."""
     parts: Annotated[int, Field(ge=1)] = 1000
-    """Most partial uploads in a final one."""
+    """Maximum number of partial uploads in a final one."""
     finals_per_part: Annotated[int, Field(ge=1)] = 100
-    """Most final uploads that one partial upload is in, joined or not; the same one asked for again is one."""
+    """Maximum number of final uploads that one partial upload is in; the same one requested again counts once."""
     uploads: CountOrOff = None
-    """Most unfinished uploads in the data folder, by whatever process."""
+    """Maximum number of unfinished uploads in the data folder; further ones get 503."""
     uploads_per_client: CountOrOff = None
-    """Most of them made from one IPv4 address or IPv6 /64, as proxies.trusted tell it."""
+    """Maximum number of them from one IPv4 address or IPv6 /64 (see proxies.trusted); further ones get 429."""
     untouched: Percent = 50
-    """Per cent of the free space that uploads without a byte may hold; others get theirs with their first byte."""
+    """Percentage of free space that uploads without a byte may reserve; others reserve theirs with their first byte."""
     reserved: SizeOrOff = None
-    """Most bytes that unfinished uploads may lack of the lengths they declared, in all; further ones get 507."""
+    """Maximum number of bytes that unfinished uploads still lack of their declared lengths; further ones get 507."""
     reserved_per_client: SizeOrOff = None
-    """Most of them of the uploads of one client; further ones get 429."""
+    """Maximum number of them for the uploads of one client; further ones get 429."""
     idle_timeout: Interval = timedelta(seconds=30)
-    """A client that is silent, or takes nothing of an answer, for so long is cut off, its bytes kept."""
+    """A client that sends nothing, or reads nothing of an answer, for so long is cut off; its bytes are kept."""
     min_speed: SizeOrOff = 100
-    """Bytes a second that a body must bring, averaged over limits.idle_timeout; else it is cut off, its bytes kept."""
+    """Bytes per second that a body must bring, averaged over limits.idle_timeout; a slower one is cut off."""
     buffers: Size = 32 * 1024**2
-    """Memory of a process for bodies that wait to be written, in fair shares of 32 KiB or more; as much for heads."""
+    """Memory of a process for bodies that wait to be written, at least 32 KiB for each; as much for request heads."""
     lock_timeout: Duration = timedelta(seconds=5)
-    """How long a PATCH waits for another one that is alive before it gets 423."""
+    """How long a request waits for another one that holds the same upload; then it gets 423."""
 
 
 class ExpirySettings(Group):
     """When uploads are removed."""
 
     after: DurationOrOff = timedelta(hours=24)
-    """Life of an unfinished upload; off keeps it for ever, whether it got bytes or not."""
+    """How long an unfinished upload is kept; off: for ever, whether it got bytes or not."""
     untouched: DurationOrOff = timedelta(hours=1)
-    """Life of one that never got a byte; expiry.after at most, which its first byte starts. off: like the others."""
+    """How long an upload without a byte is kept, at most expiry.after; off: like the others."""
     sliding: bool = True
-    """Whether each PATCH starts that time anew; false counts from the creation."""
+    """Whether expiry.after counts from the last PATCH; false: from the creation."""
     keep_finished: DurationOrOff = None
-    """Life of a finished upload; off keeps it for ever."""
+    """How long a finished upload is kept; off: for ever."""
     keep_parts: DurationOrOff = timedelta(days=7)
-    """Life of a complete partial upload, joined or not; off keeps it for ever."""
+    """How long a complete partial upload is kept, joined or not; off: for ever."""
     sweep_interval: Interval = timedelta(seconds=60)
-    """How often the server looks for uploads that are due."""
+    """Time between two searches for expired uploads."""
 
 
 class TusSettings(Group):
-    """What is spoken."""
+    """What of the protocol is offered."""
 
     disable: Extensions = ()
-    """Extensions to switch off, and with them those that need them."""
+    """Extensions to switch off; those that need them are switched off too."""
     download: bool = True
-    """Whether GET gives back finished uploads."""
+    """Whether GET returns finished uploads."""
     delete_parts: bool = False
-    """Whether partial uploads are removed once their final one is done."""
+    """Whether partial uploads are removed once their final upload is complete."""
 
 
 class CorsSettings(Group):
     """Which web pages may use the server."""
 
     enabled: bool = True
-    """Whether browsers are told at all."""
+    """Whether CORS headers are sent."""
     origins: WebOrigins = ("*",)
-    """Exact origins of the pages, or * for any."""
+    """Exact origins of these pages, or * for any."""
     credentials: bool = False
-    """Whether cookies and logins may come along. Needs named origins."""
+    """Whether cookies and logins may be sent along. Needs exact origins."""
     allow_headers: HeaderNames = ()
     """Further request headers that pages may send."""
     expose_headers: HeaderNames = ()
     """Further response headers that pages may read."""
     max_age: Duration = timedelta(hours=24)
-    """How long a browser remembers the answer."""
+    """How long a browser may cache the answer to a preflight."""
 
 
 class ProxiesSettings(Group):
     """Reverse proxies in front."""
 
     trusted: Networks = ()
-    """Addresses or networks of proxies that are believed; * for all."""
+    """Addresses or networks of proxies whose headers are believed; * for all."""
     headers: Literal["x-forwarded", "forwarded"] = "x-forwarded"
-    """By which headers: X-Forwarded-* or Forwarded (RFC 7239); the other ones may come from anybody."""
+    """Which headers: X-Forwarded-* or Forwarded (RFC 7239); the others are ignored, as clients may send them."""
     trailers: bool = False
-    """Whether they pass on the trailers of requests; if not, checksum-trailer is not offered through them."""
+    """Whether they forward the trailers of requests; if not, checksum-trailer is not offered through them."""
     relative_location: bool = False
-    """Whether Location is a path, without scheme and host."""
+    """Whether Location is a path without scheme and host."""
 
 
 class PagesSettings(Group):
-    """Pages for people."""
+    """Web pages of the server."""
 
     upload: bool = True
-    """Whether a browser gets a page to upload with at /."""
+    """Whether there is a page to upload with at /."""
 
 
 class LogSettings(Group):
-    """What is told on standard error."""
+    """What is logged to standard error."""
 
     level: Literal["debug", "info", "warning", "error", "critical"] = "info"
-    """Least important messages to tell."""
+    """Least severe messages that are logged."""
     format: Literal["text", "json"] = "text"
-    """One line or one JSON object a message."""
+    """Whether a message is a line of text or a JSON object."""
 
 
 class Settings(Group):
-    """All of them."""
+    """All settings."""
 
     server: ServerSettings = Field(default_factory=ServerSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
@@ -219,14 +219,14 @@ class Settings(Group):
 
 
 def cross_checks(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Say which settings cannot stand together: the name of one, and the problem with its remedy."""
+    """Return which settings exclude each other: the name of one, and the problem with its remedy."""
     if settings.cors.credentials and "*" in settings.cors.origins:
-        # Echoing whoever asks would let any page on the web act with its visitor's login.
+        # To echo any origin would let every page on the web act with the login of its visitor.
         yield "cors.credentials", "needs exact origins; name them in cors.origins"
     joins = not {Extension.CREATION, Extension.CONCATENATION} & set(settings.tus.disable)
     prefix = "" if settings.proxies.relative_location else "http://localhost"  # clients send back what Location said
     part_size = len(f"{prefix}{settings.server.path}/{ID_DIGITS * 'x'} ") if joins else 0
-    for name, problem in settings.limits.fill(Limits).contradictions(part_size, show_size):
+    for name, problem in settings.limits.fill(Limits).cross_checks(part_size, show_size):
         yield f"limits.{name}", problem
     for name in ("reserved", "reserved_per_client"):
         reserved, most = getattr(settings.limits, name), settings.limits.max_size

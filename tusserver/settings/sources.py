@@ -1,4 +1,4 @@
-"""The sources of settings: file, environment and flags, where each value came from, and refusals in one line."""
+"""Loads settings from file, environment and flags, and refuses a wrong one in one line that says where it came from."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tusserver.settings.catalog import ALIASES, PREFIX, RENAMED, catalog, old_na
 from tusserver.settings.schema import Settings, cross_checks
 
 CONFIG = "TUSSERVER_CONFIG"
-"""Variable that names the TOML file, as `--config` does."""
+"""Environment variable that names the TOML file, as `--config` does."""
 CONFIG_FILE = Path("tusserver.toml")
-"""Read from the working folder if neither names one."""
+"""In the working folder; read if neither names a file."""
 
 
 class SettingsError(Exception):
-    """A setting stops the start. The text is one line: the setting, its source, the remedy."""
+    """A setting prevents the start. The text is one line: the setting, its source, the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class SetValue:
-    """A value as it was written, and where."""
+    """A value as it was written, and its source."""
 
     value: object
     source: Source
@@ -48,20 +48,20 @@ class SetValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedSettings:
-    """The settings that count, and what was given for them."""
+    """Settings, and the values that were set explicitly."""
 
     settings: Settings
     given: Mapping[str, SetValue] = field(default_factory=dict)
-    """By name; what is missing has its default."""
+    """By name; a setting that is missing here has its default."""
     notices: Sequence[str] = ()
-    """Lines for the log: what was given by an old name."""
+    """Lines for the log: which values were set by an old name."""
 
     def source(self, name: str) -> Source:
-        """Where the value of the setting `name` came from."""
+        """Return where the value of the setting `name` came from."""
         return self.given[name].source if name in self.given else Source("default")
 
     def refusal(self, name: str, problem: str) -> SettingsError:
-        """Build the one line about a setting that cannot work."""
+        """Return the error for a setting that cannot be used: one line."""
         return _refusal(name, self.given.get(name), problem)
 
 
@@ -71,7 +71,7 @@ def load(
     environ: Mapping[str, str] | None = None,
     config: Path | None = None,
 ) -> LoadedSettings:
-    """Put the sources together and check the result. `config` is the file of `--config`.
+    """Merge the sources and check the result. `config`: the file of `--config`.
 
     Raises:
         SettingsError
@@ -135,7 +135,7 @@ def _tables(data: Mapping[str, object], source: Source) -> Iterator[tuple[str, S
         if not isinstance(table, dict):
             name = ALIASES.get(group.replace("_", "-"), "group.name")
             remedy = f"write {name.split('.')[1]} below [{name.split('.')[0]}]"
-            raise SettingsError(f"{source}: {group} stands outside of a group; {remedy}")
+            raise SettingsError(f"{source}: {group} is in no group; {remedy}")
         for key, value in table.items():
             name = f"{group}.{key}"
             if name not in catalog() and name not in RENAMED:
@@ -180,7 +180,7 @@ def _refusal(name: str, given: SetValue | None, problem: str) -> SettingsError:
 
 
 def _problem(name: str, error: Any) -> str:
-    """Say what pydantic found in our words, with the remedy."""
+    """Return what pydantic found, in our words and with the remedy."""
     context = error.get("ctx", {})
     example = f"; write one like {catalog()[name].default}"
     match error["type"]:

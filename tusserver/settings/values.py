@@ -1,4 +1,4 @@
-"""Kinds of values: what is written in, the value out, and back."""
+"""Types of values: each reads what an operator writes, and writes it again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tusserver.protocol.extensions import Extension
 
 @dataclass(frozen=True, slots=True)
 class Metavar:
-    """Word for a value in `--help`."""
+    """Placeholder for a value in `--help`."""
 
     word: str
 
@@ -34,7 +34,7 @@ _PATH = re.compile(r"(/[A-Za-z0-9_~.-]+)+", re.ASCII)
 
 
 def read_size(value: object) -> int:
-    """Bytes of `500MB`, `16KiB`, `1.5GB` or a plain number.
+    """Return the bytes of `500MB`, `16KiB`, `1.5GB` or a plain number.
 
     Raises:
         ValueError
@@ -50,14 +50,14 @@ def read_size(value: object) -> int:
 
 
 def show_size(size: int) -> str:
-    """`16KiB` for 16384: the largest unit that divides it."""
+    """Return `16KiB` for 16384: the largest unit that divides it."""
     fitting = [(factor, unit) for unit, factor in _SIZES.items() if size and size % factor == 0]
     factor, unit = max(fitting, default=(1, "B"))
     return str(size) if factor == 1 else f"{size // factor}{unit}"
 
 
 def read_duration(value: object) -> timedelta:
-    """Time of `24h`, `90s`, `1h30m`, `250ms`, `7d` or plain seconds.
+    """Return the time of `24h`, `90s`, `1h30m`, `250ms`, `7d` or plain seconds.
 
     Raises:
         ValueError
@@ -77,7 +77,7 @@ def read_duration(value: object) -> timedelta:
 
 
 def show_duration(duration: timedelta) -> str:
-    """`1h30m` for 5400 seconds, but `90s` and `24h`, as people say."""
+    """Return `1h30m` for 5400 seconds, but `90s` and `24h`, as is usual."""
     rest, shown = round(duration.total_seconds() * 1000), ""
     days, hours, minutes = 86_400_000, 3_600_000, 60_000
     for unit, size in (("d", days), ("h", hours), ("m", minutes), ("s", 1000), ("ms", 1)):
@@ -89,12 +89,12 @@ def show_duration(duration: timedelta) -> str:
 
 
 def _text(value: object) -> str:
-    # bool is an int to Python, and no number to anybody who writes a TOML file
+    # A bool is an int in Python, but no number in TOML.
     return "" if isinstance(value, bool) else str(value)
 
 
 def _unless(*words: str, read: Any) -> Any:
-    """A validator in which `words` mean None."""
+    """Return a validator for which `words` mean None."""
 
     def validate(value: object) -> object:
         return None if value is None or (isinstance(value, str) and value.strip().lower() in words) else read(value)
@@ -108,12 +108,12 @@ def _shown(show: Any, none: str) -> PlainSerializer:
 
 def _positive(value: timedelta | None) -> timedelta | None:
     if value == timedelta():
-        raise ValueError("must be more than nothing; write a time like 90s, or off where that is possible")
+        raise ValueError("must be more than 0; write a time like 90s, or off where that is possible")
     return value
 
 
 def _mode(value: object) -> int:
-    # A TOML number would be ambiguous: 600 is decimal there, and every file mode in the world is octal.
+    # A TOML number would be ambiguous: 600 is decimal there, and file modes are octal.
     if not isinstance(value, str) or not re.fullmatch(r"(0o)?[0-7]{3,4}", value) or int(value, 8) > 0o777:
         raise ValueError('is not an octal mode; write one in quotes, like "640"')
     return int(value, 8)
@@ -122,19 +122,19 @@ def _mode(value: object) -> int:
 def _owner_has(bits: int) -> AfterValidator:
     def validate(mode: int) -> int:
         if mode & bits != bits:
-            raise ValueError(f"locks the server itself out; write a mode with the bits {bits:o}")
+            raise ValueError(f"denies the server itself access; write a mode with the bits {bits:o}")
         return mode
 
     return AfterValidator(validate)
 
 
 def _items(value: object) -> object:
-    """A list, or text with commas."""
+    """Split text at its commas; a list is returned as it is."""
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
 def _url_path(value: str) -> str:
-    """Without its trailing slash: uploads are served with and without it."""
+    """Remove the trailing slash: uploads are served with and without it."""
     path = value.rstrip("/")
     if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
         raise ValueError("is not a path of letters, digits and -._~ below /; write one like /files")
