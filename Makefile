@@ -48,14 +48,14 @@ fuzz: $(STAMP)  ## look for requests that break the server or are read in two wa
 torture: $(STAMP)  ## kill a server under load for ten minutes, check every byte (ARGS='--minutes 1 --workers 4 --seed 7')
 	@$(BIN)/python -m tests.torture $(ARGS)
 
-check: $(STAMP)  ## format, lint, types, floors of the house, spelling: what .ci/run checks
+check: $(STAMP)  ## format, lint, types, contracts of imports, spelling: what .ci/run checks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-format: $(STAMP)  ## put the code into the house style
+format: $(STAMP)  ## format the code, and fix what can be fixed by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -88,7 +88,7 @@ soak: $(STAMP)  ## an hour of everything at once, to see that nothing grows (ARG
 
 # One resolution for every Python and platform we support. Pins stay unless pyproject.toml forces a change; ARGS=--upgrade moves them to the newest versions.
 # The lowest are what pyproject.toml says; what it does not name is the newest that goes with it.
-lock: | $(BIN)/python  ## write both lock files anew from pyproject.toml (ARGS=--upgrade)
+lock: | $(BIN)/python  ## write both lock files again from pyproject.toml (ARGS=--upgrade)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --group dev --all-extras \
 		--universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \

@@ -38,7 +38,7 @@ COMMANDS = {
     "granian": "{python} -m granian bench.embedded:app --interface asgi --port {port}",
 }
 _LISTENS = re.compile(r"(?:Listening|Running|running) on (?:at )?(http://[\d.:]+)|Listening at: (http://[\d.:]+)")
-SETTLED = 3.0
+REST = 3.0
 """Seconds after the last byte until the memory is read again: what a server gathers for a second is gone then."""
 
 
@@ -198,7 +198,7 @@ async def crowd(case: Case, port: int, measure: Callable[[str], int], rest: int)
     began = time.monotonic()
     await asyncio.gather(*(client.hold(gate) for client in clients))
     took = time.monotonic() - began
-    await asyncio.sleep(SETTLED)
+    await asyncio.sleep(REST)
     peak, held = measure("VmHWM"), measure("VmRSS")
     answers = await asyncio.gather(*(client.end() for client in clients), return_exceptions=True)
     right = b"" if case.framing == "head" else b" %d " % case.answered

@@ -49,7 +49,7 @@ def memory(pid: int, key: str) -> int:
 
 
 def forget_peak(pid: int) -> None:
-    """Let VmHWM begin anew."""
+    """Reset VmHWM."""
     for member in family(pid):
         with contextlib.suppress(OSError):
             Path(f"/proc/{member}/clear_refs").write_text("5")

@@ -201,7 +201,7 @@ def memory(server: TusServer, key: str) -> int:
 
 
 def forget_peak(server: TusServer) -> None:
-    """Let VmHWM begin anew."""
+    """Reset VmHWM."""
     Path(f"/proc/{server.pid}/clear_refs").write_text("5")
 
 

@@ -97,7 +97,7 @@ def create(host: str, clients: int, most: int, stop: Event, found: multiprocessi
     found.put(took)
 
 
-def settle(folder: Path) -> None:
+def prepare(folder: Path) -> None:
     """Make a data folder by a server, which notes what it does at its first start only."""
     server = TusServer(folder, "--log.level", "warning").start()
     while not (folder / "calendar" / "policy").exists():
@@ -115,8 +115,8 @@ def make_list(folder: Path, ids: Iterable[str]) -> None:
 
 
 async def make_uploads(folder: Path, uploads: int) -> None:
-    """Let a data folder have small uploads that are overdue."""
-    settle(folder)
+    """Fill a data folder with small uploads that are overdue."""
+    prepare(folder)
     store = FileStore(folder, durability="none")
     now = datetime.now(UTC)
     ids = [UploadId(secrets.token_hex(16)) for _ in range(uploads)]
@@ -209,10 +209,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder, prefix="tusserver-sweep-") as name:
         work = Path(name)
         if (folder := fresh("rest")) is not None:
-            settle(folder)
+            prepare(folder)
             tell(f"at rest: {Run(folder, 'none', least=10)}")
         if (folder := fresh("ids")) is not None:
-            settle(folder)
+            prepare(folder)
             make_list(folder, (secrets.token_hex(16) for _ in range(given.ids)))
             tell(f"{given.ids:,} ids without files: {Run(folder, 'none')}")
         for durability in given.durability or ("none", "ack"):

@@ -14,7 +14,7 @@ Log in, and send the token along with every request (a web page gets it as a coo
 Uploads are made at /files/ (with the slash: what is mounted lives below it), and /mine lists what has arrived.
 
 Where the check is done: in `Guard`, an ASGI app around the mounted `Tus`. It sees every request, whatever its method,
-before tusserver does, and bodies pass it untouched. Who owns an upload stands in a table of the app's own, not in the
+before tusserver does, and bodies pass through it unchanged. The owner of an upload is in a table of the app, not in the
 upload's metadata, which clients write.
 """
 
@@ -141,7 +141,7 @@ async def before_create(upload: Upload) -> None:
 
 
 async def on_created(upload: Upload) -> None:
-    """Note the owner before the client hears of the upload. If this fails, nothing is made."""
+    """Note the owner before the client gets the URL. If this fails, nothing is created."""
     await asyncio.to_thread(query, "INSERT INTO uploads (id, user) VALUES (?, ?)", upload.id, asking.get())
 
 

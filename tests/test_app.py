@@ -44,7 +44,7 @@ def test_a_proxy_that_is_no_address_is_refused() -> None:
         Tus(MemoryStore(), proxies=Proxies(trusted=["not-an-address"]))
 
 
-# the face ------------------------------------------------------------------------------------------------------------
+# the public API ------------------------------------------------------------------------------------------------------
 
 
 def test_the_face_has_what_it_says() -> None:

@@ -8,7 +8,7 @@
 Slow, chunked, checksummed, cancelled, hostile and tiny clients, parts and joins, slow readers and uploads that nobody
 touches, against a server that lets everything expire after two minutes. Every answer is checked, and what can be
 downloaded is compared. Memory, descriptors, threads, files and `/livez` are sampled all the time. After the first
-quarter of the run the house is full: from then on nothing may grow. Ends with 1 if something was wrong, or grew.
+quarter of the run nothing may grow any more. Ends with 1 if something was wrong, or grew.
 """
 
 from __future__ import annotations

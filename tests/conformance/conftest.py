@@ -76,7 +76,7 @@ def tus(foreign: str | None, request: pytest.FixtureRequest, exchanges: list[str
     """A client of the server under test."""
     if foreign:
         client = Tus(foreign, exchanges, chunked=request.config.getoption("--tus-chunked"))
-        if not eventually(lambda: answers(client)):  # somebody may start it anew
+        if not eventually(lambda: answers(client)):  # it may be started again
             request.session.shouldstop = f"{foreign} does not answer (any more)"
             pytest.fail(request.session.shouldstop)
         yield client

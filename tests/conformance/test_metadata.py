@@ -60,7 +60,7 @@ def test_m7_a_value_is_padded(tus: Tus) -> None:
 
 
 def test_m8_a_blank_before_the_first_key_is_trimmed(tus: Tus) -> None:
-    """HTTP takes it away, so what looked like a value arrives as a key."""
+    """HTTP removes it, so what looked like a value arrives as a key."""
     assert_echoed(tus, " YQ==")
 
 

@@ -46,7 +46,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path, listener: socket.sock
 
 
 def ways(server: TusServer) -> list[Restart]:
-    """How it is started anew: all of it, and with several workers one by one too."""
+    """How it is started again: all of it, and with several workers one by one too."""
 
     def whole() -> None:
         assert server.stop() == 0

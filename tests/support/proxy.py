@@ -150,7 +150,7 @@ class Proxy:
     ) -> None:
         """Strike when the `after`th byte from now went from clients to the server (`answers`: the other way).
 
-        That byte still passes. With `times` > 1 it strikes as often, counting anew each time. `pauses`: the seconds of
+        That byte still passes. `times`: how often, counting from zero each time. `pauses`: the seconds of
         each `Fault.PAUSE`, over and over.
         """
         self._pauses = cycle(pauses)

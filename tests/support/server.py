@@ -26,7 +26,7 @@ HAND_OVER = 'fd=$1; shift; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&"$fd"'
 class TusServer:
     """`tusserver serve` as an operator starts it. `options` are its flags, `env` its further environment.
 
-    `listener`: a socket that is handed over to it, and stays open while it is started anew. `module`: what is run, if
+    `listener`: a socket that is handed over to it, and stays open while it is started again. `module`: what is run, if
     not tusserver itself.
     """
 

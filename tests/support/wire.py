@@ -138,11 +138,11 @@ class Connection:
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Go away politely (FIN)."""
+        """Close the connection (FIN)."""
         self._socket.close()
 
     def cut(self) -> None:
-        """Go away as a crash does (RST)."""
+        """Reset the connection (RST)."""
         self._note(">", b"(connection cut)")
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()

@@ -18,7 +18,7 @@ from tests.torture.fate import FAILED, REFUSED, SUCCEEDED, fate_of, note, read_c
 from tests.torture.order import REFUSED as STATUS
 from tusserver import Tus, Upload, UploadRejected, assembly
 from tusserver.__main__ import main
-from tusserver.service import concat, lifecycle, sweeper
+from tusserver.service import concat, lifecycle, reaper, sweeper
 
 CALLS = "TORTURE_CALLS"
 """Variable that names the log of all calls."""
@@ -45,9 +45,9 @@ async def on_finished(upload: Upload) -> None:
 
 
 if __name__ == "__main__":
-    for module in (concat, lifecycle, sweeper):
-        assert "TRY_AGAIN" in vars(module)
-        vars(module)["TRY_AGAIN"] = SOON
+    for module in (concat, lifecycle, reaper, sweeper):
+        assert "RETRY_DELAY" in vars(module)
+        vars(module)["RETRY_DELAY"] = SOON
     if CALLS in os.environ:
         # What `serve` puts together, with workers, signals and settings, embeds `Tus` as any app does.
         vars(assembly)["Tus"] = partial(Tus, on_finished=on_finished)

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from tests.support.tus import Tus
 from tests.torture.order import REFUSED
-from tests.torture.upload import Absent, Asker, Manner, Unheard, Upload, make_content
+from tests.torture.upload import Absent, Asker, Sending, Unheard, Upload, make_content
 
 KIB = 1024
 WAIT = 0.02
@@ -21,7 +21,7 @@ GLANCE = 0.005
 """Seconds between two looks of a stranger."""
 RECENT = 24
 """Uploads that strangers know of."""
-CALM = Manner()
+CALM = Sending()
 
 
 class Commons:
@@ -245,14 +245,14 @@ class Client:
             self._stop.wait(WAIT)
         return False
 
-    def _manner(self, rng: random.Random, checksums: bool) -> Manner:
+    def _manner(self, rng: random.Random, checksums: bool) -> Sending:
         """Often plain; else slow, with pauses in which a rival may take over, or cut short."""
         whole = rng.choice(["right", "right", "right", "wrong"]) if checksums else ""
         if rng.random() < 0.4:
-            return Manner(whole=whole)
+            return Sending(whole=whole)
         pause = rng.choice([0.0, 0.01, 0.05, 0.3])
         cut = rng.choice(["", "", "", "reset", "close", "end"])
-        return Manner(pieces=rng.randint(2, 6), pause=pause, cut=cut, whole=whole)
+        return Sending(pieces=rng.randint(2, 6), pause=pause, cut=cut, whole=whole)
 
     def _end(self, upload: Upload) -> None:
         """Look at what has become of it, and remove some."""

@@ -15,9 +15,9 @@ from tests.support.tus import Tus, eventually
 from tests.torture.app import CALLS
 from tests.torture.clients import CALM, Client, Commons, Stranger
 from tests.torture.fate import fate_of, read_calls
-from tests.torture.kept import settle, unkept
 from tests.torture.ledger import Ledger
 from tests.torture.order import unexplained
+from tests.torture.records import broken_promises, wait_until_done
 from tests.torture.remains import pass_time, remains, sweep
 from tests.torture.tormentor import Tormentor
 from tests.torture.upload import Absent, Asker, Upload, differing
@@ -46,7 +46,7 @@ class Plan:
     """Of uploads that nobody writes to, and of finished ones."""
     sweep: float = 0.5
     """Between two sweeps."""
-    settling: float = 20.0
+    quiet: float = 20.0
     """In which the server makes good by itself what torments have left half done."""
     finished: bool = False
     """Whether finished files get readable names in a folder of their own."""
@@ -98,9 +98,9 @@ class Stage:
             clock=self.clock,
         )
 
-    def settle(self) -> None:
+    def wait_until_done(self) -> None:
         """See what the server owes to nobody in particular."""
-        settle(self.folder, self.ledger, self.plan.settling, self.calls if self.plan.app else None)
+        wait_until_done(self.folder, self.ledger, self.plan.quiet, self.calls if self.plan.app else None)
 
 
 def torture(plan: Plan, folder: Path, tell: Callable[[str], None]) -> Ledger:
@@ -116,7 +116,7 @@ def torture(plan: Plan, folder: Path, tell: Callable[[str], None]) -> Ledger:
                 _judge(stage, _round(stage, tormentor, number, min(left, plan.round)))
                 ledger.count("rounds")
                 tell(f"{time.monotonic() - began:5.0f} s  {_brief(ledger)}")
-            stage.settle()
+            stage.wait_until_done()
             tormentor.finish()
         finally:
             tormentor.abandon()
@@ -167,7 +167,7 @@ def _round(stage: Stage, tormentor: Tormentor, number: int, seconds: float) -> l
                 stop.set()
             for work in (*suffering, *working):
                 work.result()
-        stage.settle()
+        stage.wait_until_done()
         for each in tormentors[1:]:
             each.finish()
     finally:
@@ -186,7 +186,7 @@ def _judge(stage: Stage, uploads: list[Upload]) -> None:
         if why := unexplained(upload.born, upload.ops):
             ledger.accuse(f"no order of events explains {upload.url}: {why}")
         if stage.plan.app:
-            for what in unkept(upload, calls.get(upload.id, ())):
+            for what in broken_promises(upload, calls.get(upload.id, ())):
                 ledger.accuse(what)
 
 

@@ -60,7 +60,7 @@ def hear(connection: Connection, ledger: Ledger, what: str) -> Answer | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class Sending:
     """How a body is sent."""
 
     pieces: int = 1
@@ -131,30 +131,30 @@ class Upload:
         answer = self._ask(Verb.DELETE)
         return None if answer is None else answer.status
 
-    def patch(self, at: int, size: int, manner: Manner) -> int | None:
+    def patch(self, at: int, size: int, sending: Sending) -> int | None:
         """Send bytes from an offset on; return the status."""
         body = self.content[at : at + size]
         headers: dict[str, str | bytes | None] = {**patching(at), "Content-Length": str(len(body))}
         if self.deferred and at + size >= len(self.content):
             headers["Upload-Length"] = str(len(self.content))
-        if manner.whole:
-            headers["Upload-Checksum"] = checksum(body if manner.whole == "right" else body + b"!")
+        if sending.whole:
+            headers["Upload-Checksum"] = checksum(body if sending.whole == "right" else body + b"!")
         begin = time.monotonic()
         with connect(self.tus) as connection:
             connection.ask("PATCH", self.tus.target(self.url), self.tus.fields(headers))
-            sent = self._send(connection, body, manner)
-            answer = None if manner.cut in ("close", "reset") else hear(connection, self.ledger, f"PATCH {self.url}")
-        self._note(Verb.PATCH, begin, answer, at=at, sent=sent, whole=bool(manner.whole), cut=bool(manner.cut))
+            sent = self._send(connection, body, sending)
+            answer = None if sending.cut in ("close", "reset") else hear(connection, self.ledger, f"PATCH {self.url}")
+        self._note(Verb.PATCH, begin, answer, at=at, sent=sent, whole=bool(sending.whole), cut=bool(sending.cut))
         return None if answer is None else answer.status
 
-    def _send(self, connection: Connection, body: bytes, manner: Manner) -> int:
+    def _send(self, connection: Connection, body: bytes, sending: Sending) -> int:
         """Return the most bytes that may arrive."""
-        step = -(-len(body) // manner.pieces) or 1
+        step = -(-len(body) // sending.pieces) or 1
         for at in range(0, len(body), step):
-            if at and manner.pause:
-                threading.Event().wait(manner.pause)
-            if manner.cut and at + step >= len(body):
-                {"reset": connection.cut, "close": connection.close}.get(manner.cut, connection.finish_sending)()
+            if at and sending.pause:
+                threading.Event().wait(sending.pause)
+            if sending.cut and at + step >= len(body):
+                {"reset": connection.cut, "close": connection.close}.get(sending.cut, connection.finish_sending)()
                 return at
             if not connection.send(body[at : at + step]):
                 return min(at + step, len(body))

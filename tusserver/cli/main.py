@@ -54,10 +54,10 @@ def build_parser() -> Parser:
 
     add("serve", serve.serve, "take uploads until Ctrl-C", None)
     list_ = add("list", manage.list_, "list the uploads in the data folder", _STORE)
-    list_.add_argument("--watch", action="store_true", help="show the newest until Ctrl-C, anew every second")
+    list_.add_argument("--watch", action="store_true", help="show the newest until Ctrl-C, again every second")
     list_.add_argument("--limit", metavar="N", type=_count, help="only the N newest")
     show = add("show", manage.show, "show all that is known about an upload", _STORE)
-    show.add_argument("--watch", action="store_true", help="show it until Ctrl-C, anew every second")
+    show.add_argument("--watch", action="store_true", help="show it until Ctrl-C, again every second")
     show.add_argument("id", metavar="ID")
     remove = add(
         "remove",

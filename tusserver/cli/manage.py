@@ -118,7 +118,7 @@ async def _watch(store: Store, *, look: Look) -> int:
     with Live(screen=True, auto_refresh=False) as live:
         while True:
             began = time.monotonic()
-            # Made anew for the size that the terminal has now.
+            # Made again for the size that the terminal has now.
             live.update(await look(store, live.console), refresh=True)
             await anyio.sleep(max(_REFRESH, _REST * (time.monotonic() - began)))
 

@@ -27,8 +27,8 @@ def add_upload(command: argparse.ArgumentParser) -> None:
     command.add_argument("paths", metavar="FILE", nargs="+", help="a file, a folder, or - for standard input")
     command.add_argument("url", metavar="URL", help="where the server takes uploads: http://127.0.0.1:8080/files")
     again = command.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with what an earlier command began (the default)")
-    again.add_argument("--fresh", action="store_true", help="begin anew")
+    again.add_argument("--resume", action="store_true", help="resume what an earlier command started (the default)")
+    again.add_argument("--fresh", action="store_true", help="start from the first byte")
     command.add_argument("--name", help="the file name that the server is told, of one file or of standard input")
     command.add_argument(
         "--metadata", action="append", default=[], metavar="KEY=VALUE", help="tell the server this too; repeatable"
@@ -50,7 +50,7 @@ def add_download(command: argparse.ArgumentParser) -> None:
         help="where to (a folder: there; -: standard output; default: the file's name)",
     )
     command.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    command.add_argument("--fresh", action="store_true", help="begin anew instead of going on")
+    command.add_argument("--fresh", action="store_true", help="start from the first byte instead of going on")
     command.add_argument("--json", action="store_true", help="print one JSON object a line for all that happens")
     command.add_argument("--quiet", action="store_true", help="show no progress, as when standard error is no terminal")
     _add_connection(command)

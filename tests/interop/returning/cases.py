@@ -274,7 +274,7 @@ CASES = {
         ),
         Case(
             name="late, watched",
-            says="The same, while two others ask for the offset: and may hear of more than the client did.",
+            says="The same, while two others ask for the offset: and may get a later offset than the client did.",
             before=_deliver_late,
             meanwhile=_watch,
             by_chance=True,

@@ -21,10 +21,10 @@ from tusserver import Upload as Record
 LOOK = 0.1
 """Seconds between two looks into the folder."""
 
-OnProgress = Mapping[str, Record]
+Records = Mapping[str, Record]
 
 
-def kept_in(folder: Path) -> OnProgress:
+def records_in(folder: Path) -> Records:
     """Every upload in a data folder, by id."""
 
     async def read() -> list[Record]:
@@ -33,29 +33,29 @@ def kept_in(folder: Path) -> OnProgress:
     return {str(record.id): record for record in anyio.run(read)}
 
 
-def settle(folder: Path, ledger: Ledger, patience: float, calls: Path | None) -> None:
+def wait_until_done(folder: Path, ledger: Ledger, timeout: float, calls: Path | None) -> None:
     """Wait until the server has done by itself what it owes; accuse it if that takes too long, or of too much.
 
     `calls`: what the app was told, if there is one.
     """
-    until = time.monotonic() + patience
-    while owed := dict(_owed(kept := kept_in(folder))):
+    until = time.monotonic() + timeout
+    while owed := dict(_owed(records := records_in(folder))):
         if time.monotonic() > until:
             for upload_id, what in owed.items():
-                ledger.accuse(f"{upload_id} is {what} after {patience:g} s without torment: {kept[upload_id]}")
+                ledger.accuse(f"{upload_id} is {what} after {timeout:g} s without torment: {records[upload_id]}")
             break
         threading.Event().wait(LOOK)
     ledger.count("times that the server owed nothing", int(not owed))
-    for what in [*_twice(kept), *(_not_told(kept, calls) if calls is not None else ())]:
+    for what in [*_twice(records), *(_not_told(records, calls) if calls is not None else ())]:
         ledger.accuse(what)
 
 
-def _owed(kept: OnProgress) -> Iterator[tuple[str, str]]:
-    for upload_id, record in kept.items():
+def _owed(records: Records) -> Iterator[tuple[str, str]]:
+    for upload_id, record in records.items():
         if record.complete and not record.finished:
             yield upload_id, "complete and not finished"
         elif record.pending and not _over(record):
-            parts = [kept.get(part) for part in record.parts]
+            parts = [records.get(part) for part in record.parts]
             if all(part is not None and part.complete and not _over(part) for part in parts):
                 yield upload_id, "not joined, though all its parts are complete"
 
@@ -64,12 +64,12 @@ def _over(record: Record) -> bool:
     return record.expires_at is not None and record.expires_at <= datetime.now(UTC)
 
 
-def _twice(kept: OnProgress) -> Iterator[str]:
+def _twice(records: Records) -> Iterator[str]:
     """Final uploads that are there more than once: a client that asks again gets the one that it had asked for.
 
     One of which no client has heard does not count: a kill may come before its parts know of it.
     """
-    finals = [record for record in kept.values() if record.role is Role.FINAL and not _over(record)]
+    finals = [record for record in records.values() if record.role is Role.FINAL and not _over(record)]
     finals = [record for record in finals if not record.unclaimed]
     same = Counter((record.parts, record.metadata.text) for record in finals)
     for (parts, text), count in same.items():
@@ -78,17 +78,17 @@ def _twice(kept: OnProgress) -> Iterator[str]:
             yield f"there are {count} final uploads of the same parts: {', '.join(found)}"
 
 
-def _not_told(kept: OnProgress, log: Path) -> Iterator[str]:
+def _not_told(records: Records, log: Path) -> Iterator[str]:
     """Uploads that are finished, and no app has said yes."""
     calls = read_calls(log)
-    for upload_id, record in kept.items():
+    for upload_id, record in records.items():
         if record.role is not Role.PARTIAL and record.finished:
             outcomes = [call.outcome for call in calls.get(upload_id, ())]
             if SUCCEEDED not in outcomes:
                 yield f"{upload_id} is finished, and the app that was to be told said {outcomes or 'nothing'}"
 
 
-def unkept(upload: Upload, calls: Sequence[Call]) -> Iterator[str]:
+def broken_promises(upload: Upload, calls: Sequence[Call]) -> Iterator[str]:
     """What is wrong about the calls of the app for one upload, next to what its clients were told."""
     if not upload.born.called:
         if calls:
