@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import time
+
 from starlette.types import ASGIApp
 
+from tusserver.addresses import TrustedProxies
 from tusserver.app import Tus
 from tusserver.indexes.file_open_uploads import FileLedger
 from tusserver.locks import file
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
+from tusserver.server import sockets
+from tusserver.server.options import ConnectionLimits, RunOptions, ServerOptions
 from tusserver.settings.schema import Settings
-from tusserver.settings.sources import LoadedSettings
+from tusserver.settings.sources import LoadedSettings, SettingsError
 from tusserver.stores.base import Claim
 from tusserver.stores.file import folder
 from tusserver.stores.file.store import FileStore
@@ -20,6 +27,10 @@ from tusserver.web.forwarded import Proxies
 from tusserver.web.health import LIVE, READY
 from tusserver.web.pages import PATHS, UploadPage
 from tusserver.web.router import Router
+
+_PORT_TIMEOUT = 1.0
+"""Seconds for a port to become free: the workers of a parent that was killed close it a moment later."""
+_PORT_RETRY = 0.02
 
 
 class ServerApp(Router):
@@ -72,6 +83,48 @@ def _page(settings: Settings) -> UploadPage | None:
         return None  # uploads win, and a page that lacks one of its files is of no use
     # The page is told where uploads are made from where it is itself, so that a proxy may put a path before both.
     return UploadPage(settings.server.path.removeprefix("/"), download=settings.tus.download)
+
+
+def run_options(configured: LoadedSettings) -> RunOptions:
+    """Return the options of a process that serves."""
+    settings = configured.settings
+    return RunOptions(
+        server=settings.server.fill(ServerOptions),
+        limits=settings.limits.fill(ConnectionLimits),
+        trusted=TrustedProxies(settings.proxies.trusted),
+    )
+
+
+def open_listeners(configured: LoadedSettings) -> list[socket.socket]:
+    """Listen, or take the sockets on which a service manager listens.
+
+    Raises:
+        SettingsError: that address or port cannot be listened on.
+    """
+    server = configured.settings.server
+    until = time.monotonic() + _PORT_TIMEOUT
+    while True:
+        try:
+            return sockets.inherited() or sockets.listen(server.host, server.port, server.backlog)
+        except socket.gaierror as error:
+            raise configured.refusal("server.host", f"is not known here ({error.strerror}); write an address") from None
+        except ValueError as error:
+            raise SettingsError(f"environment LISTEN_FDS: {error}") from None
+        except OSError as error:
+            match error.errno:
+                case errno.EADDRINUSE if time.monotonic() < until:
+                    time.sleep(_PORT_RETRY)
+                case errno.EADDRINUSE:
+                    problem = (
+                        f"is in use on {server.host}; stop the other program or choose another, 0 picks a free one"
+                    )
+                    raise configured.refusal("server.port", problem) from None
+                case errno.EACCES:
+                    problem = "needs more rights than this user has; choose one above 1023"
+                    raise configured.refusal("server.port", problem) from None
+                case _:
+                    problem = f"cannot be listened on ({error.strerror}); write an address of this machine or 0.0.0.0"
+                    raise configured.refusal("server.host", problem) from None
 
 
 def open_locker(configured: LoadedSettings, store: FileStore) -> Locker:

@@ -20,7 +20,8 @@ from tests.support.tus import Tus, eventually, patching
 from tests.support.wire import Connection
 from tusserver.protocol.upload import as_upload_id
 from tusserver.server import descriptors
-from tusserver.server.connections import MAX_REJECTED, ConnectionLimits
+from tusserver.server.connections import MAX_REJECTED
+from tusserver.server.options import ConnectionLimits
 from tusserver.stores.file.store import FileStore
 
 FEW = 64
@@ -34,7 +35,7 @@ DATA = os.urandom(100_000)
 @pytest.mark.parametrize("files", [20, 64, 128, 256, 1024, 4096])
 def test_all_that_are_admitted_and_all_that_are_rejected_fit(files: int) -> None:
     fitted = descriptors.fit(ConnectionLimits(connections=100_000), 2048, files, 10)
-    connections, rejected = fitted.limits.connections, fitted.limits.max_rejected
+    connections, rejected = fitted.limits.connections, fitted.max_rejected
     assert connections is not None
     assert connections >= 1
     if files >= FEW:
@@ -51,21 +52,23 @@ def test_the_log_says_that_fewer_are_admitted_and_the_remedy(caplog: pytest.LogC
 
 def test_what_fits_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     limits = ConnectionLimits(connections=8000)
-    assert descriptors.fit(limits, 2048, 65_536, 10) == descriptors.FittedLimits(limits=limits, backlog=2048)
-    assert limits.max_rejected == MAX_REJECTED
+    assert descriptors.fit(limits, 2048, 65_536, 10) == descriptors.FittedLimits(
+        limits=limits, per_process=None, max_rejected=MAX_REJECTED, backlog=2048
+    )
     assert caplog.text == ""
 
 
 def test_several_workers_may_have_more_together_than_one_of_them(caplog: pytest.LogCaptureFixture) -> None:
     limits = ConnectionLimits(connections=1000)
     fitted = descriptors.fit(limits, 2048, 1024, 10, 4)
-    assert fitted.limits == replace(limits, connections_per_process=268, max_rejected=48)
+    assert (fitted.limits, fitted.per_process, fitted.max_rejected) == (limits, 268, 48)
     assert caplog.text == ""
 
 
 def test_without_a_limit_the_descriptors_are_one(caplog: pytest.LogCaptureFixture) -> None:
     limits = ConnectionLimits()
-    assert descriptors.fit(limits, 2048, 1024, 10).limits == replace(limits, connections=268, max_rejected=48)
+    fitted = descriptors.fit(limits, 2048, 1024, 10)
+    assert (fitted.limits, fitted.max_rejected) == (replace(limits, connections=268), 48)
     assert caplog.text == ""
 
 

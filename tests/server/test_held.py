@@ -17,8 +17,9 @@ import tusserver
 from tests.server.stage import Stage
 from tests.support.tus import Tus, eventually, patching
 from tests.support.wire import render
-from tusserver.server.connections import ConnectionLimiter, ConnectionLimits
+from tusserver.server.connections import ConnectionLimiter
 from tusserver.server.heads import FIELD_COST, REQUEST_COST, USUAL_BYTES, HeadBudget
+from tusserver.server.options import ConnectionLimits
 from tusserver.server.protocol import PIPELINED, TusHttpProtocol, limited_protocol
 from tusserver.stores.file.store import FileStore
 
@@ -105,7 +106,7 @@ UNFINISHED = {
 
 @pytest.mark.parametrize("unfinished", UNFINISHED.values(), ids=UNFINISHED)
 def test_unfinished_heads_cost_no_more_than_their_sum_and_a_new_client_is_served(unfinished: bytes) -> None:
-    limiter = ConnectionLimiter(ConnectionLimits(head_memory=200_000))
+    limiter = ConnectionLimiter(ConnectionLimits(buffers=200_000))
     with Stage("uvloop", http=limited_protocol(limiter)) as stage, ExitStack() as stack:
         stage.play(echo)
         clients = [stack.enter_context(stage.connect()) for _ in range(12)]
@@ -126,7 +127,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 def test_a_request_that_waits_counts_with_what_it_costs() -> None:
     """A HEAD of 34 bytes is 3 KB in memory."""
-    limiter = ConnectionLimiter(ConnectionLimits(head_memory=4 << 20))
+    limiter = ConnectionLimiter(ConnectionLimits(buffers=4 << 20))
     heads = limiter.heads
     assert heads is not None
     let_go = threading.Event()
@@ -147,7 +148,7 @@ def test_a_request_that_waits_counts_with_what_it_costs() -> None:
 
 def test_a_field_counts_with_what_it_costs() -> None:
     """4,000 short fields are 40 KB on the wire, and 700 KB in memory."""
-    limiter = ConnectionLimiter(ConnectionLimits(head_memory=1 << 20))
+    limiter = ConnectionLimiter(ConnectionLimits(buffers=1 << 20))
     with traced() as held:
         fields = [(name.lower(), value) for name, value in ((b"%x" % n, b"%x" % n) for n in range(16, 2016))]
         cost = held() / len(fields)

@@ -10,7 +10,8 @@ from starlette.types import Receive, Scope, Send
 from tests.server.stage import Stage, answer, read_body
 from tests.support.wire import TIMEOUT, Connection, chunk, render
 from tusserver.server.connections import ConnectionLimiter
-from tusserver.server.protocol import HEAD_SIZE, limited_protocol
+from tusserver.server.options import HEAD_SIZE
+from tusserver.server.protocol import limited_protocol
 
 HOST = ("Host", "stage")
 

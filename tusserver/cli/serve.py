@@ -1,27 +1,24 @@
-"""`tusserver serve`: settings in, a running server out."""
+"""`tusserver serve`: settings in, a running server out.
+
+Most of the server is imported after signals are handled: a signal that comes meanwhile ends the start without a trace.
+"""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import gc
 import logging
-import socket
-import time
 from functools import partial
 from typing import Any
 
 from tusserver import __version__
 from tusserver.cli.flags import load_settings
 from tusserver.protocol.extensions import Extension
-from tusserver.server import signals
+from tusserver.server import logs, signals
 from tusserver.server.lines import LineWriter
 from tusserver.settings.sources import LoadedSettings, SettingsError
 from tusserver.settings.values import show_duration
 
-PATIENCE = 1.0
-"""Seconds for a port to become free: the workers of a parent that was killed let go of it a moment later."""
-_TRY_AGAIN = 0.02
 _STANDARD_OUTPUT = 1
 _STANDARD_ERROR = 2
 _STOPPED = "Stopped. Uploads are kept and can be resumed."
@@ -30,7 +27,7 @@ logger = logging.getLogger("tusserver.server")
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Serve until a signal comes.
+    """Serve until a signal comes; return the exit code.
 
     Raises:
         SettingsError
@@ -41,7 +38,7 @@ def serve(options: argparse.Namespace) -> int:
     out = LineWriter(_STANDARD_OUTPUT, keep_thread=False)
     try:
         return _Service(options, configured, terminal, out).serve()
-    except KeyboardInterrupt:  # nothing was under way
+    except KeyboardInterrupt:  # a signal during the start
         _finish(out, _STOPPED)
         return 0
     except SettingsError:
@@ -52,11 +49,13 @@ def serve(options: argparse.Namespace) -> int:
 
 
 class _Service:
-    """One `tusserver serve`: the settings that count, the sockets, and what is said of them to `out`."""
+    """One run of `tusserver serve`: its settings, its sockets, and what is printed to `out`."""
 
     def __init__(
         self, options: argparse.Namespace, configured: LoadedSettings, terminal: signals.Terminal, out: LineWriter
     ) -> None:
+        from tusserver.assembly import open_listeners
+
         self._options = options
         self._configured = configured
         self._terminal = terminal
@@ -64,20 +63,20 @@ class _Service:
         self._workers = configured.settings.server.workers
         self._log()
         self._note()
-        self._listeners = _listen(configured)
+        self._listeners = open_listeners(configured)
         self._server: Any = None
-        self._fresh: Any = None
-        """The site that is served next, after a reload in one process."""
+        self._next_app: Any = None
+        """The app that is served next, after a reload in one process."""
 
     def serve(self) -> int:
-        """Serve, in this process or in several; the exit code is returned."""
+        """Serve, in this process or in several; return the exit code."""
         from tusserver.assembly import assemble
 
-        site = assemble(self._configured)
+        app = assemble(self._configured)
         if self._workers == 1:
-            return self._serve_alone(site)
-        self._announcement = self._announce(site)
-        del site  # each worker makes its own: an inherited lock would exclude nobody
+            return self._serve_alone(app)
+        self._announcement = self._announce(app)
+        del app  # each worker makes its own: an inherited lock would exclude nobody
         return self._supervise()
 
     def _note(self) -> None:
@@ -86,16 +85,14 @@ class _Service:
             logger.warning(line)
 
     def _log(self, worker: int | None = None) -> None:
-        from tusserver.server import logs
-
         log = self._configured.settings.log
         logs.configure(log.level, log.format, worker=worker, keep_thread=worker is not None or self._workers == 1)
 
-    def _announce(self, site: Any) -> str:
+    def _announce(self, app: Any) -> str:
         from tusserver.server import protocol, sockets
 
         settings = self._configured.settings
-        extensions = site.tus.extensions
+        extensions = app.tus.extensions
         if not protocol.SUPPORTED:  # uvicorn's own protocol delivers no trailers, and so OPTIONS does not promise them
             extensions = tuple(extension for extension in extensions if extension is not Extension.CHECKSUM_TRAILER)
         address = f"http://{sockets.host_of(self._listeners[0])}"
@@ -107,90 +104,95 @@ class _Service:
             f"Extensions: {', '.join(extensions) or 'none'}",
             f"Listening on {address}{settings.server.path}",
         ]
-        if site.page is not None:
+        if app.page is not None:
             lines.insert(-1, f"Upload page: {address}/")
         return "\n".join(lines)
 
-    def _waiting(self, requests: int) -> None:
+    def _report_wait(self, requests: int) -> None:
         longest = show_duration(self._configured.settings.server.shutdown_timeout)
         self._out.put(f"Waiting for running requests ({requests}), {longest} at most. Ctrl-C again ends them.")
 
-    def _close(self) -> None:
+    def _close_listeners(self) -> None:
         for listener in self._listeners:
             listener.close()
 
     def _reload(self) -> Any:
-        """Read the settings again; return a site made of them, and None if they are wrong and change nothing.
+        """Read the settings again; return an app made of them, and None if they are wrong and change nothing.
 
-        Nothing that goes wrong here may end a server: its own files may be those of another version by now.
+        No error here may end a server: the files of the package may be those of another version by now.
         """
         from tusserver.assembly import assemble
 
         who = "the settings" if self._workers == 1 else "the workers"
         try:
-            fresh = load_settings(self._options)
-            site = assemble(fresh)
+            configured = load_settings(self._options)
+            app = assemble(configured)
         except SettingsError as refusal:
             logger.error("%s stay as they are: %s", who, refusal)
             return None
         except Exception as error:
-            logger.error("%s stay as they are, as the new settings cannot be tried: %s", who, _said(error))
-            logger.debug("the trace of that", exc_info=True)
+            logger.error("%s stay as they are, as the new settings cannot be tried: %s", who, _describe(error))
+            logger.debug("the traceback of that", exc_info=True)
             return None
-        self._configured = fresh
+        self._configured = configured
         self._log()
         self._note()
-        return site
+        return app
+
+    def _run(self, app: Any, listeners: list[Any], **callbacks: Any) -> bool:
+        from tusserver.assembly import run_options
+        from tusserver.server import run
+
+        return run.run(app, listeners, run_options(self._configured), **callbacks)
 
     # one process -----------------------------------------------------------------------------------------------------
 
-    def _serve_alone(self, site: Any) -> int:
+    def _serve_alone(self, app: Any) -> int:
         """Serve in this process; after SIGHUP again, with the settings as they are then."""
         import asyncio
 
-        on_start = partial(self._out.put, self._announce(site))
+        on_start = partial(self._out.put, self._announce(app))
         while True:
-            self._fresh = None
-            served = _run(
-                self._configured,
-                site,
+            self._next_app = None
+            started = self._run(
+                app,
                 [listener.dup() for listener in self._listeners],
                 on_start=on_start,
-                on_stop=partial(self._stop, site),
-                on_wait=self._waiting,
+                on_stop=partial(self._stop, app),
+                on_wait=self._report_wait,
                 make_server=self._make_server,
             )
-            asyncio.run(site.aclose())
-            if not served:
+            asyncio.run(app.aclose())
+            if not started:
                 return _fail("the server could not start; the log above says why")
-            if self._fresh is not None:
+            if self._next_app is not None:
                 signals.prepare(self._terminal)
-            if self._fresh is None or self._server.signalled:
+            if self._next_app is None or self._server.signalled:
                 _finish(self._out, _STOPPED)
                 return 0
-            site = self._fresh
+            app = self._next_app
             on_start = partial(logger.info, "serving again, with the settings as they are now")
 
-    def _make_server(self, config: Any, **how: Any) -> Any:
+    def _make_server(self, config: Any, **callbacks: Any) -> Any:
         from tusserver.server import run
 
         self._server = run.Server(
             config,
-            on_hangup=self._hangup,
+            on_hangup=self._on_hangup,
             on_exit=partial(_finish, self._out, _STOPPED),
             terminal=self._terminal,
-            **how,
+            **callbacks,
         )
         return self._server
 
-    def _hangup(self) -> bool:
-        self._fresh = self._reload()
-        return self._fresh is not None
+    def _on_hangup(self) -> bool:
+        self._next_app = self._reload()
+        return self._next_app is not None
 
-    def _stop(self, site: Any) -> None:
-        site.tus.close()
-        if self._fresh is None:  # else who connects meanwhile waits until it is served again
-            self._close()
+    def _stop(self, app: Any) -> None:
+        app.tus.close()
+        if self._next_app is None:  # else new connections wait until it is served
+            self._close_listeners()
 
     # several ---------------------------------------------------------------------------------------------------------
 
@@ -209,8 +211,8 @@ class _Service:
             self._workers,
             shutdown_timeout=self._configured.settings.server.shutdown_timeout.total_seconds(),
             on_start=lambda: self._out.put(self._announcement),
-            on_stop=self._close,
-            on_wait=self._waiting,
+            on_stop=self._close_listeners,
+            on_wait=self._report_wait,
             reload=reload,
             terminal=self._terminal,
         )
@@ -223,100 +225,42 @@ class _Service:
         return context
 
     def _work(self, context: Any) -> int:
+        """Serve as a worker; return its exit code."""
         from tusserver.assembly import assemble
 
         self._log(context.number)
         try:
-            site = assemble(self._configured)
-            served = _run(
-                self._configured,
-                site,
+            app = assemble(self._configured)
+            started = self._run(
+                app,
                 self._listeners,
                 on_start=context.ready,
-                on_stop=site.tus.close,
+                on_stop=app.tus.close,
                 on_wait=context.waiting,
                 make_server=context.server,
                 counts=context.process_counts,
             )
         except Exception as error:
-            logger.error("this worker cannot serve: %s", _said(error))
-            logger.debug("the trace of that", exc_info=True)
+            logger.error("this worker cannot serve: %s", _describe(error))
+            logger.debug("the traceback of that", exc_info=True)
             return 1
-        return 0 if served else 1
+        return 0 if started else 1
 
 
-def _said(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, SettingsError | OSError) else f"{type(error).__name__}: {error}"
 
 
 def _finish(out: LineWriter, line: str) -> None:
-    """Say the last words of a server, if they are read at once, behind those of the log."""
-    from tusserver.server import logs
-
+    """Print the last line of a server behind its log, unless nobody reads either."""
     logs.flush()
     out.put(line)
     out.flush()
 
 
 def _fail(line: str) -> int:
-    from tusserver.server import logs
-
     logs.flush()
     errors = LineWriter(_STANDARD_ERROR, keep_thread=False)
     errors.put(f"tusserver: {line}")
     errors.flush()
     return 1
-
-
-def _run(configured: LoadedSettings, site: Any, listeners: list[socket.socket], **how: Any) -> bool:
-    from tusserver.addresses import TrustedProxies
-    from tusserver.server import connections, run
-
-    settings = configured.settings
-    limits = settings.limits
-    return run.run(
-        site,
-        listeners,
-        shutdown_timeout=settings.server.shutdown_timeout.total_seconds(),
-        keep_alive=settings.server.keep_alive.total_seconds(),
-        backlog=settings.server.backlog,
-        idle_timeout=limits.idle_timeout.total_seconds(),
-        head_size=limits.head_size,
-        limits=connections.ConnectionLimits(
-            connections=limits.connections,
-            connections_per_address=limits.connections_per_address,
-            head_timeout=None if limits.head_timeout is None else limits.head_timeout.total_seconds(),
-            head_memory=limits.buffers,
-        ),
-        trusted=TrustedProxies(settings.proxies.trusted),
-        **how,
-    )
-
-
-def _listen(configured: LoadedSettings) -> list[socket.socket]:
-    from tusserver.server import sockets
-
-    server = configured.settings.server
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return sockets.inherited() or sockets.listen(server.host, server.port, server.backlog)
-        except socket.gaierror as error:
-            raise configured.refusal("server.host", f"is not known here ({error.strerror}); write an address") from None
-        except ValueError as error:
-            raise SettingsError(f"environment LISTEN_FDS: {error}") from None
-        except OSError as error:
-            match error.errno:
-                case errno.EADDRINUSE if time.monotonic() < until:
-                    time.sleep(_TRY_AGAIN)
-                case errno.EADDRINUSE:
-                    problem = (
-                        f"is in use on {server.host}; stop the other program or choose another, 0 picks a free one"
-                    )
-                    raise configured.refusal("server.port", problem) from None
-                case errno.EACCES:
-                    problem = "needs more rights than this user has; choose one above 1023"
-                    raise configured.refusal("server.port", problem) from None
-                case _:
-                    problem = f"cannot be listened on ({error.strerror}); write an address of this machine or 0.0.0.0"
-                    raise configured.refusal("server.host", problem) from None

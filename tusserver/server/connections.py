@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from tusserver.addresses import TrustedProxies, client_key, parse_address
 from tusserver.protocol.errors import TooManyConnections
 from tusserver.server.heads import HeadBudget
+from tusserver.server.options import ConnectionLimits
 from tusserver.server.shared_counts import ProcessCounts
 
 logger = logging.getLogger("tusserver.connections")
@@ -25,24 +25,6 @@ WARNING_INTERVAL: Final = 60.0
 """Seconds between two warnings about the same limit."""
 MAX_REJECTED: Final = 64
 """Rejected connections that may be open at once to get an answer, unless there are too few descriptors."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionLimits:
-    """How many connections are accepted, and how long their request heads may take. None means no limit."""
-
-    connections: int | None = None
-    """Of all workers together."""
-    connections_per_process: int | None = None
-    """Of each worker."""
-    connections_per_address: int | None = None
-    """From one IPv4 address, or one /64 of IPv6."""
-    head_timeout: float | None = None
-    """Seconds until a request head is complete: from the start of the connection, or from the head's first byte."""
-    max_rejected: int = MAX_REJECTED
-    """Rejected connections that may be open at once to get an answer; further ones are closed without one."""
-    head_memory: int | None = None
-    """Bytes that request heads of more than the usual size may use together."""
 
 
 class Connection(Protocol):
@@ -59,7 +41,9 @@ class ConnectionLimiter:
     """Counts connections and times request heads.
 
     Connections from `trusted` proxies carry requests of many clients: they count in all, and not by address.
-    `counts`: those of the other workers, if there are any.
+    `counts`: those of the other workers, if there are any. `per_process`: how many this process may have, if fewer than
+    all together. `max_rejected`: rejected connections that may be open at once to get an answer; further ones are
+    closed without one.
     """
 
     def __init__(
@@ -67,8 +51,15 @@ class ConnectionLimiter:
         limits: ConnectionLimits | None = None,
         trusted: TrustedProxies | None = None,
         counts: ProcessCounts | None = None,
+        *,
+        per_process: int | None = None,
+        max_rejected: int = MAX_REJECTED,
     ) -> None:
         self._limits = limits or ConnectionLimits()
+        self._per_process = per_process
+        self._max_rejected = max_rejected
+        timeout = self._limits.head_timeout
+        self._head_timeout = None if timeout is None else timeout.total_seconds()
         self._counts = counts
         self._trusted = trusted or TrustedProxies()
         self._admitted: dict[Connection, str] = {}
@@ -82,10 +73,10 @@ class ConnectionLimiter:
         self._warned_at: dict[str, float] = {}
         self.closing = False
         """Whether the server stops: a connection that is admitted now gets one answer at most."""
-        self.times_heads = self._limits.head_timeout is not None
+        self.times_heads = self._head_timeout is not None
         """Whether `head_started` does anything."""
         self.heads: HeadBudget[Connection] | None = (
-            None if self._limits.head_memory is None else HeadBudget(self._limits.head_memory)
+            None if self._limits.buffers is None else HeadBudget(self._limits.buffers)
         )
         """The memory that large request heads use."""
 
@@ -131,7 +122,7 @@ class ConnectionLimiter:
 
     def _is_full(self, limit: int) -> bool:
         """Return whether one more would exceed a limit. It is published before the others' counts are read."""
-        here, per_process = len(self._admitted) + 1, self._limits.connections_per_process
+        here, per_process = len(self._admitted) + 1, self._per_process
         others = 0
         if self._counts is not None:
             self._counts.put(here)
@@ -166,7 +157,7 @@ class ConnectionLimiter:
 
     def _reject(self, connection: Connection, why: str) -> None:
         self._rejected.add(connection)
-        connection.reject(TooManyConnections(why), answer=len(self._rejected) <= self._limits.max_rejected)
+        connection.reject(TooManyConnections(why), answer=len(self._rejected) <= self._max_rejected)
 
     def _warn(self, limit: str, problem: str, remedy: str = "", effect: str = "further ones are rejected") -> None:
         now = asyncio.get_running_loop().time()
@@ -178,7 +169,7 @@ class ConnectionLimiter:
 
     def head_started(self, connection: Connection) -> None:
         """Time the head of the next request from now on."""
-        timeout = self._limits.head_timeout
+        timeout = self._head_timeout
         if timeout is not None:
             loop = asyncio.get_running_loop()
             self._awaiting_head[connection] = loop.time()
@@ -192,14 +183,14 @@ class ConnectionLimiter:
     def set_head_cost(self, connection: Connection, cost: int) -> None:
         """Note the bytes of memory that the heads of a connection use; abort the largest if that is too much in all."""
         if self.heads is not None and (aborted := self.heads.hold(connection, cost)):
-            problem = f"request heads use {self._limits.head_memory} bytes"
+            problem = f"request heads use {self._limits.buffers} bytes"
             self._warn("limits.buffers", problem, effect="the oldest large ones are aborted")
             for other in aborted:
                 self._awaiting_head.pop(other, None)
                 other.abort_head()
 
     def _abort_overdue(self) -> None:
-        timeout = self._limits.head_timeout
+        timeout = self._head_timeout
         assert timeout is not None
         loop = asyncio.get_running_loop()
         latest = loop.time() - timeout

@@ -12,7 +12,8 @@ import os
 import resource
 from dataclasses import dataclass, replace
 
-from tusserver.server.connections import MAX_REJECTED, ConnectionLimits
+from tusserver.server.connections import MAX_REJECTED
+from tusserver.server.options import ConnectionLimits
 
 logger = logging.getLogger("tusserver.server")
 
@@ -32,6 +33,10 @@ class FittedLimits:
     """What fits into a number of descriptors."""
 
     limits: ConnectionLimits
+    per_process: int | None
+    """Connections of one worker, if there are several."""
+    max_rejected: int
+    """Rejected connections that may be open at once to get an answer."""
     backlog: int
     """Connections that may wait to be accepted: all of them may be accepted at once, before any is rejected."""
 
@@ -53,13 +58,12 @@ def fit(limits: ConnectionLimits, backlog: int, files: int, used: int, workers: 
     connections = in_all if limits.connections is None else min(in_all, limits.connections)
     left = max(0, free - PER_CONNECTION * min(per_process, connections))
     max_rejected = min(MAX_REJECTED, max(1, left // 4))
-    limits = replace(
-        limits,
-        connections=connections,
-        connections_per_process=None if workers == 1 else per_process,
+    return FittedLimits(
+        limits=replace(limits, connections=connections),
+        per_process=None if workers == 1 else per_process,
         max_rejected=max_rejected,
+        backlog=max(1, min(backlog, left // 2)),
     )
-    return FittedLimits(limits=limits, backlog=max(1, min(backlog, left // 2)))
 
 
 def count_open() -> int:

@@ -28,6 +28,7 @@ from tusserver.server.compat import missing_internals, supported
 from tusserver.server.connections import ConnectionLimiter
 from tusserver.server.framing import read_framing
 from tusserver.server.heads import HeadMeter
+from tusserver.server.options import HEAD_SIZE
 from tusserver.server.wire import UvicornWire
 from tusserver.streams import WIRE
 
@@ -37,8 +38,6 @@ if TYPE_CHECKING:  # names that an import of this module must not fail for
 
 logger = logging.getLogger("tusserver.wire")
 
-HEAD_SIZE: Final = 192 << 10
-"""Bytes of a request line with its header fields, if nothing else is set (`limits.head_size`)."""
 OVERHEAD_BYTES: Final = 64 << 10
 """In a row of a message that are neither of its head nor of its body: empty lines, extensions of chunks."""
 PIPELINED: Final = 64

@@ -24,10 +24,10 @@ from typing import Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
-from tusserver.addresses import TrustedProxies
 from tusserver.server import descriptors, logs
-from tusserver.server.connections import ConnectionLimiter, ConnectionLimits
-from tusserver.server.protocol import HEAD_SIZE, limited_protocol
+from tusserver.server.connections import ConnectionLimiter
+from tusserver.server.options import RunOptions
+from tusserver.server.protocol import limited_protocol
 from tusserver.server.shared_counts import ProcessCounts
 from tusserver.server.signals import Hangup, Terminal, exit_within, install
 from tusserver.server.sockets import limit_unread
@@ -176,34 +176,29 @@ class Server(uvicorn.Server):
 def run(
     app: ASGIApp,
     sockets: list[socket.socket],
+    options: RunOptions,
     *,
     on_start: Callable[[], None] = lambda: None,
     on_stop: Callable[[], None] = lambda: None,
     on_wait: Callable[[int], None] = lambda requests: None,
-    shutdown_timeout: float = 10.0,
-    keep_alive: float = 75.0,
-    backlog: int = 2048,
-    idle_timeout: float = 30.0,
-    head_size: int = HEAD_SIZE,
-    limits: ConnectionLimits | None = None,
-    trusted: TrustedProxies | None = None,
     counts: ProcessCounts | None = None,
     make_server: MakeServer = Server,
 ) -> bool:
-    """Serve until a signal says to stop; return whether the server could start. Times are in seconds, sizes in bytes.
+    """Serve until a signal says to stop; return whether the server could start.
 
-    The connection of a client that reads nothing of an answer for `idle_timeout` is closed. Connections from `trusted`
-    proxies count in all, not by address. `counts`: connections of the other workers, which count with ours.
+    `counts`: connections of the other workers, which count with ours.
     """
     _limit_arenas()
-    limit_unread(sockets, idle_timeout)
-    limits = limits or ConnectionLimits()
+    server, limits = options.server, options.limits
+    limit_unread(sockets, limits.idle_timeout.total_seconds())
     files, used = descriptors.raise_limit(limits.connections), descriptors.count_open()
-    fitted = descriptors.fit(limits, backlog, files, used, 1 if counts is None else counts.workers)
-    limiter = ConnectionLimiter(fitted.limits, trusted, counts)
+    fitted = descriptors.fit(limits, server.backlog, files, used, 1 if counts is None else counts.workers)
+    limiter = ConnectionLimiter(
+        fitted.limits, options.trusted, counts, per_process=fitted.per_process, max_rejected=fitted.max_rejected
+    )
     config = uvicorn.Config(
         app,
-        http=limited_protocol(limiter, head_size=head_size),
+        http=limited_protocol(limiter, head_size=limits.head_size),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -212,20 +207,21 @@ def run(
         server_header=False,
         workers=1,  # else uvicorn asks WEB_CONCURRENCY
         backlog=fitted.backlog,
-        timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # asyncio takes the fraction, and uvicorn hands it on
-        timeout_graceful_shutdown=shutdown_timeout,  # type: ignore[arg-type]  # likewise
+        # asyncio takes the fractions, and uvicorn passes them on.
+        timeout_keep_alive=server.keep_alive.total_seconds(),  # type: ignore[arg-type]  # see above
+        timeout_graceful_shutdown=server.shutdown_timeout.total_seconds(),  # type: ignore[arg-type]  # see above
     )
 
     def stopping() -> None:
         limiter.closing = True
         on_stop()
 
-    server = make_server(config, on_start=on_start, on_stop=stopping, on_wait=on_wait)
+    serving = make_server(config, on_start=on_start, on_stop=stopping, on_wait=on_wait)
     try:
-        server.run(sockets)
+        serving.run(sockets)
     except SystemExit:  # what uvicorn makes of a failed start; it has logged why
         return False
-    return server.started
+    return serving.started
 
 
 def preload() -> None:
