@@ -1,6 +1,7 @@
 """tusserver: resumable uploads with the tus protocol. This is the face: what an embedding app may import."""
 
 from tusserver.app import Tus
+from tusserver.events import Created, Event, Expired, Finished, Interrupted, Observers, Progressed, Refused, Terminated
 from tusserver.locks.base import Lease, Locker, Preempt
 from tusserver.locks.file import FileLocker
 from tusserver.locks.memory import MemoryLocker
@@ -20,23 +21,32 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Cors",
+    "Created",
     "CreationRejected",
     "Durability",
+    "Event",
+    "Expired",
     "Expiry",
     "Extension",
     "Features",
     "FileLocker",
     "FileStore",
+    "Finished",
+    "Interrupted",
     "Lease",
     "Limits",
     "Locker",
     "MemoryLocker",
     "MemoryStore",
     "Metadata",
+    "Observers",
     "Preempt",
+    "Progressed",
     "Proxies",
+    "Refused",
     "Role",
     "Store",
+    "Terminated",
     "Timeouts",
     "Tus",
     "TusError",

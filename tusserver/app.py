@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime
 
@@ -12,7 +12,8 @@ import anyio
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
+from tusserver.events import Observers
+from tusserver.hooks.callables import CallableHooks, Callback
 from tusserver.indexes.base import Ledger
 from tusserver.indexes.file_open_uploads import FileLedger
 from tusserver.indexes.memory import MemoryLedger
@@ -23,7 +24,6 @@ from tusserver.protocol.dialect import Dialect, Offer
 from tusserver.protocol.extensions import Extension
 from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
 from tusserver.protocol.tus import TusDialect
-from tusserver.protocol.upload import Upload
 from tusserver.service.wiring import Options, wire
 from tusserver.stores.base import Claim, Store
 from tusserver.web.cors import Cors, CorsMiddleware
@@ -36,9 +36,6 @@ logger = logging.getLogger("tusserver")
 
 DIALECTS: Sequence[Callable[[Offer], Dialect]] = (TusDialect,)
 """Every dialect that is spoken. A request that is in none of them is read by the first."""
-
-Callback = Callable[[Upload], Awaitable[None]]
-"""Called with an upload as it is at that moment."""
 
 
 class Tus:
@@ -76,6 +73,9 @@ class Tus:
     extensions: tuple[Extension, ...]
     """What OPTIONS advertises (checksum-trailer only where trailers can arrive)."""
 
+    observers: Observers
+    """Whoever only wants to look: `tus.observers.subscribe(Finished, count)`. They cannot fail a request."""
+
     _sweeping: asyncio.Task[None] | None = None
     _claim: Claim | None = None
     _closed = False
@@ -101,13 +101,14 @@ class Tus:
         now: Callable[[], datetime] | None = None,
     ) -> None:
         self._store, self._locker = store, locker or _locker_of(store)
+        self.observers = Observers()
         service = wire(
             store,
             self._locker,
             ledger or _ledger_of(store),
-            _bus(on_created, on_finished, on_terminated, on_expired),
+            CallableHooks(before_create, on_created, on_finished, on_terminated, on_expired),
+            self.observers,
             Options(limits=limits, expiry=expiry, timeouts=timeouts, features=features),
-            before_create=before_create,
             new_id=new_id,
             now=now or store.clock,
         )
@@ -214,22 +215,3 @@ def _ledger_of(store: Store) -> Ledger:
     if store.lock_folder is None:
         return MemoryLedger()
     return FileLedger(store.lock_folder.parent / "tally")
-
-
-def _bus(
-    on_created: Callback | None,
-    on_finished: Callback | None,
-    on_terminated: Callback | None,
-    on_expired: Callback | None,
-) -> Bus:
-    bus = Bus()
-
-    def subscribe(kind: type[Event], callback: Callback | None) -> None:
-        if callback is not None:
-            bus.subscribe(kind, lambda event: callback(event.upload))
-
-    subscribe(Created, on_created)
-    subscribe(Finished, on_finished)
-    subscribe(Terminated, on_terminated)
-    subscribe(Expired, on_expired)
-    return bus

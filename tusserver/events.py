@@ -1,56 +1,107 @@
-"""What happened to uploads, and the Bus that tells it. An event is published after the commit, never before."""
+"""What happened, and the Observers of it: metrics, logs, dashboards. Published after the commit, never before.
+
+Observers only look. Whoever has a say in what happens, or must not miss anything of it, is a hook (`hooks.base`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
+from tusserver.protocol.dialect import RequestContext
+from tusserver.protocol.errors import ClientDisconnected, TusError
 from tusserver.protocol.upload import Upload
 
+logger = logging.getLogger("tusserver")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened to `upload`, as it was then."""
+    """Something that happened."""
+
+    context: RequestContext | None
+    """The request that caused it; None if none did: a sweep, or an end that is tried again."""
+    at: datetime
+    """When, by the server's clock; in UTC."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadEvent(Event):
+    """Something that happened to an upload."""
 
     upload: Upload
+    """As it was right after that."""
 
 
-class Created(Event):
-    """The upload exists, with no bytes yet."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created(UploadEvent):
+    """The upload exists; with the bytes that came along, if they were stored in the same commit."""
 
 
-class Finished(Event):
-    """All bytes are here. Not told for partial uploads: "The Server SHOULD NOT process these partial uploads"."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progressed(UploadEvent):
+    """Bytes were committed: about twice a second while a body comes in, and at its end."""
 
 
-class Terminated(Event):
-    """A client removed the upload."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interrupted(UploadEvent):
+    """A body ended early. What was committed of it stays."""
+
+    reason: TusError | ClientDisconnected
 
 
-class Expired(Event):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(UploadEvent):
+    """All bytes are here. Not for partial uploads: "The Server SHOULD NOT process these partial uploads"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terminated(UploadEvent):
+    """The upload was removed: by a client, or because its creation or its end was refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired(UploadEvent):
     """The upload was removed because its time was over."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused(Event):
+    """A request was refused, or failed."""
+
+    error: TusError
+
+
+KINDS: tuple[type[Event], ...] = (Created, Progressed, Interrupted, Finished, Terminated, Expired, Refused)
+"""Every kind of event that is published."""
+
 E = TypeVar("E", bound=Event)
-Listener = Callable[[E], Awaitable[None]]
 
 
-class Bus:
-    """Listeners by kind of event."""
+class Observers:
+    """Observers by kind of event. They are called on the event loop and must return at once: no I/O, no waiting."""
 
     def __init__(self) -> None:
-        self._listeners: dict[type[Event], list[Callable[[Any], Awaitable[None]]]] = {}
+        self._observers: dict[type[Event], tuple[Callable[[Any], object], ...]] = {}
 
-    def subscribe(self, kind: type[E], listener: Listener[E]) -> None:
-        """Call `listener` for every event of exactly this kind, in the order of subscription."""
-        self._listeners.setdefault(kind, []).append(listener)
+    def subscribe(self, kind: type[E], observer: Callable[[E], object]) -> None:
+        """Call `observer` for every event of this kind, or of a kind below it, in the order of subscription."""
+        for each in KINDS:
+            if issubclass(each, kind):
+                self._observers[each] = (*self._observers.get(each, ()), observer)
 
-    def has_listeners(self, kind: type[Event]) -> bool:
-        """Whether anybody wants to hear of this kind of event."""
-        return kind in self._listeners
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether anybody observes this kind of event. If not, the publisher makes no event."""
+        return kind in self._observers
 
-    async def publish(self, event: Event) -> None:
-        """Tell the listeners one after the other; what one raises goes to the publisher."""
-        for listener in self._listeners.get(type(event), ()):
-            await listener(event)
+    def publish(self, event: Event) -> None:
+        """Call the observers one after the other. Never fails: what one raises is logged, and that is all."""
+        for observer in self._observers.get(type(event), ()):
+            try:
+                observer(event)
+            except (Exception, asyncio.CancelledError):  # nobody can have cancelled us here: nothing is awaited
+                logger.exception("an observer of %s failed", type(event).__name__)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, IDLE, Feed, World, elapse, whole
-from tusserver.events import Finished
+from tusserver.hooks.base import HookType
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
     BodyTimeout,
@@ -59,17 +59,17 @@ async def test_an_upload_that_is_not_there_is_not_found(world: World) -> None:
 
 async def test_the_end_is_told_once_and_with_the_whole_upload(world: World) -> None:
     upload_id = await world.upload(5, b"hel")
-    assert world.heard(Finished) == 0
+    assert world.heard(HookType.PRE_FINISH) == 0
     await world.append(upload_id, 3, b"lo")
-    assert next(event.upload for event in world.told if type(event) is Finished).complete
-    assert world.heard(Finished) == 1
+    assert next(upload for kind, upload in world.told if kind is HookType.PRE_FINISH).complete
+    assert world.heard(HookType.PRE_FINISH) == 1
 
 
 async def test_a_partial_upload_is_not_told_as_finished(world: World) -> None:
     """ "The Server SHOULD NOT process these partial uploads until they are concatenated"."""
     part = await world.part(b"hello")
     assert (await world.head(part)).finished
-    assert world.heard(Finished) == 0
+    assert world.heard(HookType.PRE_FINISH) == 0
 
 
 async def test_an_empty_body_in_the_middle_changes_nothing(world: World) -> None:
@@ -82,7 +82,7 @@ async def test_an_empty_body_at_the_end_repeats_a_lost_answer_and_tells_nothing_
     upload_id = await world.upload(5, b"hello")
     for empty in (b"", Feed(ends=True)):
         assert (await world.append(upload_id, 5, empty)).offset == 5
-    assert world.heard(Finished) == 1
+    assert world.heard(HookType.PRE_FINISH) == 1
 
 
 async def test_an_empty_body_moves_no_deadline_and_gives_none_to_a_finished_upload(world: World) -> None:
@@ -128,9 +128,9 @@ async def test_a_chunked_body_that_runs_over_is_refused_and_never_told_as_finish
     upload_id = await world.upload(5)
     with pytest.raises(SizeExceeded):
         await world.append(upload_id, 0, Feed(*chunks, ends=True))
-    assert ((await world.head(upload_id)).offset, world.heard(Finished)) == (0, 0)
+    assert ((await world.head(upload_id)).offset, world.heard(HookType.PRE_FINISH)) == (0, 0)
     await world.append(upload_id, 0, b"hello")
-    assert (await world.content(upload_id), world.heard(Finished)) == (b"hello", 1)
+    assert (await world.content(upload_id), world.heard(HookType.PRE_FINISH)) == (b"hello", 1)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ async def test_nothing_is_left_of_a_body_that_runs_over_whatever_was_committed_o
     upload = await world.store.load(upload_id)
     assert (upload.offset, upload.told, upload.length) == (0, 0, length)
     assert (await world.append(upload_id, 0, b"hello")).offset == 5
-    assert world.heard(Finished) == (length == 5)
+    assert world.heard(HookType.PRE_FINISH) == (length == 5)
 
 
 async def test_nothing_is_left_of_the_length_that_came_with_a_body_that_is_refused(world: World) -> None:
@@ -197,13 +197,13 @@ async def test_a_length_may_come_with_any_body(world: World) -> None:
     upload = await world.append(upload_id, 5, b" wo", length=11)
     assert (upload.offset, upload.length, upload.complete) == (8, 11, False)
     assert (await world.append(upload_id, 8, b"rld", length=11)).finished
-    assert (await world.content(upload_id), world.heard(Finished)) == (b"hello world", 1)
+    assert (await world.content(upload_id), world.heard(HookType.PRE_FINISH)) == (b"hello world", 1)
 
 
 async def test_a_length_may_come_at_the_end_without_a_body(world: World) -> None:
     upload_id = await world.upload(None, b"hello")
     assert (await world.append(upload_id, 5, length=5)).finished
-    assert world.heard(Finished) == 1
+    assert world.heard(HookType.PRE_FINISH) == 1
 
 
 async def test_a_length_stands_even_if_its_body_does_not_arrive(world: World) -> None:
@@ -251,7 +251,7 @@ async def test_a_length_whose_body_is_refused_completes_nothing(world: World) ->
         await world.append(upload_id, 5, Feed(b"!", ends=True), length=5)
     with pytest.raises(ChecksumMismatch):
         await world.append(upload_id, 5, b"", length=5, checksum=sha1(b"?"))
-    assert ((await world.store.load(upload_id)).complete, world.heard(Finished)) == (False, 0)
+    assert ((await world.store.load(upload_id)).complete, world.heard(HookType.PRE_FINISH)) == (False, 0)
     assert (await world.append(upload_id, 5, Feed(ends=True), length=5)).finished
     assert (await world.store.load(upload_id)).length == 5
 
@@ -270,9 +270,9 @@ async def test_a_body_with_a_wrong_checksum_is_discarded_and_may_come_again(worl
     upload_id = await world.upload(11, b"hello")
     with pytest.raises(ChecksumMismatch):
         await world.append(upload_id, 5, b" wurld", checksum=sha1(b" world"))
-    assert (await world.content(upload_id), world.heard(Finished)) == (b"hello", 0)
+    assert (await world.content(upload_id), world.heard(HookType.PRE_FINISH)) == (b"hello", 0)
     assert (await world.append(upload_id, 5, b" world", checksum=sha1(b" world"))).finished
-    assert (await world.content(upload_id), world.heard(Finished)) == (b"hello world", 1)
+    assert (await world.content(upload_id), world.heard(HookType.PRE_FINISH)) == (b"hello world", 1)
 
 
 async def test_the_checksum_of_an_empty_body_is_checked_too(world: World) -> None:
@@ -300,7 +300,7 @@ async def test_a_chunked_body_whose_end_is_missing_is_discarded_even_if_its_chec
     feed.vanish()
     with pytest.raises(ClientDisconnected):
         await appending
-    assert (await world.content(upload_id), world.heard(Finished)) == (b"hello", 0)
+    assert (await world.content(upload_id), world.heard(HookType.PRE_FINISH)) == (b"hello", 0)
 
 
 async def test_a_checksum_may_follow_its_body(world: World) -> None:
@@ -308,7 +308,7 @@ async def test_a_checksum_may_follow_its_body(world: World) -> None:
     for wrong, refusal in ((sha1(b" wurld"), ChecksumMismatch), (None, InvalidChecksum)):
         with pytest.raises(refusal):
             await world.append(upload_id, 5, Feed(b" wo", b"rld", ends=True, trailer=wrong), checksum_in_trailer=True)
-        assert (await world.content(upload_id), world.heard(Finished)) == (b"hello", 0)
+        assert (await world.content(upload_id), world.heard(HookType.PRE_FINISH)) == (b"hello", 0)
     right = Feed(b" wo", b"rld", ends=True, trailer=sha1(b" world"))
     assert (await world.append(upload_id, 5, right, checksum_in_trailer=True)).finished
     assert await world.content(upload_id) == b"hello world"
@@ -328,7 +328,7 @@ async def test_a_checksum_that_follows_unannounced_counts_as_much(world: World, 
     with pytest.raises(ChecksumMismatch):
         await appending
     upload = await world.store.load(upload_id)
-    assert (upload.offset, upload.told, world.heard(Finished)) == (5, 5, 0)
+    assert (upload.offset, upload.told, world.heard(HookType.PRE_FINISH)) == (5, 5, 0)
     right = Feed(b" wo", b"rld", ends=True, trailer=sha1(b" world"))
     assert (await world.append(upload_id, 5, right)).finished
     assert await world.content(upload_id) == b"hello world"
@@ -377,7 +377,7 @@ async def test_a_client_that_sent_the_last_byte_and_not_the_end_of_its_body_has_
     feed.vanish()
     with pytest.raises(ClientDisconnected):
         await appending
-    assert ((await world.head(upload_id)).finished, world.heard(Finished)) == (True, 1)
+    assert ((await world.head(upload_id)).finished, world.heard(HookType.PRE_FINISH)) == (True, 1)
 
 
 async def test_the_bytes_of_a_client_that_falls_silent_are_kept_and_it_is_told_to_come_again(world: World) -> None:

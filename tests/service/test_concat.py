@@ -12,7 +12,7 @@ import pytest
 from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, Feed, World, a_request, elapse
 from tests.support.uploads import changed
-from tusserver.events import Created, Finished
+from tusserver.hooks.base import HookType
 from tusserver.protocol.errors import (
     ClientDisconnected,
     FinishFailed,
@@ -60,7 +60,7 @@ async def test_complete_parts_are_joined_at_once_in_the_order_given(world: World
 
 async def test_a_final_upload_is_told_as_finished_once_and_its_parts_never(world: World) -> None:
     final = await world.join(await world.part(b"hello "), await world.part(b"world"))
-    assert world.heard(Finished) == world.heard(Finished, final.id) == 1
+    assert world.heard(HookType.PRE_FINISH) == world.heard(HookType.PRE_FINISH, final.id) == 1
 
 
 async def test_parts_stay_as_they_were(world: World) -> None:
@@ -79,7 +79,7 @@ async def test_a_final_upload_outlives_its_parts(world: World) -> None:
 
 async def test_parts_without_bytes_make_a_final_upload_without_bytes(world: World) -> None:
     final = await world.join(await world.part(b""), await world.part(b""))
-    assert (final.length, final.finished, world.heard(Finished)) == (0, True, 1)
+    assert (final.length, final.finished, world.heard(HookType.PRE_FINISH)) == (0, True, 1)
 
 
 async def test_parts_of_a_length_that_was_deferred_can_be_joined(world: World) -> None:
@@ -143,12 +143,12 @@ async def test_a_final_upload_that_cannot_be_finished_stays_and_is_finished_when
 ) -> None:
     world = make_world(features=Features(delete_parts=True))
     part = await world.part(b"hello")
-    world.listeners[Finished] = fail
+    world.callbacks[HookType.PRE_FINISH] = fail
     with pytest.raises(FinishFailed):
         await world.join(part)
     stored = await world.stored()
     assert len(stored) == 2
-    del world.listeners[Finished]
+    del world.callbacks[HookType.PRE_FINISH]
     final = await world.join(part)
     assert await world.content(final.id) == b"hello"
     assert await world.stored() == [final.id]
@@ -157,11 +157,11 @@ async def test_a_final_upload_that_cannot_be_finished_stays_and_is_finished_when
 
 async def test_a_final_upload_that_the_application_refuses_is_removed_and_its_parts_stay(world: World) -> None:
     part = await world.part(b"hello")
-    world.listeners[Finished] = refuse
+    world.callbacks[HookType.PRE_FINISH] = refuse
     with pytest.raises(UploadRejected):
         await world.join(part)
     assert await world.stored() == [part]
-    del world.listeners[Finished]
+    del world.callbacks[HookType.PRE_FINISH]
     assert await world.content((await world.join(part)).id) == b"hello"
 
 
@@ -176,7 +176,7 @@ async def test_the_same_parts_asked_for_again_are_the_same_final_upload(
     one, two = await world.part(b"hello "), await world.part(b"world")
     final = await world.join(one, two)
     assert (await world.join(one, two)).id == final.id
-    assert world.heard(Created, final.id) == world.heard(Finished, final.id) == 1
+    assert world.heard(HookType.POST_CREATE, final.id) == world.heard(HookType.PRE_FINISH, final.id) == 1
     assert await world.content(final.id) == b"hello world"
 
 
@@ -200,7 +200,7 @@ async def test_many_who_ask_at_once_get_one_final_upload(world: World) -> None:
     one, two = await world.part(b"hello "), await world.part(b"world")
     finals = await asyncio.gather(*(world.join(one, two) for _ in range(5)))
     assert len({final.id for final in finals}) == 1
-    assert world.heard(Created, finals[0].id) == world.heard(Finished, finals[0].id) == 1
+    assert world.heard(HookType.POST_CREATE, finals[0].id) == world.heard(HookType.PRE_FINISH, finals[0].id) == 1
 
 
 async def test_the_same_parts_asked_for_again_need_no_place_of_their_own(make_world: MakeWorld) -> None:
@@ -214,7 +214,7 @@ async def test_an_application_may_sweep_when_it_is_told_of_a_final_upload(world:
     async def sweep(upload: Upload) -> None:
         await world.sweeper.sweep()
 
-    world.listeners[Finished] = sweep
+    world.callbacks[HookType.PRE_FINISH] = sweep
     final = await world.join(await world.part(b"hello"))
     async with asyncio.timeout(60):
         await world.concatenator.wait_for_copies()
@@ -245,16 +245,16 @@ async def test_parts_of_a_waiting_final_upload_go_even_if_it_is_finished_later(m
     world = make_world(features=Features(delete_parts=True))
     one, two = await world.part(b"hello "), await world.part(b"wor", length=5)
     final = await world.join(one, two)
-    world.listeners[Finished] = fail
+    world.callbacks[HookType.PRE_FINISH] = fail
     await world.append(two, 3, b"ld")
     assert len(await world.stored()) == 3
-    del world.listeners[Finished]
+    del world.callbacks[HookType.PRE_FINISH]
     world.clock.advance(LATE)
     await world.sweeper.sweep()
     await world.concatenator.wait_for_copies()
     assert await world.stored() == [final.id]
     assert (await world.head(final.id)).finished
-    assert (await world.content(final.id), world.heard(Finished)) == (b"hello world", 1)
+    assert (await world.content(final.id), world.heard(HookType.PRE_FINISH)) == (b"hello world", 1)
 
 
 async def test_the_same_final_upload_is_given_back_while_its_parts_are_removed(make_world: MakeWorld) -> None:
@@ -297,7 +297,7 @@ async def test_the_same_final_upload_is_given_back_if_its_parts_could_not_all_be
             await world.join(one, two)
     world.restart()
     assert await world.content((await world.join(one, two)).id) == b"hello world"
-    assert world.heard(Finished) == 1
+    assert world.heard(HookType.PRE_FINISH) == 1
 
 
 async def test_the_same_final_upload_is_given_back_for_a_day_after_its_parts_went(make_world: MakeWorld) -> None:
@@ -331,7 +331,7 @@ async def test_a_final_upload_waits_for_its_parts_and_is_joined_with_the_last_on
     joined = await world.head(final.id)
     assert (joined.length, joined.offset, joined.finished, joined.expires_at) == (17, 17, True, None)
     assert await world.content(final.id) == b"hello worldhello "
-    assert world.heard(Finished) == 1
+    assert world.heard(HookType.PRE_FINISH) == 1
 
 
 async def test_the_length_of_a_final_upload_is_known_once_those_of_its_parts_are(world: World) -> None:
@@ -348,7 +348,7 @@ async def test_two_final_uploads_may_wait_for_the_same_part(world: World) -> Non
     finals = [await world.join(part), await world.join(part, part)]
     await world.append(part, 3, b"lo")
     assert [await world.content(final.id) for final in finals] == [b"hello", b"hellohello"]
-    assert world.heard(Finished) == 2
+    assert world.heard(HookType.PRE_FINISH) == 2
 
 
 async def test_a_part_that_breaks_off_after_its_last_byte_completes_its_final_upload(world: World) -> None:
@@ -503,7 +503,7 @@ async def test_a_part_that_is_held_for_a_moment_only_delays_its_final_upload(wor
     async with world.locker.hold(part):
         stored = await world.store.load(part)
         await world.store.commit(stored.with_progress(5, expires_at=stored.expires_at, finished=True, complete=True))
-        await world.concatenator.part_completed(part)
+        await world.concatenator.part_completed(part, a_request())
         assert (await world.store.load(final.id)).pending
     assert (await world.head(final.id)).finished
 
@@ -653,10 +653,10 @@ async def test_a_part_that_completes_while_its_final_upload_is_made_is_not_misse
             await world.append(part, 3, b"lo")
             created.set()
 
-    world.listeners[Created] = append_now
+    world.callbacks[HookType.POST_CREATE] = append_now
     final = await world.join(part)
     assert created.is_set()
-    assert (final.finished, await world.content(final.id), world.heard(Finished)) == (True, b"hello", 1)
+    assert (final.finished, await world.content(final.id), world.heard(HookType.PRE_FINISH)) == (True, b"hello", 1)
 
 
 async def test_a_part_that_is_deleted_while_its_final_upload_is_made_leaves_nothing(world: World) -> None:
@@ -666,7 +666,7 @@ async def test_a_part_that_is_deleted_while_its_final_upload_is_made_leaves_noth
         if upload.role is Role.FINAL:
             await world.delete(part)
 
-    world.listeners[Created] = delete_now
+    world.callbacks[HookType.POST_CREATE] = delete_now
     with pytest.raises(InvalidConcat):
         await world.join(part)
     assert await world.stored() == []
@@ -677,7 +677,7 @@ async def test_all_parts_and_their_final_upload_at_once_come_out_whole(world: Wo
     appended = [world.append(part, 0, bytes([65 + number]) * 3) for number, part in enumerate(parts)]
     final, *_ = await asyncio.gather(world.join(*parts), *appended)
     assert (await world.head(final.id)).finished
-    assert (await world.content(final.id), world.heard(Finished)) == (b"AAABBBCCCDDDEEEFFF", 1)
+    assert (await world.content(final.id), world.heard(HookType.PRE_FINISH)) == (b"AAABBBCCCDDDEEEFFF", 1)
 
 
 async def test_final_uploads_of_the_same_parts_in_different_orders_do_not_wait_in_a_circle(world: World) -> None:

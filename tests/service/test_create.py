@@ -11,7 +11,7 @@ import pytest
 
 from tests.service.conftest import MakeWorld
 from tests.service.world import IDLE, Feed, World, elapse, whole
-from tusserver.events import Created, Finished, Terminated
+from tusserver.hooks.base import HookType
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
     ChecksumMismatch,
@@ -52,19 +52,19 @@ async def test_a_new_upload_stands_at_zero_with_all_that_its_client_said(world: 
 
 async def test_the_creation_is_told_before_any_byte_is_there(world: World) -> None:
     await world.create(5, b"hello")
-    assert [type(event) for event in world.told] == [Created, Finished]
-    assert world.told[0].upload.offset == 0
+    assert [kind for kind, _ in world.told] == [HookType.POST_CREATE, HookType.PRE_FINISH]
+    assert world.told[0][1].offset == 0
 
 
 async def test_an_upload_of_length_zero_is_finished_at_once(world: World) -> None:
     upload = (await world.create(0)).upload
-    assert (upload.complete, upload.finished, world.heard(Finished)) == (True, True, 1)
+    assert (upload.complete, upload.finished, world.heard(HookType.PRE_FINISH)) == (True, True, 1)
 
 
 @pytest.mark.parametrize("body", [None, b""])
 async def test_an_upload_of_length_zero_that_cannot_be_finished_is_not_made(world: World, body: bytes | None) -> None:
     """Its client hears 500, gets no URL and asks again: this one would be nobody's."""
-    world.listeners[Finished] = fail
+    world.callbacks[HookType.PRE_FINISH] = fail
     with pytest.raises(FinishFailed):
         await world.create(0, body)
     assert await world.stored() == []
@@ -114,7 +114,7 @@ async def test_an_application_that_fails_to_decide_leaves_nothing(make_world: Ma
 
 
 async def test_a_listener_that_fails_at_the_creation_leaves_nothing(world: World) -> None:
-    world.listeners[Created] = fail
+    world.callbacks[HookType.POST_CREATE] = fail
     with pytest.raises(RuntimeError):
         await world.create(10)
     assert await world.stored() == []
@@ -129,7 +129,7 @@ async def test_a_creation_that_is_cancelled_while_a_listener_thinks_leaves_nothi
         thinking.set()
         await anyio.sleep_forever()
 
-    world.listeners[Created] = think
+    world.callbacks[HookType.POST_CREATE] = think
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(lambda: world.create(10, role=role))
         await thinking.wait()
@@ -167,7 +167,7 @@ async def test_the_first_bytes_come_along(world: World, length: int | None) -> N
     upload = (await world.create(length, b"hello")).upload
     assert (upload.offset, upload.length) == (5, length)
     assert await world.content(upload.id) == b"hello"
-    assert world.heard(Finished) == (length == 5)
+    assert world.heard(HookType.PRE_FINISH) == (length == 5)
 
 
 async def test_a_chunked_body_comes_along(world: World) -> None:
@@ -178,7 +178,7 @@ async def test_a_chunked_body_comes_along(world: World) -> None:
 async def test_a_chunked_body_that_runs_over_leaves_nothing_and_is_never_told_as_finished(world: World) -> None:
     with pytest.raises(SizeExceeded):
         await world.create(5, Feed(b"hello", b"!", ends=True))
-    assert (await world.stored(), world.heard(Finished)) == ([], 0)
+    assert (await world.stored(), world.heard(HookType.PRE_FINISH)) == ([], 0)
 
 
 async def test_a_chunked_body_of_unknown_end_is_bounded_by_the_largest_size(make_world: MakeWorld) -> None:
@@ -208,7 +208,7 @@ async def test_a_client_that_goes_away_before_it_has_a_url_leaves_nothing(world:
     with pytest.raises(ClientDisconnected):
         await creating
     assert await world.stored() == []
-    assert (world.heard(Created), world.heard(Terminated)) == (1, 1)
+    assert (world.heard(HookType.POST_CREATE), world.heard(HookType.POST_TERMINATE)) == (1, 1)
 
 
 async def test_an_upload_that_is_not_kept_is_not_told_as_finished_even_if_all_bytes_came(world: World) -> None:
@@ -219,7 +219,7 @@ async def test_an_upload_that_is_not_kept_is_not_told_as_finished_even_if_all_by
     feed.vanish()
     with pytest.raises(ClientDisconnected):
         await creating
-    assert (await world.stored(), world.heard(Finished)) == ([], 0)
+    assert (await world.stored(), world.heard(HookType.PRE_FINISH)) == ([], 0)
 
 
 async def test_a_client_that_falls_silent_gets_its_url_and_the_offset_reached(world: World) -> None:
@@ -234,7 +234,7 @@ async def test_a_client_that_falls_silent_after_the_last_byte_has_finished(world
     creating = asyncio.create_task(world.create(5, Feed(b"hello")))
     await elapse(IDLE + 2)
     created = await creating
-    assert (created.closes, created.upload.finished, world.heard(Finished)) == (True, True, 1)
+    assert (created.closes, created.upload.finished, world.heard(HookType.PRE_FINISH)) == (True, True, 1)
 
 
 async def test_nothing_of_a_body_with_a_checksum_is_kept_if_its_client_falls_silent(world: World) -> None:
@@ -246,10 +246,10 @@ async def test_nothing_of_a_body_with_a_checksum_is_kept_if_its_client_falls_sil
 
 
 async def test_a_client_that_cannot_have_its_upload_finished_leaves_nothing(world: World) -> None:
-    world.listeners[Finished] = fail
+    world.callbacks[HookType.PRE_FINISH] = fail
     with pytest.raises(FinishFailed):
         await world.create(5, b"hello")
-    assert (await world.stored(), world.heard(Finished)) == ([], 0)
+    assert (await world.stored(), world.heard(HookType.PRE_FINISH)) == ([], 0)
 
 
 async def test_a_storage_that_fills_up_under_the_first_bytes_keeps_nothing(make_world: MakeWorld) -> None:
@@ -301,7 +301,7 @@ class Strokes(MemoryStore):
 @pytest.mark.parametrize("length", [5, 10, None])
 async def test_an_upload_is_made_with_its_first_bytes_in_one_stroke(length: int | None, role: Role) -> None:
     store = Strokes()
-    world = World(lambda: store, listens=False)
+    world = World(lambda: store, hooks=False)
     upload = (await world.create(length, b"hello", role=role)).upload
     assert store.calls == ["create 5 b'hello'"]
     assert await world.head(upload.id) == replace(upload, updated_at=(await store.load(upload.id)).updated_at)
@@ -311,7 +311,7 @@ async def test_an_upload_is_made_with_its_first_bytes_in_one_stroke(length: int 
 
 @pytest.mark.parametrize("body", [b"hellO", b"hello!"], ids=["not-what-was-said", "too-many"])
 async def test_first_bytes_that_are_refused_make_no_upload(open_store: Callable[[], Store], body: bytes) -> None:
-    world = World(open_store, listens=False)
+    world = World(open_store, hooks=False)
     checksum = sha1(b"hello")
     with pytest.raises((ChecksumMismatch, SizeExceeded)):
         await world.create(5, body, checksum=checksum)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, World, a_request
-from tusserver.events import Created, Finished
+from tusserver.hooks.base import HookType
 from tusserver.protocol.errors import InvalidConcat, StoreUnavailable
 from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.messages import Download
@@ -266,7 +266,7 @@ async def test_a_stop_ends_the_walk_over_final_uploads(counting: World) -> None:
         if upload.id == finals[1]:
             counting.service.close()
 
-    counting.listeners[Finished] = stop
+    counting.callbacks[HookType.PRE_FINISH] = stop
     await counting.append(part, 4, b"o")
     await counting.service.wait_for_background()
     assert (await counting.store.load(finals[-1])).pending
@@ -302,12 +302,12 @@ async def test_a_part_in_too_many_final_uploads_is_refused_by_name_and_leaves_no
     part, other = await world.part(b"a"), await world.part(b"b")
     for times in range(1, 4):
         await world.join(part, *[other] * times)
-    before, made = await world.stored(), world.heard(Created)
+    before, made = await world.stored(), world.heard(HookType.POST_CREATE)
     with pytest.raises(InvalidConcat, match=rf"the partial upload {part} is in limits.finals_per_part = 3 final"):
         await world.join(part)
     with pytest.raises(InvalidConcat, match=rf"the partial upload {other} is in"):
         await world.join(other)
-    assert (await world.stored(), world.heard(Created)) == (before, made)
+    assert (await world.stored(), world.heard(HookType.POST_CREATE)) == (before, made)
 
 
 async def test_the_same_final_upload_asked_for_again_is_counted_once(make_world: MakeWorld) -> None:

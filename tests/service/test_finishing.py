@@ -12,7 +12,7 @@ import pytest
 
 from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, FailsAtFirst, World, a_request, elapse, not_leading
-from tusserver.events import Finished, Terminated
+from tusserver.hooks.base import HookType
 from tusserver.protocol.errors import (
     FinishFailed,
     FinishPending,
@@ -35,7 +35,7 @@ HOUR = timedelta(hours=1)
 
 async def unfinished(world: World, failures: int = 1, error: Exception | None = None) -> tuple[UploadId, FailsAtFirst]:
     """An upload that is all here, and whose application failed to take it."""
-    listener = world.listeners[Finished] = FailsAtFirst(failures, error)
+    listener = world.callbacks[HookType.PRE_FINISH] = FailsAtFirst(failures, error)
     upload_id = await world.upload(5)
     with pytest.raises(FinishFailed) as caught:
         await world.append(upload_id, 0, b"hello")
@@ -68,7 +68,7 @@ async def test_an_empty_patch_at_the_end_tries_again(world: World) -> None:
         await world.append(upload_id, 5)
     assert (await world.append(upload_id, 5)).finished
     await world.append(upload_id, 5)
-    assert (listener.calls, world.heard(Finished)) == (3, 1)
+    assert (listener.calls, world.heard(HookType.PRE_FINISH)) == (3, 1)
     assert (await world.head(upload_id)).finished
     assert isinstance(await download(world, upload_id), Content)
 
@@ -76,7 +76,7 @@ async def test_an_empty_patch_at_the_end_tries_again(world: World) -> None:
 async def test_clients_that_ask_again_at_once_have_it_finished_once(world: World) -> None:
     upload_id, _ = await unfinished(world)
     await asyncio.gather(*(world.append(upload_id, 5) for _ in range(5)))
-    assert world.heard(Finished) == 1
+    assert world.heard(HookType.PRE_FINISH) == 1
 
 
 async def test_head_tries_again_when_it_is_time_and_not_before(world: World) -> None:
@@ -105,7 +105,7 @@ async def test_head_does_not_wait_for_an_application_that_is_told_again(world: W
         thinking.set()
         await answer.wait()
 
-    world.listeners[Finished] = think
+    world.callbacks[HookType.PRE_FINISH] = think
     world.clock.advance(SECOND)
     with pytest.raises(FinishPending):
         async with asyncio.timeout(10):
@@ -128,7 +128,7 @@ async def test_a_sweep_tries_again_after_pauses_that_grow(world: World) -> None:
     assert len(tries) == 10
     assert pauses == sorted(pauses)
     assert pauses[-1] >= timedelta(minutes=8)
-    assert world.heard(Finished) == 1
+    assert world.heard(HookType.PRE_FINISH) == 1
 
 
 async def test_it_goes_on_after_a_restart_where_it_was(world: World) -> None:
@@ -140,7 +140,7 @@ async def test_it_goes_on_after_a_restart_where_it_was(world: World) -> None:
     await world.sweeper.sweep()
     world.clock.advance(LATE)
     await world.sweeper.sweep()
-    assert (listener.calls, world.heard(Finished)) == (3, 1)
+    assert (listener.calls, world.heard(HookType.PRE_FINISH)) == (3, 1)
 
 
 async def test_the_trace_is_logged_once_and_a_line_each_time(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -190,7 +190,7 @@ async def test_a_failure_that_is_no_exception_counts_like_any_other(world: World
         if failures:
             raise failures.pop()
 
-    world.listeners[Finished] = fail
+    world.callbacks[HookType.PRE_FINISH] = fail
     upload_id = await world.upload(5)
     with pytest.raises(FinishFailed):
         await world.append(upload_id, 0, b"hello")
@@ -238,7 +238,7 @@ async def test_what_is_tried_no_more_goes_when_an_expiry_is_set_later(make_world
 
 @pytest.mark.parametrize("status", [400, 403, 413, 422, 451])
 async def test_an_upload_that_the_application_refuses_is_removed_at_once(world: World, status: int) -> None:
-    listener = world.listeners[Finished] = FailsAtFirst(1, UploadRejected("a virus", status=status))
+    listener = world.callbacks[HookType.PRE_FINISH] = FailsAtFirst(1, UploadRejected("a virus", status=status))
     upload_id = await world.upload(5)
     with pytest.raises(UploadRejected) as caught:
         await world.append(upload_id, 0, b"hello")
@@ -249,11 +249,11 @@ async def test_an_upload_that_the_application_refuses_is_removed_at_once(world: 
     assert not await world.store.remove(upload_id)
     world.clock.advance(DAY + LATE)
     await world.sweeper.sweep()
-    assert (listener.calls, world.heard(Finished), world.heard(Terminated)) == (1, 0, 0)
+    assert (listener.calls, world.heard(HookType.PRE_FINISH), world.heard(HookType.POST_TERMINATE)) == (1, 0, 0)
 
 
 async def test_one_that_comes_whole_with_its_creation_too(world: World) -> None:
-    world.listeners[Finished] = FailsAtFirst(1, UploadRejected("a virus"))
+    world.callbacks[HookType.PRE_FINISH] = FailsAtFirst(1, UploadRejected("a virus"))
     with pytest.raises(UploadRejected):
         await world.create(5, b"hello")
     assert await world.stored() == []
@@ -262,7 +262,7 @@ async def test_one_that_comes_whole_with_its_creation_too(world: World) -> None:
 async def test_a_refusal_that_comes_at_a_later_try_removes_it_too(world: World) -> None:
     for asks in ("head", "sweep", "patch"):
         upload_id, _ = await unfinished(world)
-        world.listeners[Finished] = FailsAtFirst(1, UploadRejected("a virus"))
+        world.callbacks[HookType.PRE_FINISH] = FailsAtFirst(1, UploadRejected("a virus"))
         world.clock.advance(LATE)
         if asks == "head":
             with pytest.raises(UploadNotFound):
@@ -281,7 +281,7 @@ async def test_a_refusal_that_comes_at_a_later_try_removes_it_too(world: World) 
 @pytest.fixture
 def elsewhere(world: World, open_store: Callable[[], Store]) -> World:
     """Another process on the same store, without the application."""
-    other = World(open_store, clock=world.clock, listens=False)
+    other = World(open_store, clock=world.clock, hooks=False)
     other.locker, other.store = world.locker, world.store
     return other
 
@@ -299,7 +299,7 @@ async def test_who_cannot_tell_the_application_leaves_the_upload_alone(world: Wo
     assert listener.calls == 1
     world.clock.advance(LATE)
     await world.sweeper.sweep()
-    assert (listener.calls, world.heard(Finished)) == (2, 1)
+    assert (listener.calls, world.heard(HookType.PRE_FINISH)) == (2, 1)
 
 
 async def test_an_upload_of_an_application_that_is_completed_elsewhere_is_owed_to_it(
@@ -310,7 +310,7 @@ async def test_an_upload_of_an_application_that_is_completed_elsewhere_is_owed_t
         await elsewhere.append(upload_id, 5, b" world")
     world.clock.advance(LATE)
     await world.sweeper.sweep()
-    assert (world.heard(Finished), (await elsewhere.head(upload_id)).finished) == (1, True)
+    assert (world.heard(HookType.PRE_FINISH), (await elsewhere.head(upload_id)).finished) == (1, True)
 
 
 async def test_a_final_upload_too(world: World, elsewhere: World) -> None:
@@ -321,7 +321,7 @@ async def test_a_final_upload_too(world: World, elsewhere: World) -> None:
     world.clock.advance(LATE)
     await world.sweeper.sweep()
     await world.concatenator.wait_for_copies()
-    assert (world.heard(Finished, final.id), (await world.head(final.id)).finished) == (1, True)
+    assert (world.heard(HookType.PRE_FINISH, final.id), (await world.head(final.id)).finished) == (1, True)
 
 
 @pytest.mark.parametrize("final", [False, True])
@@ -345,7 +345,7 @@ async def test_what_another_process_finds_to_be_owed_is_told_by_the_one_with_the
         telling.cancel()
         await asyncio.wait([telling])
     await world.concatenator.wait_for_copies()
-    assert (world.heard(Finished, upload_id), (await world.store.load(upload_id)).finished) == (1, True)
+    assert (world.heard(HookType.PRE_FINISH, upload_id), (await world.store.load(upload_id)).finished) == (1, True)
 
 
 async def test_an_upload_made_elsewhere_is_told_to_the_application_that_completes_it(
@@ -353,11 +353,11 @@ async def test_an_upload_made_elsewhere_is_told_to_the_application_that_complete
 ) -> None:
     upload_id = (await elsewhere.create(5, role=Role.REGULAR)).upload.id
     await world.append(upload_id, 0, b"hello")
-    assert world.heard(Finished, upload_id) == 1
+    assert world.heard(HookType.PRE_FINISH, upload_id) == 1
 
 
 async def test_where_nobody_wants_to_know_nothing_waits(make_world: MakeWorld) -> None:
-    world = make_world(listens=False)
+    world = make_world(hooks=False)
     upload_id = await world.upload(5, b"hello")
     assert (await world.head(upload_id)).finished
 

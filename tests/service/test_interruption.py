@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.service.world import Feed, World, elapse
-from tusserver.events import Created, Finished, Terminated
+from tusserver.hooks.base import HookType
 from tusserver.locks.base import Preempt
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
@@ -108,7 +108,7 @@ async def test_head_interrupts_nobody_and_tells_what_has_come(world: World, paus
         assert (await within(1, world.head(upload_id))).offset == 5
     assert writer.going_on
     assert (await writer.finish()).finished
-    assert (await world.content(upload_id), world.heard(Finished)) == (DATA, 1)
+    assert (await world.content(upload_id), world.heard(HookType.PRE_FINISH)) == (DATA, 1)
 
 
 async def test_what_head_has_told_is_there_after_a_crash(world: World, open_store: Callable[[], Store]) -> None:
@@ -179,7 +179,7 @@ async def test_a_patch_at_the_told_offset_takes_over_and_what_came_beyond_is_dis
     await elapse(pause)
     assert (await within(1, world.append(upload_id, 5, DATA[5:]))).finished
     assert isinstance(await writer.ends(), UploadInterrupted)
-    assert (await world.content(upload_id), world.heard(Finished)) == (DATA, 1)
+    assert (await world.content(upload_id), world.heard(HookType.PRE_FINISH)) == (DATA, 1)
 
 
 async def committed_untold(world: World) -> tuple[UploadId, asyncio.Task[Upload]]:
@@ -356,7 +356,7 @@ async def test_a_creation_makes_room_too_for_who_starts_where_it_was_told(world:
     async def note(upload: Upload) -> None:
         ids.append(upload.id)
 
-    world.listeners[Created] = note
+    world.callbacks[HookType.POST_CREATE] = note
     creating = asyncio.create_task(world.create(len(DATA), feed, announced=len(DATA)))
     feed.send(DATA[:5])
     await feed.taken()
@@ -382,7 +382,7 @@ async def test_delete_stops_whoever_writes_and_leaves_nothing(world: World, paus
     with pytest.raises(UploadNotFound):
         await world.head(upload_id)
     assert not await world.store.remove(upload_id)
-    assert world.heard(Terminated) == 1
+    assert world.heard(HookType.POST_TERMINATE) == 1
 
 
 # one at a time -------------------------------------------------------------------------------------------------------
@@ -397,7 +397,7 @@ async def test_of_many_writers_at_once_one_writes_and_the_others_change_nothing(
     assert all(isinstance(answer, OffsetMismatch | UploadLocked | UploadInterrupted) for answer in refused)
     winner = next(index for index, answer in enumerate(answers) if isinstance(answer, Upload))
     assert await world.content(upload_id) == bodies[winner]
-    assert world.heard(Finished) == 1
+    assert world.heard(HookType.PRE_FINISH) == 1
 
 
 async def test_of_many_writers_that_send_nothing_each_makes_room_for_the_next(world: World) -> None:
@@ -416,7 +416,7 @@ async def test_of_many_deletes_at_once_one_finds_the_upload(world: World) -> Non
     upload_id = await world.upload(len(DATA), b"hello")
     answers = await asyncio.gather(*(world.delete(upload_id) for _ in range(4)), return_exceptions=True)
     assert [type(answer) for answer in answers if answer is not None] == 3 * [UploadNotFound]
-    assert world.heard(Terminated) == 1
+    assert world.heard(HookType.POST_TERMINATE) == 1
 
 
 async def test_head_does_not_wait_for_an_application_that_takes_its_time_at_the_end(world: World) -> None:
@@ -426,7 +426,7 @@ async def test_head_does_not_wait_for_an_application_that_takes_its_time_at_the_
         thinking.set()
         await answer.wait()
 
-    world.listeners[Finished] = think
+    world.callbacks[HookType.PRE_FINISH] = think
     upload_id = await world.upload(5)
     appending = asyncio.create_task(world.append(upload_id, 0, b"hello"))
     await thinking.wait()

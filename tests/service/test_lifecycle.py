@@ -10,7 +10,9 @@ import pytest
 
 from tests.service.world import LATE, Clock, World
 from tests.support.uploads import changed
-from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
+from tusserver.events import Expired, Finished, Observers, Terminated, UploadEvent
+from tusserver.hooks.base import HookType
+from tusserver.hooks.callables import CallableHooks
 from tusserver.protocol.errors import FinishFailed, StoreUnavailable, UploadNotFound
 from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -28,8 +30,8 @@ def store(open_store: Callable[[], Store]) -> Store:
 
 
 @pytest.fixture
-def bus() -> Bus:
-    return Bus()
+def observers() -> Observers:
+    return Observers()
 
 
 @pytest.fixture
@@ -38,8 +40,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def lifecycle(store: Store, bus: Bus, clock: Clock) -> Lifecycle:
-    return Lifecycle(store, bus, Expiry(), clock)
+def lifecycle(store: Store, observers: Observers, clock: Clock) -> Lifecycle:
+    """With no hooks."""
+    return Lifecycle(store, CallableHooks(), observers, Expiry(), clock)
 
 
 def draw(clock: Clock, length: int, role: Role = Role.REGULAR) -> Upload:
@@ -54,32 +57,30 @@ def content_of(upload: Upload) -> bytes:
     return Path(upload.place).read_bytes()
 
 
-async def test_an_upload_is_stored_when_its_creation_is_told(
-    lifecycle: Lifecycle, store: Store, bus: Bus, clock: Clock
-) -> None:
+async def test_an_upload_is_stored_when_its_creation_is_told(store: Store, observers: Observers, clock: Clock) -> None:
     seen: list[Upload] = []
 
-    async def look(event: Event) -> None:
-        seen.append(await store.load(event.upload.id))
+    async def look(upload: Upload) -> None:
+        seen.append(await store.load(upload.id))
 
-    bus.subscribe(Created, look)
-    await lifecycle.begin(draw(clock, 10))
+    lifecycle = Lifecycle(store, CallableHooks(on_created=look), observers, Expiry(), clock)
+    await lifecycle.begin(draw(clock, 10), None)
     assert seen == [draw(clock, 10)]
 
 
 async def test_a_complete_upload_is_stored_before_its_end_is_told_and_finished_after_it(
-    lifecycle: Lifecycle, store: Store, bus: Bus, clock: Clock
+    store: Store, observers: Observers, clock: Clock
 ) -> None:
     seen: list[Upload] = []
 
-    async def look(event: Event) -> None:
-        seen.append(await store.load(event.upload.id))
+    async def look(upload: Upload) -> None:
+        seen.append(await store.load(upload.id))
 
-    bus.subscribe(Finished, look)
-    await lifecycle.begin(draw(clock, 0))
-    kept = await lifecycle.commit(draw(clock, 0))
+    lifecycle = Lifecycle(store, CallableHooks(on_finished=look), observers, Expiry(), clock)
+    await lifecycle.begin(draw(clock, 0), None)
+    kept = await lifecycle.commit(draw(clock, 0), None)
     assert not kept.finished
-    await lifecycle.finish(kept)
+    await lifecycle.finish(kept, None)
     assert [(upload.complete, upload.finished) for upload in seen] == [(True, False)]
     assert (await store.load(UploadId("one"))).finished
 
@@ -87,8 +88,8 @@ async def test_a_complete_upload_is_stored_before_its_end_is_told_and_finished_a
 async def test_an_upload_whose_end_nobody_waits_for_is_finished_with_its_last_byte(
     lifecycle: Lifecycle, store: Store, clock: Clock
 ) -> None:
-    await lifecycle.begin(draw(clock, 0))
-    await lifecycle.commit(draw(clock, 0))
+    await lifecycle.begin(draw(clock, 0), None)
+    await lifecycle.commit(draw(clock, 0), None)
     upload = await store.load(UploadId("one"))
     assert (upload.finished, upload.expires_at) == (True, None)
 
@@ -96,8 +97,8 @@ async def test_an_upload_whose_end_nobody_waits_for_is_finished_with_its_last_by
 async def test_an_upload_that_is_not_complete_is_kept_as_it_is(
     lifecycle: Lifecycle, store: Store, clock: Clock
 ) -> None:
-    await lifecycle.begin(draw(clock, 10))
-    await lifecycle.commit(draw(clock, 10))
+    await lifecycle.begin(draw(clock, 10), None)
+    await lifecycle.commit(draw(clock, 10), None)
     assert await store.load(UploadId("one")) == draw(clock, 10)
 
 
@@ -108,7 +109,7 @@ async def test_a_file_that_is_to_be_renamed_is_at_its_place_when_its_end_is_told
     async def read(upload: Upload) -> None:
         there.append(content_of(upload))
 
-    world.listeners[Finished] = read
+    world.callbacks[HookType.PRE_FINISH] = read
     upload_id = await world.upload(5, b"hello")
     assert there == [b"hello"]
     assert (tmp_path / "inbox" / f"{upload_id}.bin").read_bytes() == b"hello"
@@ -122,22 +123,24 @@ async def test_a_file_that_was_renamed_before_its_end_failed_is_not_renamed_agai
     async def fail(upload: Upload) -> None:
         raise RuntimeError("not now")
 
-    world.listeners[Finished] = fail
+    world.callbacks[HookType.PRE_FINISH] = fail
     upload_id = await world.upload(5)
     for offset, body in ((0, b"hello"), (5, b"")):
         with pytest.raises(FinishFailed):
             await world.append(upload_id, offset, body)
-    del world.listeners[Finished]
+    del world.callbacks[HookType.PRE_FINISH]
     world.restart()
     assert (await world.append(upload_id, 5)).finished
     assert [path.name for path in (tmp_path / "inbox").iterdir()] == ["same"]
 
 
-async def test_the_retention_of_a_finished_upload_begins_with_its_end(store: Store, bus: Bus, clock: Clock) -> None:
-    lifecycle = Lifecycle(store, bus, Expiry(keep_finished=WEEK), clock)
-    await lifecycle.begin(draw(clock, 0))
+async def test_the_retention_of_a_finished_upload_begins_with_its_end(
+    store: Store, observers: Observers, clock: Clock
+) -> None:
+    lifecycle = Lifecycle(store, CallableHooks(), observers, Expiry(keep_finished=WEEK), clock)
+    await lifecycle.begin(draw(clock, 0), None)
     clock.advance(timedelta(days=1))
-    await lifecycle.finish(draw(clock, 0))
+    await lifecycle.finish(draw(clock, 0), None)
     assert (await store.load(UploadId("one"))).expires_at == clock.now + WEEK
 
 
@@ -150,12 +153,14 @@ class Failing(MemoryStore):
         raise StoreUnavailable
 
 
-async def test_a_storage_that_cannot_finish_says_so_itself_and_is_asked_again_later(bus: Bus, clock: Clock) -> None:
+async def test_a_storage_that_cannot_finish_says_so_itself_and_is_asked_again_later(
+    observers: Observers, clock: Clock
+) -> None:
     store = Failing()
-    lifecycle = Lifecycle(store, bus, Expiry(after=None), clock)
-    await lifecycle.begin(draw(clock, 0))
+    lifecycle = Lifecycle(store, CallableHooks(), observers, Expiry(after=None), clock)
+    await lifecycle.begin(draw(clock, 0), None)
     with pytest.raises(StoreUnavailable):
-        await lifecycle.finish(draw(clock, 0))
+        await lifecycle.finish(draw(clock, 0), None)
     assert not (await store.load(UploadId("one"))).finished
     assert [name async for name in store.due(clock.now)] == []
     assert [name async for name in store.due(clock.now + LATE)] == ["one"]
@@ -163,48 +168,29 @@ async def test_a_storage_that_cannot_finish_says_so_itself_and_is_asked_again_la
 
 @pytest.mark.parametrize("kind", [Terminated, Expired])
 async def test_an_upload_is_gone_when_its_removal_is_told(
-    lifecycle: Lifecycle, store: Store, bus: Bus, clock: Clock, kind: type[Event]
+    store: Store, observers: Observers, clock: Clock, kind: type[UploadEvent]
 ) -> None:
     told: list[Upload] = []
 
-    async def look(event: Event) -> None:
+    async def look(upload: Upload) -> None:
         with pytest.raises(UploadNotFound):
-            await store.load(event.upload.id)
-        told.append(event.upload)
+            await store.load(upload.id)
+        told.append(upload)
 
-    bus.subscribe(kind, look)
-    await lifecycle.begin(draw(clock, 10))
-    await lifecycle.remove(draw(clock, 10), kind)
+    lifecycle = Lifecycle(store, CallableHooks(on_terminated=look, on_expired=look), observers, Expiry(), clock)
+    await lifecycle.begin(draw(clock, 10), None)
+    await lifecycle.remove(draw(clock, 10), kind, None)
     assert told == [draw(clock, 10)]
 
 
-async def test_a_partial_upload_is_finished_without_telling(lifecycle: Lifecycle, bus: Bus, clock: Clock) -> None:
-    told: list[Event] = []
+async def test_a_partial_upload_is_finished_without_telling(store: Store, observers: Observers, clock: Clock) -> None:
+    told: list[object] = []
 
-    async def hear(event: Event) -> None:
-        told.append(event)
+    async def hear(upload: Upload) -> None:
+        told.append(upload)
 
-    bus.subscribe(Finished, hear)
-    await lifecycle.begin(draw(clock, 0, Role.PARTIAL))
-    assert (await lifecycle.commit(draw(clock, 0, Role.PARTIAL))).finished
+    observers.subscribe(Finished, told.append)
+    lifecycle = Lifecycle(store, CallableHooks(on_finished=hear), observers, Expiry(), clock)
+    await lifecycle.begin(draw(clock, 0, Role.PARTIAL), None)
+    assert (await lifecycle.commit(draw(clock, 0, Role.PARTIAL), None)).finished
     assert told == []
-
-
-async def test_listeners_are_told_one_after_the_other_and_each_only_what_it_asked_for(bus: Bus, clock: Clock) -> None:
-    heard: list[str] = []
-
-    async def first(event: Event) -> None:
-        heard.append("first")
-
-    async def second(event: Event) -> None:
-        heard.append("second")
-
-    async def other(event: Event) -> None:
-        heard.append("other")
-
-    bus.subscribe(Created, first)
-    bus.subscribe(Created, second)
-    bus.subscribe(Finished, other)
-    await bus.publish(Created(draw(clock, 0)))
-    assert heard == ["first", "second"]
-    assert (bus.has_listeners(Created), bus.has_listeners(Expired)) == (True, False)

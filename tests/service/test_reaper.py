@@ -13,7 +13,7 @@ import pytest
 
 from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, Feed, World
-from tusserver.events import Expired
+from tusserver.hooks.base import HookType
 from tusserver.protocol.errors import StoreUnavailable, UploadLocked
 from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Upload, UploadId
@@ -62,7 +62,7 @@ async def test_many_expired_uploads_are_removed_in_groups_and_all_are_told(world
     world.clock.advance(DAY + LATE)
     assert await world.sweeper.sweep() == len(ids)
     assert await world.stored() == []
-    assert [world.heard(Expired, upload_id) for upload_id in ids] == [1] * len(ids)
+    assert [world.heard(HookType.POST_EXPIRE, upload_id) for upload_id in ids] == [1] * len(ids)
 
 
 async def test_a_group_costs_one_call_of_the_store(watched: World, store: Watched) -> None:
@@ -91,10 +91,10 @@ async def test_a_listener_is_told_when_the_lock_is_free_again(world: World) -> N
         async with world.locker.hold(upload.id):
             pass
 
-    world.listeners[Expired] = listener
+    world.callbacks[HookType.POST_EXPIRE] = listener
     world.clock.advance(DAY + LATE)
     assert await world.sweeper.sweep() == 1
-    assert world.heard(Expired, upload_id) == 1
+    assert world.heard(HookType.POST_EXPIRE, upload_id) == 1
 
 
 async def test_others_have_their_turns_while_thousands_are_removed(watched: World, store: Watched) -> None:
@@ -156,13 +156,13 @@ async def test_a_sweep_that_is_ended_among_many_forgets_none_of_them(tmp_path: P
         reached.set()
         await asyncio.Event().wait()
 
-    world.listeners[Expired] = hang
+    world.callbacks[HookType.POST_EXPIRE] = hang
     sweeping = asyncio.create_task(world.sweeper.sweep())
     await reached.wait()
     sweeping.cancel()
     await asyncio.wait([sweeping])
     assert await world.stored() != []
-    del world.listeners[Expired]
+    del world.callbacks[HookType.POST_EXPIRE]
     world.restart()
     await world.sweeper.sweep()
     assert await world.stored() == []
@@ -175,7 +175,7 @@ async def test_a_listener_that_awaits_what_was_cancelled_keeps_nobody(world: Wor
         if upload.id == ids[0]:
             raise asyncio.CancelledError
 
-    world.listeners[Expired] = cancelled
+    world.callbacks[HookType.POST_EXPIRE] = cancelled
     world.clock.advance(DAY + LATE)
     await world.sweeper.sweep()
     assert await world.stored() == []

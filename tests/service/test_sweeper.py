@@ -12,7 +12,7 @@ from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, Clock, FailsAtFirst, Feed, World, elapse, not_leading
 from tests.support.uploads import changed
 from tusserver.clock import WallClock, boot_clock
-from tusserver.events import Expired, Finished
+from tusserver.hooks.base import HookType
 from tusserver.protocol.errors import FinishFailed, StoreUnavailable, UploadExpired, UploadNotFound
 from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Upload, UploadId
@@ -40,7 +40,7 @@ async def test_an_expired_upload_is_removed_with_all_it_owns_and_told(world: Wor
     assert await world.sweeper.sweep() == 1
     assert await world.stored() == []
     assert not await world.store.remove(upload_id)
-    assert world.heard(Expired, upload_id) == 1
+    assert world.heard(HookType.POST_EXPIRE, upload_id) == 1
     with pytest.raises(UploadNotFound):
         await world.head(upload_id)
 
@@ -109,7 +109,7 @@ async def test_finished_uploads_go_when_their_retention_is_over(make_world: Make
     assert await world.sweeper.sweep() == 0
     world.clock.advance(DAY + LATE)
     assert await world.sweeper.sweep() == 1
-    assert (await world.stored(), world.heard(Expired)) == ([], 1)
+    assert (await world.stored(), world.heard(HookType.POST_EXPIRE)) == ([], 1)
 
 
 async def test_an_upload_whose_deadline_slid_is_removed_at_the_new_one(world: World) -> None:
@@ -133,7 +133,7 @@ async def test_an_upload_that_never_got_a_byte_is_removed_after_an_hour_and_one_
     assert await world.sweeper.sweep() == 0
     world.clock.advance(timedelta(minutes=10) + LATE)
     assert await world.sweeper.sweep() == 1
-    assert (await world.stored(), world.heard(Expired)) == ([touched], 1)
+    assert (await world.stored(), world.heard(HookType.POST_EXPIRE)) == ([touched], 1)
     world.clock.advance(22 * HOUR)
     assert await world.sweeper.sweep() == 0
     world.clock.advance(2 * HOUR)
@@ -256,7 +256,7 @@ async def test_one_upload_that_cannot_be_removed_does_not_keep_the_others(error:
 
 
 async def test_a_listener_that_fails_at_the_expiry_does_not_keep_the_others(world: World) -> None:
-    world.listeners[Expired] = fail
+    world.callbacks[HookType.POST_EXPIRE] = fail
     for _ in range(3):
         await world.upload(11, b"hello")
     world.clock.advance(DAY + LATE)
@@ -277,7 +277,7 @@ async def test_what_a_crash_left_half_made_is_removed(tmp_path: Path) -> None:
     world.clock.advance(DAY + LATE)
     assert await world.sweeper.sweep() == 0
     assert files(tmp_path) == []
-    assert world.heard(Expired, upload_id) == 0
+    assert world.heard(HookType.POST_EXPIRE, upload_id) == 0
 
 
 # finishing, again ----------------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ async def test_what_a_crash_left_half_made_is_removed(tmp_path: Path) -> None:
 
 async def test_an_upload_whose_end_failed_is_finished_by_a_sweep(world: World) -> None:
     await world.sweeper.sweep()
-    listener = world.listeners[Finished] = FailsAtFirst(2)
+    listener = world.callbacks[HookType.PRE_FINISH] = FailsAtFirst(2)
     upload_id = await world.upload(5)
     with pytest.raises(FinishFailed):
         await world.append(upload_id, 0, b"hello")
@@ -294,7 +294,7 @@ async def test_an_upload_whose_end_failed_is_finished_by_a_sweep(world: World) -
     for _ in range(5):
         world.clock.advance(LATE)
         assert await world.sweeper.sweep() == 0
-    assert (listener.calls, world.heard(Finished)) == (3, 1)
+    assert (listener.calls, world.heard(HookType.PRE_FINISH)) == (3, 1)
     assert (await world.head(upload_id)).finished
 
 
@@ -311,16 +311,16 @@ async def test_an_end_that_a_crash_interrupted_is_made_good_by_a_sweep_soon(
         thinking.set()
         await asyncio.Event().wait()
 
-    world.listeners[Finished] = think
+    world.callbacks[HookType.PRE_FINISH] = think
     appending = asyncio.create_task(world.append(upload_id, 0, b"hello"))
     await thinking.wait()
     appending.cancel()
     await asyncio.wait([appending])
     world.restart()
-    del world.listeners[Finished]
+    del world.callbacks[HookType.PRE_FINISH]
     world.clock.advance(LATE)
     await world.sweeper.sweep()
-    assert ((await world.head(upload_id)).finished, world.heard(Finished)) == (True, 1)
+    assert ((await world.head(upload_id)).finished, world.heard(HookType.PRE_FINISH)) == (True, 1)
 
 
 # for ever ------------------------------------------------------------------------------------------------------------

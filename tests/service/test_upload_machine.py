@@ -26,7 +26,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from tests.service.conftest import timed_by_the_loop
 from tests.service.world import DAY, Feed, World, elapse
 from tests.support.loop import JumpingLoop
-from tusserver.events import Expired, Finished
+from tusserver.hooks.base import HookType
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
     ChecksumMismatch,
@@ -449,9 +449,9 @@ class Uploads(RuleBasedStateMachine):
 
     @invariant()
     def ends_are_told_once(self) -> None:
-        heard = [event.upload.id for event in self.world.told if type(event) is Finished]
+        heard = [upload.id for kind, upload in self.world.told if kind is HookType.PRE_FINISH]
         assert sorted(heard) == sorted(self.finished)
-        assert {event.upload.id for event in self.world.told if type(event) is Expired} == self.expired
+        assert {upload.id for kind, upload in self.world.told if kind is HookType.POST_EXPIRE} == self.expired
 
 
 class InMemory(Uploads):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import cast
 
 from tusserver.clock import WallClock
-from tusserver.events import Bus, Created, Event, Expired, Finished, Terminated
+from tusserver.events import Observers
+from tusserver.hooks.base import Hooks, HookType
+from tusserver.hooks.callables import CallableHooks, Callback
 from tusserver.indexes.base import Ledger
 from tusserver.indexes.memory import MemoryLedger
 from tusserver.locks.memory import MemoryLocker
@@ -30,8 +32,6 @@ IDLE = Timeouts().idle_timeout.total_seconds()
 DAY = timedelta(hours=24)
 LATE = timedelta(minutes=3)
 """More than the calendar of the file store may be late."""
-
-Listener = Callable[[Upload], Awaitable[None]]
 
 
 class Clock:
@@ -131,7 +131,7 @@ def a_request(method: str = "POST", name: str = "", *, client: str = "") -> Requ
 
 
 class FailsAtFirst:
-    """A listener that fails the first `failures` times it is called."""
+    """A callback that fails the first `failures` times it is called."""
 
     def __init__(self, failures: int, error: Exception | None = None) -> None:
         self.calls = 0
@@ -161,22 +161,22 @@ class World:
         expiry: Expiry = Expiry(),
         timeouts: Timeouts = Timeouts(min_speed=None),
         features: Features = Features(),
-        before_create: Listener | None = None,
+        before_create: Callback | None = None,
         new_id: Callable[[], UploadId] | None = None,
         ledger: Ledger | None = None,
-        listens: bool = True,
+        hooks: bool | Hooks = True,
     ) -> None:
         self.clock = clock or Clock()
-        self.told: list[Event] = []
-        """Every event that a listener heard without failing."""
-        self.listeners: dict[type[Event], Listener] = {}
-        """What a test wants done when an event comes; it may fail."""
+        self.told: list[tuple[HookType, Upload]] = []
+        """What a hook was told or asked without failing."""
+        self.callbacks: dict[HookType, Callback] = {}
+        """What a test wants done when a hook is called; it may fail."""
+        self.observers = Observers()
         self._open_store = open_store
         self._wall = wall
         self._options = Options(limits=limits, expiry=expiry, timeouts=timeouts, features=features)
-        self._before_create = before_create
         self._new_id = new_id or _ids().__next__
-        self._listens = listens
+        self.hooks = hooks if not isinstance(hooks, bool) else self._make_hooks(hooks, before_create)
         self._ledger = ledger or MemoryLedger()
         self.restart()
 
@@ -186,16 +186,13 @@ class World:
         if self._wall is not None:
             self.store.clock = self._wall  # type: ignore[misc]  # a clock that the test can set
         self.locker = MemoryLocker()
-        bus = Bus()
-        for kind in (Created, Finished, Terminated, Expired) if self._listens else ():
-            bus.subscribe(kind, self._listen)
         service = wire(
             self.store,
             self.locker,
             self._ledger,
-            bus,
+            self.hooks,
+            self.observers,
             self._options,
-            before_create=self._before_create,
             new_id=self._new_id,
             now=self.clock,
         )
@@ -208,14 +205,28 @@ class World:
 
     # what happened ---------------------------------------------------------------------------------------------------
 
-    async def _listen(self, event: Event) -> None:
-        if (listener := self.listeners.get(type(event))) is not None:
-            await listener(event.upload)
-        self.told.append(event)
+    def _make_hooks(self, wanted: bool, before_create: Callback | None) -> Hooks:
+        if not wanted:
+            return CallableHooks(before_create=before_create)
+        return CallableHooks(
+            before_create=before_create,
+            on_created=self._callback(HookType.POST_CREATE),
+            on_finished=self._callback(HookType.PRE_FINISH),
+            on_terminated=self._callback(HookType.POST_TERMINATE),
+            on_expired=self._callback(HookType.POST_EXPIRE),
+        )
 
-    def heard(self, kind: type[Event], upload_id: UploadId | None = None) -> int:
-        """How often an event was told, of one upload or of all."""
-        return sum(type(event) is kind and upload_id in (None, event.upload.id) for event in self.told)
+    def _callback(self, kind: HookType) -> Callback:
+        async def called(upload: Upload) -> None:
+            if (callback := self.callbacks.get(kind)) is not None:
+                await callback(upload)
+            self.told.append((kind, upload))
+
+        return called
+
+    def heard(self, kind: HookType, upload_id: UploadId | None = None) -> int:
+        """How often a hook was called without failing, for one upload or for all."""
+        return sum(called is kind and upload_id in (None, upload.id) for called, upload in self.told)
 
     # requests --------------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from datetime import datetime
 from tusserver.events import Expired, Terminated
 from tusserver.locks.base import Locker, Preempt
 from tusserver.protocol import rules
+from tusserver.protocol.dialect import RequestContext
 from tusserver.protocol.errors import (
     ClientDisconnected,
     InvalidConcat,
@@ -110,7 +111,7 @@ class Concatenator:
                 return final
         return None
 
-    async def create(self, final: Upload) -> tuple[Upload, bool]:
+    async def create(self, final: Upload, context: RequestContext) -> tuple[Upload, bool]:
         """Make a final upload, or find the one that was made of the same parts; return it and whether it is new.
 
         Raises:
@@ -121,18 +122,18 @@ class Concatenator:
             if (found := await self.find_existing(final.parts, final.metadata.text)) is not None:
                 return found, False
             await self._finals.require_room(final.parts)
-            await self._lifecycle.begin(final)
+            await self._lifecycle.begin(final, context)
             try:
                 # Each part knows of it before anybody looks whether all are complete: so the last one finds it.
                 async for part in in_turns(final.parts):
                     await self._store.note_awaiting(final.id, part)
                 await self._finals.require_room(final.parts, final.id)  # many may have come at once
             except BaseException:
-                await self.discard(final)
+                await self.discard(final, context)
                 raise
             return final, True
 
-    async def concatenate(self, final: Upload, body: Body, *, new: bool) -> Upload:
+    async def concatenate(self, final: Upload, body: Body, context: RequestContext, *, new: bool) -> Upload:
         """Wait for the parts to be joined, but not too long; return the final upload as it is then.
 
         `new`: it was made for this request; if it cannot be, nothing is left of it.
@@ -141,7 +142,7 @@ class Concatenator:
             ClientDisconnected: the copy goes on; who asks again finds it.
             TusError: it cannot be joined, or not now.
         """
-        joining = self._start_copy(final.id)
+        joining = self._start_copy(final.id, context)
         self._awaited.add(final.id)
         gone = asyncio.ensure_future(body.gone())
         try:
@@ -162,7 +163,7 @@ class Concatenator:
         except TusError:
             # Its client gets no URL to it; the parts are still there, to ask again.
             if new:
-                await self.discard(final)
+                await self.discard(final, context)
             raise
         return await self.claim(final.id)
 
@@ -179,13 +180,13 @@ class Concatenator:
                     return await self._lifecycle.commit_finished(final) if final.finished else final
         return final
 
-    async def discard(self, final: Upload) -> None:
+    async def discard(self, final: Upload, context: RequestContext) -> None:
         """Remove a final upload that was made for nothing, as far as it is still there and not finished."""
         try:
             async with self._locker.hold(final.id, Preempt(), self._lock_timeout):
                 found = await self._store.load(final.id)
                 if not found.complete:
-                    await self._lifecycle.remove(found, Terminated)
+                    await self._lifecycle.remove(found, Terminated, context)
         except (UploadNotFound, UploadLocked):
             pass
         async for part in in_turns(final.parts):
@@ -196,9 +197,9 @@ class Concatenator:
         if await self._finals.noted(part):
             await self._store.remind(part, self._now() + RETRY_DELAY)
 
-    async def part_completed(self, part: UploadId) -> None:
+    async def part_completed(self, part: UploadId, context: RequestContext) -> None:
         """Join the final uploads that waited for a part, and wait a little for them. Never fails."""
-        if (task := await self._start_part(part)) is not None:
+        if (task := await self._start_part(part, context)) is not None:
             await asyncio.wait((task,), timeout=COPY_WAIT)
 
     async def resume_waiting(self, part: UploadId) -> None:
@@ -213,7 +214,7 @@ class Concatenator:
                 await self._store.remind(final.id, self._now() + RETRY_DELAY)
                 late = True
         if late:
-            await self._start_part(part)
+            await self._start_part(part, None)
 
     async def _is_ready(self, final: Upload) -> bool:
         try:
@@ -221,13 +222,13 @@ class Concatenator:
         except InvalidConcat:
             return False  # one has gone: it waits for its own end
 
-    async def resume(self, final_id: UploadId) -> None:
+    async def resume(self, final_id: UploadId, context: RequestContext | None) -> None:
         """Join the parts of a waiting final upload if they are all complete now. Never fails.
 
         Waits a moment, as small ones are joined at once; not for a copy that is under way already.
         """
         if final_id not in self._copies:
-            await asyncio.wait((self._start_copy(final_id),), timeout=SHORT_WAIT)
+            await asyncio.wait((self._start_copy(final_id, context),), timeout=SHORT_WAIT)
 
     async def sweep_final(self, final_id: UploadId) -> bool:
         """Look after a final upload that waits, for a sweep; return whether it was removed, as its time was over.
@@ -240,14 +241,14 @@ class Concatenator:
             if not final.pending:
                 return False
             if rules.is_expired(final, self._now()):
-                await self._lifecycle.remove(final, Expired)
+                await self._lifecycle.remove(final, Expired, None)
                 return True
             if final.expires_at is not None:
                 await self._store.remind(final.id, final.expires_at)
         if await self._is_ready(final):
             await self._store.remind(final_id, self._now() + RETRY_DELAY)
             if len(self._copies) < MAX_COPIES:
-                self._start_copy(final_id)
+                self._start_copy(final_id, None)
         return False
 
     async def prolong(self, final: Upload) -> Upload:
@@ -269,30 +270,32 @@ class Concatenator:
         while running := [*self._part_tasks.values(), *self._copies.values()]:
             await asyncio.wait(running)
 
-    async def _start_part(self, part: UploadId) -> asyncio.Task[None] | None:
+    async def _start_part(self, part: UploadId, context: RequestContext | None) -> asyncio.Task[None] | None:
         """Start to join what waits for a part, if anything is noted; return the task that does it."""
         task = self._part_tasks.get(part)
         if task is None and not self._closing and await self._finals.noted(part) and part not in self._part_tasks:
-            task = asyncio.get_running_loop().create_task(self._concatenate_all(part), name=f"joins with {part}")
+            task = asyncio.get_running_loop().create_task(
+                self._concatenate_all(part, context), name=f"joins with {part}"
+            )
             self._part_tasks[part] = task
             task.add_done_callback(lambda _: self._part_tasks.pop(part, None))
         return task
 
-    async def _concatenate_all(self, part: UploadId) -> None:
+    async def _concatenate_all(self, part: UploadId, context: RequestContext | None) -> None:
         """One after the other: each holds the part, so that others would wait for it, or give up."""
         try:
             async for final in self._finals.of(part, lenient=True):
                 if self._closing:
                     return
                 if final.pending and await self._is_ready(final):
-                    await asyncio.wait((self._start_copy(final.id),))
+                    await asyncio.wait((self._start_copy(final.id, context),))
         except TusError as error:  # a sweep looks after the part
             logger.warning("joining what waited for a part failed: %s", error, extra={"upload_id": part})
 
-    def _start_copy(self, final_id: UploadId) -> asyncio.Task[None]:
+    def _start_copy(self, final_id: UploadId, context: RequestContext | None) -> asyncio.Task[None]:
         joining = self._copies.get(final_id)
         if joining is None:
-            joining = asyncio.get_running_loop().create_task(self._copy(final_id), name=f"join {final_id}")
+            joining = asyncio.get_running_loop().create_task(self._copy(final_id, context), name=f"join {final_id}")
             self._copies[final_id] = joining
             joining.add_done_callback(lambda task: self._copy_done(final_id, task))
         return joining
@@ -312,7 +315,7 @@ class Concatenator:
         else:
             logger.error("joining failed", exc_info=error, extra={"upload_id": final_id})
 
-    async def _copy(self, final_id: UploadId) -> None:
+    async def _copy(self, final_id: UploadId, context: RequestContext | None) -> None:
         if self._closing:
             raise ShuttingDown
         async with self._locker.hold(final_id, timeout=self._lock_timeout) as lease:
@@ -339,15 +342,17 @@ class Concatenator:
                 ):
                     return
                 lease.on_release_request(release)
-                final = await self._concatenate(final, raise_if_stopped)
+                final = await self._concatenate(final, context, raise_if_stopped)
             if not final.finished:
-                await self._lifecycle.finish(final)
+                await self._lifecycle.finish(final, context)
             elif not joined:
                 return
             if self._delete_parts:
                 await self._remove_parts(final)
 
-    async def _concatenate(self, final: Upload, raise_if_stopped: Callable[[], None]) -> Upload:
+    async def _concatenate(
+        self, final: Upload, context: RequestContext | None, raise_if_stopped: Callable[[], None]
+    ) -> Upload:
         """Copy under the lock of the final upload; return it, complete. `raise_if_stopped`: called now and then."""
         # If it is interrupted, by whatever, a sweep goes on with it.
         await self._store.remind(final.id, self._now() + RETRY_DELAY)
@@ -376,7 +381,7 @@ class Concatenator:
             reached = rules.advance(final, (length or 0) - final.offset, self._expiry, self._now())
             if final.id in self._awaited:
                 reached = replace(reached, unclaimed=False)
-            return await self._lifecycle.commit(reached)
+            return await self._lifecycle.commit(reached, context)
 
     async def _remove_parts(self, final: Upload) -> None:
         """Remove the parts. The first one's note stays for a while: the client may ask for the same final again."""

@@ -1,4 +1,8 @@
-"""Steps that several use-cases share: an upload begins, finishes, is removed. Each is store, then event."""
+"""Steps that several use-cases share: an upload is created, finished, removed.
+
+Each asks the hooks first, then stores, then tells the hooks, then the observers. What is stored depends on hooks
+alone: whether anybody observes makes no difference to it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
-from tusserver.events import Bus, Created, Event, Finished
+from tusserver.events import Created, Expired, Finished, Observers, Progressed, Terminated, UploadEvent
+from tusserver.hooks.base import HookRequest, Hooks, HookType
 from tusserver.protocol import rules
+from tusserver.protocol.dialect import RequestContext
 from tusserver.protocol.errors import FinishFailed, FinishPending, TusError, UploadNotFound
 from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -23,98 +29,154 @@ Commit = Callable[[Upload], Awaitable[None]]
 RETRY_DELAY = timedelta(minutes=1)
 """After which a sweep finishes what could not be finished."""
 
+_TOLD: dict[type[UploadEvent], HookType] = {
+    Terminated: HookType.POST_TERMINATE,
+    Expired: HookType.POST_EXPIRE,
+}
+"""What hooks are told of a removal."""
+
 
 class Lifecycle:
-    """The turns in an upload's life."""
+    """The steps. `context`: the request that takes one; None for a sweep and whatever else has no request."""
 
-    def __init__(self, store: Store, bus: Bus, expiry: Expiry, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: Store, hooks: Hooks, observers: Observers, expiry: Expiry, now: Callable[[], datetime]
+    ) -> None:
+        self.hooks = hooks
+        self.observers = observers
         self._store = store
-        self._bus = bus
         self._expiry = expiry
         self._now = now
 
-    async def begin(self, upload: Upload) -> None:
-        """Make the upload and tell; if a listener fails there is no upload.
+    async def ask_to_create(self, upload: Upload, context: RequestContext | None) -> Upload:
+        """Ask the application, if it wants that, before an upload is stored; return it as it is to be stored.
+
+        Raises:
+            TusError: it is refused.
+        """
+        response = await self.hooks.ask(self._hook(HookType.PRE_CREATE, upload, context))
+        response.require_agreement()
+        return upload if response.changes is None else response.changes.apply(upload)
+
+    async def ask_to_terminate(self, upload: Upload, context: RequestContext | None) -> None:
+        """Ask the application, if it wants that, before a client removes an upload.
+
+        Raises:
+            TusError: it is refused.
+        """
+        if self.hooks.wants(HookType.PRE_TERMINATE):
+            response = await self.hooks.ask(self._hook(HookType.PRE_TERMINATE, upload, context))
+            response.require_agreement()
+
+    async def begin(self, upload: Upload, context: RequestContext | None) -> None:
+        """Store a new upload, and tell; if the hook fails the upload is removed again.
 
         Raises:
             UploadExists, OutOfSpace, MaxSizeExceeded, StoreUnavailable
         """
         await self._store.create(upload)
         logger.info("upload created", extra={"upload_id": upload.id, "length": upload.length})
-        try:
-            await self._bus.publish(Created(upload))
-        except BaseException:
-            await self._store.remove(upload.id)
-            raise
+        if self.hooks.wants(HookType.POST_CREATE):
+            try:
+                await self.hooks.tell(self._hook(HookType.POST_CREATE, upload, context))
+            except BaseException:
+                await self._store.remove(upload.id)
+                raise
+        self.publish(Created, upload, context)
 
-    async def begin_with_body(self, upload: Upload, data: bytes) -> Upload:
-        """Make an upload together with its first bytes, see `Store.create`, where nobody is told of its beginning.
+    async def begin_with_body(self, upload: Upload, data: bytes, context: RequestContext | None) -> Upload:
+        """Store a new upload together with its first bytes, see `Store.create`, where no hook is told of that.
 
         Raises:
             UploadExists, OutOfSpace, MaxSizeExceeded, StoreUnavailable
         """
-        upload = await self.commit(upload, partial(self._store.create, data=data))
+        upload = await self.commit(upload, context, partial(self._store.create, data=data), created=True)
         logger.info("upload created", extra={"upload_id": upload.id, "length": upload.length})
         return upload
 
     @property
-    def tells_of_the_beginning(self) -> bool:
-        """Whether an application of this process wants to know of new uploads."""
-        return self._bus.has_listeners(Created)
+    def has_finish_hooks(self) -> bool:
+        """Whether an application of this process is asked or told of the end of uploads."""
+        return self.hooks.wants(HookType.PRE_FINISH) or self.hooks.wants(HookType.POST_FINISH)
 
-    @property
-    def tells_of_the_end(self) -> bool:
-        """Whether an application of this process wants to know of finished uploads."""
-        return self._bus.has_listeners(Finished)
+    async def commit(
+        self, upload: Upload, context: RequestContext | None, commit: Commit | None = None, *, created: bool = False
+    ) -> Upload:
+        """Commit what came. If that was all, and no hook waits for it, the upload is finished in the same commit.
 
-    async def commit(self, upload: Upload, commit: Commit | None = None) -> Upload:
-        """Commit what came; the upload is finished in the same stroke if that was all and nobody waits for its end.
-
-        `commit`: does more than `Store.commit` in that stroke.
+        `commit`: called instead of `Store.commit`, to do more in one step; `created`: it also creates the upload.
         """
-        if upload.complete and not upload.finished:
-            if upload.role is Role.PARTIAL:
-                return await self._mark_finished(upload, commit)
-            if self.tells_of_the_end and not upload.owed:
-                upload = replace(upload, owed=True)  # in the record: another process shall not take it for finished
-            elif not upload.owed and self._store.finishes_in_place:
-                return await self._mark_finished(upload, commit)
-            # Noted first, so that a sweep makes good what a crash interrupts: the client sees that all is there.
-            await self._store.remind(upload.id, self._now() + RETRY_DELAY)
-        await (commit or self._store.commit)(upload)
+        finishes = upload.complete and not upload.finished
+        if finishes and upload.role is not Role.PARTIAL:
+            if self.has_finish_hooks and not upload.owed:
+                upload = replace(upload, owed=True)  # in the record: another process must not take it for finished
+            finishes = not upload.owed and self._store.finishes_in_place
+            if not finishes:
+                # Noted first, so that a sweep makes good what a crash interrupts: the client sees that all is there.
+                await self._store.remind(upload.id, self._now() + RETRY_DELAY)
+        if finishes:
+            upload = await self._mark_finished(upload, commit)
+        else:
+            await (commit or self._store.commit)(upload)
+        if created:
+            self.publish(Created, upload, context)
+        if upload.offset:
+            self.publish(Progressed, upload, context)
+        if finishes:
+            self._publish_finished(upload, context)
         return upload
 
-    async def finish(self, upload: Upload) -> Upload:
+    async def finish(self, upload: Upload, context: RequestContext | None) -> Upload:
         """Do what follows when all bytes are here; return the upload as it is then.
 
         If that fails the upload stays complete and unfinished: an empty PATCH at its end, a HEAD and the sweeper try
-        again, after pauses that grow. If the application refuses it, it is removed.
+        again, after pauses that grow. If the application refuses the upload, it is removed.
 
         Raises:
             FinishPending: an application has to be told, and it is not in this process.
             FinishFailed: it failed.
             TusError: it refused, or the store failed.
         """
-        if upload.owed and not self.tells_of_the_end:
+        if upload.owed and not self.has_finish_hooks:
             raise FinishPending
         await self._store.remind(upload.id, self._now() + RETRY_DELAY)  # likewise: the first one may have been used up
         upload = await self._store.finish(upload)
         if upload.role is not Role.PARTIAL:
-            try:
-                await self._bus.publish(Finished(upload))
-            except BaseException as error:  # an application may await a task that somebody has cancelled
-                if must_propagate(error):
-                    raise
-                if isinstance(error, TusError) and _refuses(error):
-                    await self._store.remove(upload.id)
-                    logger.info("upload refused by the application: %s", error, extra={"upload_id": upload.id})
-                    raise
-                await self._note_failure(upload, error)
-                raise FinishFailed from error
-        return await self._mark_finished(upload)
+            refusal = await self._call_finish_hooks(upload, context)
+            if refusal is not None:
+                await self._store.remove(upload.id)
+                logger.info("upload refused by the application: %s", refusal, extra={"upload_id": upload.id})
+                self.publish(Terminated, upload, context)
+                try:
+                    raise refusal
+                finally:
+                    del refusal  # its traceback holds this frame
+        upload = await self._mark_finished(upload)
+        self._publish_finished(upload, context)
+        return upload
+
+    async def _call_finish_hooks(self, upload: Upload, context: RequestContext | None) -> TusError | None:
+        """Ask and tell the application, if it wants that; return its refusal.
+
+        Raises:
+            FinishFailed: it failed, and is called again later.
+        """
+        try:
+            if self.hooks.wants(HookType.PRE_FINISH):
+                response = await self.hooks.ask(self._hook(HookType.PRE_FINISH, upload, context))
+                if response.refusal is not None:
+                    return response.refusal
+            if self.hooks.wants(HookType.POST_FINISH):
+                await self.hooks.tell(self._hook(HookType.POST_FINISH, upload, context))
+        except BaseException as error:  # an application may await a task that somebody has cancelled
+            if must_propagate(error):
+                raise
+            await self._note_failure(upload, error)
+            raise FinishFailed from error
+        return None
 
     async def _note_failure(self, upload: Upload, error: BaseException) -> None:
-        """Log the whole story once, then a line each time; and note when to try again."""
+        """Log the traceback once, then a line each time; and schedule the next attempt."""
         failed = rules.fail_to_finish(upload, self._expiry, self._now())
         extra = {"upload_id": upload.id}
         if failed.tries == 1:
@@ -150,17 +212,31 @@ class Lifecycle:
             await self._store.remind(upload.id, upload.expires_at)
         return upload
 
-    async def remove(self, upload: Upload, why: type[Event]) -> None:
-        """Remove everything of an upload and tell."""
+    async def remove(self, upload: Upload, why: type[UploadEvent], context: RequestContext | None) -> None:
+        """Remove everything of an upload, and tell. `why`: `Terminated` or `Expired`."""
         await self._store.remove(upload.id)
-        await self.publish_removed(upload, why)
+        await self.publish_removed(upload, why, context)
 
-    async def publish_removed(self, upload: Upload, why: type[Event]) -> None:
-        """Tell of an upload that is not in the store any more."""
+    async def publish_removed(self, upload: Upload, why: type[UploadEvent], context: RequestContext | None) -> None:
+        """Tell of an upload that is not in the store any more. `why`: see `remove`."""
         for part in upload.parts[:1]:
             await self.remove_note(part)
         logger.info("upload %s", why.__name__.lower(), extra={"upload_id": upload.id, "offset": upload.offset})
-        await self._bus.publish(why(upload))
+        self.publish(why, upload, context)
+        if self.hooks.wants(_TOLD[why]):
+            await self.hooks.tell(self._hook(_TOLD[why], upload, context))
+
+    def publish(self, kind: type[UploadEvent], upload: Upload, context: RequestContext | None) -> None:
+        """Publish an event that is no more than the upload; if nobody observes that kind, none is made."""
+        if self.observers.wants(kind):
+            self.observers.publish(kind(upload=upload, context=context, at=self._now()))
+
+    def _publish_finished(self, upload: Upload, context: RequestContext | None) -> None:
+        if upload.role is not Role.PARTIAL:
+            self.publish(Finished, upload, context)
+
+    def _hook(self, kind: HookType, upload: Upload, context: RequestContext | None) -> HookRequest:
+        return HookRequest(type=kind, upload=upload, context=context, at=self._now())
 
     async def remove_note(self, part: UploadId) -> None:
         """Remove what is left of a part that has gone: by that note its final upload was found again."""
@@ -175,8 +251,3 @@ def must_propagate(error: BaseException) -> bool:
     task = asyncio.current_task()
     cancelled = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
     return task is None or cancelled or isinstance(error, KeyboardInterrupt | SystemExit)
-
-
-def _refuses(error: TusError) -> bool:
-    """Whether an application says no, and nothing that passes by itself or that it has met when it asked us."""
-    return 400 <= error.status < 500 and error.status not in (404, 408, 409, 423, 429)

@@ -31,10 +31,16 @@ REPORT = 0.25
 
 
 class BodyProgress:
-    """Of one body, from its first byte to its last. `start`: the upload as it was committed before."""
+    """Of one body. `start`: the upload as it was committed before; `on_commit`: called after each checkpoint."""
 
     def __init__(
-        self, store: Store, start: Upload, intake: Intake, expiry: Expiry, now: Callable[[], datetime]
+        self,
+        store: Store,
+        start: Upload,
+        intake: Intake,
+        expiry: Expiry,
+        now: Callable[[], datetime],
+        on_commit: Callable[[Upload], None] | None = None,
     ) -> None:
         self.upload = start
         """As it was committed last."""
@@ -43,6 +49,7 @@ class BodyProgress:
         self._intake = intake
         self._expiry = expiry
         self._now = now
+        self._on_commit = on_commit
         self._last = time.monotonic()
         self._commit: asyncio.Task[None] | None = None
         self._moved: asyncio.Event | None = None
@@ -101,6 +108,8 @@ class BodyProgress:
     def _note(self, reached: Upload) -> None:
         """Something may have been told while that was committed."""
         self.upload = reached if reached.told >= self.upload.told else rules.tell(reached, self.upload.told)
+        if self._on_commit is not None:
+            self._on_commit(self.upload)
 
     # who asks --------------------------------------------------------------------------------------------------------
 

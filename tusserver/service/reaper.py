@@ -83,7 +83,7 @@ class Reaper:
         for number, upload in enumerate(reaped.removed, 1):
             await _let_others(number)
             try:
-                await self._lifecycle.publish_removed(upload, Expired)
+                await self._lifecycle.publish_removed(upload, Expired, None)
             except Exception as error:
                 await self._failed(upload.id, error)
         for upload_id, why in reaped.failed.items():

@@ -9,8 +9,10 @@ from functools import partial
 
 import anyio
 
+from tusserver.events import Interrupted, Progressed
 from tusserver.locks.base import Lease
 from tusserver.protocol import rules
+from tusserver.protocol.dialect import RequestContext
 from tusserver.protocol.errors import ChecksumMismatch, OutOfSpace, TusError, UploadInterrupted
 from tusserver.protocol.limits import Expiry, Limits, Timeouts
 from tusserver.protocol.messages import Append
@@ -77,16 +79,23 @@ class Receiver:
         if declares:
             await self._store.amend(start)
 
-    async def create(self, upload: Upload, plan: AppendPlan, first: Append, body: Body) -> Upload:
-        """Make an upload together with a body that is here, in one commit."""
+    async def create(self, plan: AppendPlan, first: Append, body: Body, context: RequestContext) -> Upload:
+        """Create an upload together with a body that `has_arrived`, in one commit."""
         data = await self._intake(plan, first, body).read_all()
-        upload = rules.advance(upload, len(data), self._expiry, self._now(), told=True, completes=first.completes)
+        upload = rules.advance(plan.upload, len(data), self._expiry, self._now(), told=True, completes=first.completes)
         with anyio.CancelScope(shield=True):
-            upload = await self._lifecycle.begin_with_body(upload, data)
+            upload = await self._lifecycle.begin_with_body(upload, data, context)
         return upload
 
     async def receive(
-        self, plan: AppendPlan, append: Append, body: Body, lease: Lease, *, before: Upload | None = None
+        self,
+        plan: AppendPlan,
+        append: Append,
+        body: Body,
+        lease: Lease,
+        context: RequestContext,
+        *,
+        before: Upload | None = None,
     ) -> tuple[Upload, StopReason | None]:
         """Write, verify, commit; return the upload as committed, and what cut the body short.
 
@@ -94,11 +103,13 @@ class Receiver:
         """
         upload = plan.upload
         if append.body_length == 0 and append.checksum is None and not append.checksum_in_trailer:
-            return await self._complete(upload) if append.completes else upload, None
+            return await self._complete(upload, context) if append.completes else upload, None
         intake = self._intake(plan, append, body)
         if has_arrived(body, append.body_length):
-            return await self._receive_small(upload, append, intake, before), None
-        progress = BodyProgress(self._store, upload, intake, self._expiry, self._now)
+            return await self._receive_small(upload, append, intake, context, before), None
+        observers = self._lifecycle.observers
+        on_commit = partial(self._publish_progress, context) if observers.wants(Progressed) else None
+        progress = BodyProgress(self._store, upload, intake, self._expiry, self._now, on_commit)
         lease.on_release_request(progress.release_requested)
         lease.on_report(progress.report)
         self._activity.add(intake)
@@ -114,9 +125,16 @@ class Receiver:
                 with anyio.CancelScope(shield=True):
                     await self._undo(upload, progress.upload, before)
                 raise
-            return await self._commit(upload, progress.upload, append, intake, added), intake.stop_reason
+            upload = await self._commit(upload, progress.upload, append, intake, added, context)
+            if intake.stop_reason is not None and observers.wants(Interrupted):
+                at = self._now()
+                observers.publish(Interrupted(upload=upload, context=context, at=at, reason=intake.stop_reason))
+            return upload, intake.stop_reason
         finally:
             self._activity.remove(intake)
+
+    def _publish_progress(self, context: RequestContext, upload: Upload) -> None:
+        self._lifecycle.publish(Progressed, upload, context)
 
     def _intake(self, plan: AppendPlan, append: Append, body: Body) -> Intake:
         return Intake(
@@ -130,14 +148,16 @@ class Receiver:
             buffers=self._buffers,
         )
 
-    async def _complete(self, upload: Upload) -> Upload:
+    async def _complete(self, upload: Upload, context: RequestContext) -> Upload:
         """Commit that an upload is complete, as a request without a body says."""
         upload = rules.advance(upload, 0, self._expiry, self._now(), told=True, completes=True)
         with anyio.CancelScope(shield=True):
-            upload = await self._lifecycle.commit(upload)
+            upload = await self._lifecycle.commit(upload, context)
         return upload
 
-    async def _receive_small(self, start: Upload, append: Append, intake: Intake, before: Upload | None) -> Upload:
+    async def _receive_small(
+        self, start: Upload, append: Append, intake: Intake, context: RequestContext, before: Upload | None
+    ) -> Upload:
         """Verify a body that is here, and write and commit it in one stroke."""
         try:
             data = await intake.read_all()
@@ -148,7 +168,7 @@ class Receiver:
         upload = rules.advance(start, len(data), self._expiry, self._now(), told=True, completes=append.completes)
         with anyio.CancelScope(shield=True):  # what is written shall be told
             await self._schedule_waiting_finals(upload)
-            upload = await self._lifecycle.commit(upload, partial(self._store.put, data=data))
+            upload = await self._lifecycle.commit(upload, context, partial(self._store.put, data=data))
         return upload
 
     async def _write(self, upload: Upload, intake: Intake, progress: BodyProgress) -> int:
@@ -180,7 +200,15 @@ class Receiver:
         if start.length != before.length and not start.complete:
             await self._store.amend(undone)
 
-    async def _commit(self, start: Upload, reached: Upload, append: Append, intake: Intake, added: int) -> Upload:
+    async def _commit(
+        self,
+        start: Upload,
+        reached: Upload,
+        append: Append,
+        intake: Intake,
+        added: int,
+        context: RequestContext,
+    ) -> Upload:
         """Commit what a body brought; return the upload as it is committed."""
         stop_reason = intake.stop_reason
         if isinstance(stop_reason, UploadInterrupted) and reached.offset > reached.told:
@@ -199,7 +227,7 @@ class Receiver:
         upload = rules.advance(start, added, self._expiry, self._now(), told=stop_reason is None, completes=completes)
         with anyio.CancelScope(shield=True):  # what is written shall be told
             await self._schedule_waiting_finals(upload)
-            upload = await self._lifecycle.commit(upload)
+            upload = await self._lifecycle.commit(upload, context)
             if upload.length != start.length:  # it follows from the end of the body
                 await self._store.amend(upload)
         return upload

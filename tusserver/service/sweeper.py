@@ -128,7 +128,7 @@ class Sweeper:
 
     async def _tell_applications(self) -> None:
         """Tell applications of this process what others, which have none, have found to be owed to them."""
-        if self._lifecycle.tells_of_the_end:
+        if self._lifecycle.has_finish_hooks:
             async for upload_id in self._store.due(self._now(), owed=True):
                 await self._look(upload_id)
 
@@ -257,7 +257,7 @@ class Sweeper:
         if ours and upload.expires_at is not None and upload.expires_at > now + self._expiry.longest + SLACK:
             upload = await self._lifecycle.give_deadline(upload)  # a clock was wrong when it got its own
         if rules.is_expired(upload, now):
-            await self._lifecycle.remove(upload, Expired)
+            await self._lifecycle.remove(upload, Expired, None)
             return True
         if upload.length is None:
             await self._store.trim(upload.id)  # a process may have died while it wrote it
@@ -278,14 +278,14 @@ class Sweeper:
     async def _look_at_final(self, upload: Upload) -> bool:
         if upload.pending:
             return await self._concatenator.sweep_final(upload.id)
-        if upload.withheld and not self._lifecycle.tells_of_the_end and not rules.gave_up(upload):
+        if upload.withheld and not self._lifecycle.has_finish_hooks and not rules.gave_up(upload):
             await self._leave_to_others(upload)
             return False
         if rules.gave_up(upload) or not rules.is_time_to_finish(upload, self._now()):
             async with self._locker.hold(upload.id):
                 return await self._look_at(await self._store.load(upload.id))
         await self._store.remind(upload.id, self._now() + RETRY_DELAY)
-        await self._concatenator.resume(upload.id)
+        await self._concatenator.resume(upload.id, None)
         return False
 
     async def _leave_to_others(self, upload: Upload) -> None:
@@ -298,7 +298,7 @@ class Sweeper:
             await self._store.remind(upload.id, upload.retry_at)
             return
         try:
-            await self._lifecycle.finish(upload)
+            await self._lifecycle.finish(upload, None)
         except FinishPending:
             await self._leave_to_others(upload)
         except FinishFailed:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
 
+from tusserver.events import Refused
 from tusserver.events import Terminated as TerminatedEvent
+from tusserver.hooks.base import HookType
 from tusserver.locks.base import Lease, Locker, Preempt
 from tusserver.protocol import rules
 from tusserver.protocol.dialect import RequestContext
@@ -62,8 +64,6 @@ HEAD_WAIT = 0.5
 GIVEN_UP_RETRY = 60
 """Seconds after which to ask again for an upload whose application is not told again by itself."""
 
-BeforeCreate = Callable[[Upload], Awaitable[None]]
-
 
 class UploadService:
     """Runs commands."""
@@ -80,7 +80,6 @@ class UploadService:
         expiry: Expiry,
         timeouts: Timeouts,
         new_id: Callable[[], UploadId],
-        before_create: BeforeCreate | None,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
@@ -92,7 +91,6 @@ class UploadService:
         self._expiry = expiry
         self._lock_timeout = timeouts.lock_timeout.total_seconds()
         self._new_id = new_id
-        self._before_create = before_create
         self._now = now
         self._activity = Activity(timeouts)
         self._receiver = Receiver(
@@ -151,17 +149,17 @@ class UploadService:
         rules.check_creation(create, self._limits)
         if create.role is Role.FINAL:
             return await self._create_final(create, body, context)
-        upload = await self._new_upload(create)
+        upload = await self._new_upload(create, context)
         async with self._reserve(upload, context), self._locker.hold(upload.id) as lease:
             # Also without a first body: "The Client ... MAY set Upload-Length to 0", complete without any PATCH.
             first = create.first or Append(id=None, offset=0, body_length=0)
-            return await self._receive_first(upload, first, body, lease)
+            return await self._receive_first(upload, first, body, lease, context)
 
-    async def _new_upload(self, create: Create) -> Upload:
-        owed = self._lifecycle.tells_of_the_end
+    async def _new_upload(self, create: Create, context: RequestContext) -> Upload:
+        owed = self._lifecycle.has_finish_hooks
         upload = rules.new_upload(create, self._new_id(), self._expiry, self._now(), owed=owed)
-        if self._before_create is not None:
-            await self._before_create(upload)
+        if self._lifecycle.hooks.wants(HookType.PRE_CREATE):
+            upload = await self._lifecycle.ask_to_create(upload, context)
         return upload
 
     async def _create_final(self, create: Create, body: Body, context: RequestContext) -> Created:
@@ -171,43 +169,52 @@ class UploadService:
         found = await self._concatenator.find_existing(create.parts, create.metadata.text)
         if found is None:
             create = replace(create, length=await self._concatenator.total_length(create.parts))
-        upload = await self._new_upload(create)
+        upload = await self._new_upload(create, context)
         # One that is there already takes no further place.
         place = self._reserve(upload, context)
         async with place if found is None else contextlib.nullcontext():
-            final, new = await self._concatenator.create(upload)
-        return Created(upload=await self._concatenator.concatenate(final, body, new=new))
+            final, new = await self._concatenator.create(upload, context)
+        return Created(upload=await self._concatenator.concatenate(final, body, context, new=new))
 
-    async def _receive_first(self, upload: Upload, first: Append, body: Body, lease: Lease) -> Created:
+    async def _receive_first(
+        self, upload: Upload, first: Append, body: Body, lease: Lease, context: RequestContext
+    ) -> Created:
         """Make the upload and take the bytes that came along. It exists then, so a body cut short makes a Created."""
         plan = rules.plan_first(upload, first, self._limits)
-        arrived = has_arrived(body, first.body_length) and not self._lifecycle.tells_of_the_beginning
+        arrived = has_arrived(body, first.body_length) and not self._lifecycle.hooks.wants(HookType.POST_CREATE)
         stop_reason: StopReason | None = None
         if arrived:
-            upload = await self._receiver.create(upload, plan, first, body)
+            upload = await self._receiver.create(plan, first, body, context)
         else:
-            await self._lifecycle.begin(upload)
+            await self._lifecycle.begin(upload, context)
         try:
             if not arrived:
                 async with self._receiver.trimming(upload):
-                    upload, stop_reason = await self._receiver.receive(plan, first, body, lease)
+                    upload, stop_reason = await self._receiver.receive(plan, first, body, lease, context)
             if isinstance(stop_reason, ClientDisconnected):
                 try:
                     raise stop_reason
                 finally:
                     del stop_reason  # likewise
             return Created(
-                upload=await self._commit_told(await self._finish_if_complete(upload)), closes=stop_reason is not None
+                upload=await self._commit_told(await self._finish_if_complete(upload, context)),
+                closes=stop_reason is not None,
             )
         except (TusError, ClientDisconnected):
             # A client that is told that it did wrong, or is gone, has no URL to resume at: leave nothing.
             with contextlib.suppress(UploadNotFound):  # refused by the application, and removed
-                await self._lifecycle.remove(await self._store.load(upload.id), TerminatedEvent)
+                await self._lifecycle.remove(await self._store.load(upload.id), TerminatedEvent, context)
             raise
 
     def _reserve(self, upload: Upload, context: RequestContext) -> AbstractAsyncContextManager[None]:
         client = context.client.key if self.quota.by_client else ""
         return self.quota.place(upload.id, client, rules.lacking(upload))
+
+    def publish_refusal(self, error: TusError, context: RequestContext) -> None:
+        """Publish that a request was refused, or failed."""
+        observers = self._lifecycle.observers
+        if observers.wants(Refused):
+            observers.publish(Refused(error=error, context=context, at=self._now()))
 
     # PATCH -----------------------------------------------------------------------------------------------------------
 
@@ -228,7 +235,7 @@ class UploadService:
                     _note_expiry(mismatch, upload)
                     raise mismatch from error
         if completes and upload.role is Role.PARTIAL:
-            await self._concatenator.part_completed(upload.id)
+            await self._concatenator.part_completed(upload.id, context)
         if stop_reason is not None:
             try:
                 raise stop_reason
@@ -265,7 +272,7 @@ class UploadService:
                 _note_expiry(stop_reason, upload)
             # Also after a cut: a client that sent the last byte, and not the end of its chunked body, has no more to
             # send.
-            upload = await self._finish_if_complete(upload)
+            upload = await self._finish_if_complete(upload, context)
             if stop_reason is None:
                 upload = await self._commit_told(upload)
             return upload, stop_reason, upload.finished and not before.finished
@@ -277,7 +284,7 @@ class UploadService:
         place = self._reserve(plan.upload, context)
         async with place if declares else contextlib.nullcontext():
             await self._receiver.start_at(plan.upload, before)
-        upload, stop_reason = await self._receiver.receive(plan, append, body, lease, before=before)
+        upload, stop_reason = await self._receiver.receive(plan, append, body, lease, context, before=before)
         if declares and plan.upload.complete:
             await self._receiver.declare_complete(upload)
         return upload, stop_reason
@@ -289,9 +296,9 @@ class UploadService:
             _note_expiry(error, upload)
             raise
 
-    async def _finish_if_complete(self, upload: Upload) -> Upload:
+    async def _finish_if_complete(self, upload: Upload, context: RequestContext) -> Upload:
         if upload.complete and not upload.finished:
-            return await self._lifecycle.finish(upload)
+            return await self._lifecycle.finish(upload, context)
         return upload
 
     async def _commit_told(self, upload: Upload) -> Upload:
@@ -311,10 +318,10 @@ class UploadService:
         """
         upload = await self._confirm_offset(inspect.id)
         if upload.role is Role.FINAL:
-            upload = await self._check_final(upload)
+            upload = await self._check_final(upload, context)
         rules.require_unexpired(upload, self._now())
         if upload.withheld:
-            upload = await self._finish_now(upload)
+            upload = await self._finish_now(upload, context)
         return Inspected(upload=upload)
 
     async def _confirm_offset(self, upload_id: UploadId) -> Upload:
@@ -336,19 +343,19 @@ class UploadService:
             return upload
         return upload.with_progress(max(upload.told, offset or 0), expires_at=upload.expires_at, finished=False)
 
-    async def _check_final(self, final: Upload) -> Upload:
+    async def _check_final(self, final: Upload, context: RequestContext) -> Upload:
         """A crash or a full disk may have come between the last part and the joining; nobody waits for that here."""
         if final.unclaimed:
             final = await self._concatenator.claim(final.id)
         if final.pending:
             final = await self._concatenator.prolong(final)
             rules.require_unexpired(final, self._now())
-            await self._concatenator.resume(final.id)
+            await self._concatenator.resume(final.id, context)
             final = await self._store.load(final.id)
             final = await self._concatenator.prolong(final)
         return final
 
-    async def _finish_now(self, upload: Upload) -> Upload:
+    async def _finish_now(self, upload: Upload, context: RequestContext) -> Upload:
         """Tell the application again, if it is time; who asks for the upload comes again later else.
 
         Raises:
@@ -362,7 +369,9 @@ class UploadService:
             raise FinishPending(retry_after=max(1, round((upload.retry_at - now).total_seconds())))
         trying = self._finishing.get(upload.id)
         if trying is None:
-            trying = self._finishing[upload.id] = asyncio.get_running_loop().create_task(self._try_to_finish(upload.id))
+            trying = self._finishing[upload.id] = asyncio.get_running_loop().create_task(
+                self._try_to_finish(upload.id, context)
+            )
             trying.add_done_callback(lambda _: self._finishing.pop(upload.id, None))
         # A proxy would give up on an application that takes its time.
         await asyncio.wait((trying,), timeout=HEAD_WAIT)
@@ -371,10 +380,10 @@ class UploadService:
             raise FinishPending
         return upload
 
-    async def _try_to_finish(self, upload_id: UploadId) -> None:
+    async def _try_to_finish(self, upload_id: UploadId, context: RequestContext) -> None:
         try:
             async with self._locker.hold(upload_id):
-                await self._finish_if_complete(await self._store.load(upload_id))
+                await self._finish_if_complete(await self._store.load(upload_id), context)
         except (UploadLocked, FinishFailed, FinishPending, UploadNotFound):
             pass  # somebody else is at it, or it is tried again later
         except TusError as error:
@@ -393,7 +402,8 @@ class UploadService:
         """Remove an upload, also under the hands of whoever writes it."""
         async with self._locker.hold(terminate.id, Preempt(), self._lock_timeout):
             upload = await self._store.load(terminate.id)
-            await self._lifecycle.remove(upload, TerminatedEvent)
+            await self._lifecycle.ask_to_terminate(upload, context)
+            await self._lifecycle.remove(upload, TerminatedEvent, context)
         return Terminated()
 
 

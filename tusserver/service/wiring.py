@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from tusserver.events import Bus
+from tusserver.events import Observers
+from tusserver.hooks.base import Hooks
 from tusserver.indexes.base import Ledger
 from tusserver.locks.base import Locker
 from tusserver.protocol.extensions import Extension, enabled
@@ -17,7 +18,7 @@ from tusserver.service.ids import RandomIds, checked
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.quota import Quota
 from tusserver.service.sweeper import Sweeper
-from tusserver.service.uploads import BeforeCreate, UploadService
+from tusserver.service.uploads import UploadService
 from tusserver.stores.base import Store
 
 _SHORTEST_ID = 1
@@ -49,10 +50,10 @@ def wire(
     store: Store,
     locker: Locker,
     ledger: Ledger,
-    bus: Bus,
+    hooks: Hooks,
+    observers: Observers,
     options: Options,
     *,
-    before_create: BeforeCreate | None,
     new_id: Callable[[], str] | None,
     now: Callable[[], datetime],
 ) -> Service:
@@ -66,7 +67,7 @@ def wire(
     shortest = ID_DIGITS if new_id is None else _SHORTEST_ID
     for name, problem in limits.cross_checks(shortest + 1 if Extension.CONCATENATION in extensions else 0):
         raise ValueError(f"limits.{name} = {getattr(limits, name)} {problem}")
-    lifecycle = Lifecycle(store, bus, expiry, now)
+    lifecycle = Lifecycle(store, hooks, observers, expiry, now)
     concatenator = Concatenator(
         store,
         locker,
@@ -89,7 +90,6 @@ def wire(
         expiry=expiry,
         timeouts=timeouts,
         new_id=RandomIds() if new_id is None else checked(new_id),
-        before_create=before_create,
         now=now,
     )
     sweeper = Sweeper(store, locker, lifecycle, concatenator, quota, expiry=expiry, now=now)

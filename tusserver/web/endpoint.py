@@ -84,25 +84,34 @@ class UploadEndpoint:
             discovered = isinstance(outcome, Discovered)
             reply = discovery(head, self._dialects) if discovered else dialect.write(outcome, head)
         except TusError as error:
-            reply = _refuse(dialect, error, head)
+            reply = self._refuse(dialect, error, context)
         except ClientDisconnected:
             logger.info("client disconnected", extra={"method": head.method, "upload_id": head.name or None})
             # Nobody reads it, but middleware around us would take silence for a broken app.
             reply = Reply(499, closes=True)
         except Exception:
             logger.exception("a request failed", extra={"method": head.method, "upload_id": head.name or None})
-            reply = dialect.refuse(InternalError(), head)
+            failure = InternalError()
+            self._service.publish_refusal(failure, context)
+            reply = dialect.refuse(failure, head)
         if isinstance(outcome, Content):
             headers = {**reply.headers, "X-Content-Type-Options": "nosniff"}
             try:
                 await download.respond(outcome, scope, headers)(scope, receive, send)
             except (UploadNotFound, StoreUnavailable, InternalError) as error:  # nothing was sent
-                await self._responder.respond(_refuse(dialect, error, head), head, body, scope, send)
+                await self._responder.respond(self._refuse(dialect, error, context), head, body, scope, send)
         else:
             await self._responder.respond(reply, head, body, scope, send)
         if logger.isEnabledFor(logging.DEBUG):
             facts = {"method": head.method, "upload_id": head.name or None, "status": reply.status}
             logger.debug("answered", extra={**facts, "duration": time.monotonic() - began})
+
+    def _refuse(self, dialect: Dialect, error: TusError, context: RequestContext) -> Reply:
+        head = context.head
+        facts = {"method": head.method, "upload_id": head.name or None, "status": error.status}
+        logger.info("refused: %s", error.code, extra=facts)
+        self._service.publish_refusal(error, context)
+        return dialect.refuse(error, head)
 
     def _head(self, scope: Scope) -> RequestHead:
         """Return the request without its body."""
@@ -152,12 +161,6 @@ class UploadEndpoint:
         if total > self._head_size:
             limit = f"limits.head_size is {self._head_size} bytes for a whole request head"
             raise HeaderTooLarge(f"{limit}, and this one has {total}; the longest part of it is {_shown(its_name)}")
-
-
-def _refuse(dialect: Dialect, error: TusError, head: RequestHead) -> Reply:
-    facts = {"method": head.method, "upload_id": head.name or None, "status": error.status}
-    logger.info("refused: %s", error.code, extra=facts)
-    return dialect.refuse(error, head)
 
 
 def _shown(name: bytes) -> str:

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from tests.contracts.hooks import NOW, UPLOAD
+from tusserver.hooks.base import AGREED, HookResponse, HookType, UploadChanges
+from tusserver.protocol.errors import MaxSizeExceeded, UploadRejected
+from tusserver.protocol.metadata import Metadata
+from tusserver.protocol.upload import UploadId
+
+
+def test_the_names_of_hooks_are_those_of_tusd_and_one_of_ours() -> None:
+    assert [str(kind) for kind in HookType] == [
+        "pre-create",
+        "post-create",
+        "post-receive",
+        "pre-finish",
+        "post-finish",
+        "pre-terminate",
+        "post-terminate",
+        "post-expire",
+    ]
+
+
+def test_changes_that_say_nothing_change_nothing() -> None:
+    assert UploadChanges().apply(UPLOAD) == UPLOAD
+
+
+def test_changes_are_in_the_record_that_is_stored() -> None:
+    later = NOW + timedelta(hours=1)
+    changes = UploadChanges(id=UploadId("mine"), metadata=Metadata("a Yg=="), expires_at=later)
+    changed = changes.apply(UPLOAD)
+    assert (changed.id, changed.metadata.text, changed.expires_at) == ("mine", "a Yg==", later)
+
+
+@pytest.mark.parametrize(("length", "refused"), [(4, False), (5, False), (6, True), (None, False)])
+def test_an_application_may_allow_less_than_the_server(length: int | None, refused: bool) -> None:
+    changes = UploadChanges(max_size=5)
+    try:
+        changes.apply(type(UPLOAD)(id=UPLOAD.id, created_at=NOW, length=length))
+    except MaxSizeExceeded:
+        assert refused
+    else:
+        assert not refused
+
+
+def test_a_refusal_is_raised_and_an_agreement_is_not() -> None:
+    AGREED.require_agreement()
+    with pytest.raises(UploadRejected):
+        HookResponse(refusal=UploadRejected()).require_agreement()

@@ -1,0 +1,144 @@
+"""The port of every transport of hooks: what an application is asked and told, and what it may answer.
+
+Before something happens it is asked, and may refuse or change it; after it happened it is told. Whatever transport
+carries that (callables of an embedding app, HTTP, an executable), an upload is created, finished or removed only once
+its answer is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from tusserver.protocol.dialect import RequestContext
+from tusserver.protocol.errors import MaxSizeExceeded, TusError
+from tusserver.protocol.metadata import Metadata
+from tusserver.protocol.upload import Upload, UploadId
+
+
+class HookType(StrEnum):
+    """When an application is asked or told. The names are tusd's; `post-expire` is ours."""
+
+    PRE_CREATE = "pre-create"
+    """Asked before an upload is stored; its body was not read yet."""
+    POST_CREATE = "post-create"
+    """Told of an upload that is stored. If that fails the upload is removed again."""
+    POST_RECEIVE = "post-receive"
+    """Asked, about once a second while a body comes in, whether more of it is wanted."""
+    PRE_FINISH = "pre-finish"
+    """Asked when all bytes are here, and again, after pauses that grow, until it answers.
+
+    Not of partial uploads: "The Server SHOULD NOT process these partial uploads".
+    """
+    POST_FINISH = "post-finish"
+    """Told of an upload that is finished, at least once. Not of partial uploads."""
+    PRE_TERMINATE = "pre-terminate"
+    """Asked before a client's DELETE removes an upload."""
+    POST_TERMINATE = "post-terminate"
+    """Told of an upload that was removed: by a client, or because its first body was refused or broke off."""
+    POST_EXPIRE = "post-expire"
+    """Told of an upload that was removed because its time was over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookRequest:
+    """What an application is asked or told."""
+
+    type: HookType
+    upload: Upload
+    """As it is now; with `PRE_CREATE` as it would be stored."""
+    context: RequestContext | None
+    """The request that caused it; None if none did: a sweep, or an end that is tried again."""
+    at: datetime
+    """When, by the server's clock; in UTC."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadChanges:
+    """What shall be other than the client asked for. None: as it is."""
+
+    id: UploadId | None = None
+    metadata: Metadata | None = None
+    storage: Mapping[str, str] | None = None
+    """Where the store is to put the upload, in the store's own words (`path` of the finished file, say)."""
+    max_size: int | None = None
+    """Bytes that the upload may have at most, beside the server's own limit."""
+    expires_at: datetime | None = None
+    """When the upload expires if it gets no byte; then the server's rules count."""
+
+    def apply(self, upload: Upload) -> Upload:
+        """Return the upload with these changes.
+
+        Raises:
+            MaxSizeExceeded: it declares a length that is more than `max_size`.
+        """
+        if self.max_size is not None and upload.length is not None and upload.length > self.max_size:
+            raise MaxSizeExceeded(f"{upload.length} bytes are more than {self.max_size}")
+        return replace(
+            upload,
+            id=self.id or upload.id,
+            metadata=upload.metadata if self.metadata is None else self.metadata,
+            expires_at=self.expires_at or upload.expires_at,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerChanges:
+    """What the client is told besides, or instead."""
+
+    status: int | None = None
+    """Instead of the usual one; 200 to 299."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Besides those of the protocol, which stand."""
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookResponse:
+    """What an application answers. Each field says for which questions it counts; elsewhere it is ignored."""
+
+    refusal: TusError | None = None
+    """What the client gets instead, usually an `UploadRejected` with a status, headers and a body of its own.
+
+    `PRE_CREATE`: nothing is stored. `POST_RECEIVE`: the body is ended and the upload removed. `PRE_FINISH`: the upload
+    is removed. `PRE_TERMINATE`: it is kept.
+    """
+    changes: UploadChanges | None = None
+    """`PRE_CREATE`."""
+    answer: AnswerChanges | None = None
+    """`PRE_CREATE`: of the creation. `PRE_FINISH`: of the request that brought the last byte."""
+
+    def require_agreement(self) -> None:
+        """Raise the refusal, if it is one.
+
+        Raises:
+            TusError
+        """
+        if self.refusal is not None:
+            raise self.refusal
+
+
+AGREED = HookResponse()
+"""Go on, as it is."""
+
+
+class Hooks(Protocol):
+    """One way to ask and to tell an application. What it raises is a failure, never a refusal."""
+
+    def wants(self, kind: HookType) -> bool:
+        """Whether the application wants to be asked or told this. Says the same for as long as the server runs.
+
+        What nobody wants costs nothing: an upload that nobody wants to finish is finished with its last commit.
+        """
+
+    async def ask(self, request: HookRequest) -> HookResponse:
+        """Ask before it happens (`PRE_CREATE`, `PRE_FINISH`, `PRE_TERMINATE`, `POST_RECEIVE`), and wait for the answer.
+
+        May be asked the same more than once, after a failure or a crash.
+        """
+
+    async def tell(self, request: HookRequest) -> None:
+        """Tell what has happened. On return it will not be lost any more, though it may not have been delivered yet."""
