@@ -4,50 +4,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tusserver.cli.flags import Parser, UsageError, add_settings, parse
-from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
+from tests.settings.loading import by_file, by_flags, refusal
+from tusserver.cli.flags import Parser, add_settings
 from tusserver.settings.catalog import RENAMED, catalog
-from tusserver.settings.sources import LoadedSettings, SettingsError, SetValue, Source, load
-from tusserver.settings.values import read_duration, read_size, show_duration, show_size
-from tusserver.web.cors import Cors
-from tusserver.web.forwarded import Proxies
-
-
-@pytest.fixture(autouse=True)
-def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty one: ./tusserver.toml is read from it."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def by_flags(*arguments: str, environ: dict[str, str] | None = None) -> LoadedSettings:
-    """Settings of a command line."""
-    parser = Parser(prog="tusserver", allow_abbrev=False)
-    add_settings(parser)
-    options = parse(parser, arguments)
-    return load(options.given, environ=environ, config=options.config)
-
-
-def by_file(text: str, *, path: Path = Path("tusserver.toml"), environ: dict[str, str] | None = None) -> LoadedSettings:
-    """Settings of a TOML file."""
-    path.write_text(text, encoding="utf-8")
-    return load(environ=environ)
-
-
-def refusal(call: object, *arguments: object, **more: object) -> str:
-    """The one line a wrong setting gets."""
-    assert callable(call)
-    with pytest.raises((SettingsError, UsageError)) as refused:
-        call(*arguments, **more)
-    line = str(refused.value)
-    assert "\n" not in line
-    return line
-
-
-# sources -------------------------------------------------------------------------------------------------------------
+from tusserver.settings.sources import LoadedSettings, SetValue, Source, load
 
 
 def test_without_any_source_the_defaults_count() -> None:
@@ -161,96 +122,6 @@ def test_other_programs_variables_are_none_of_ours() -> None:
     assert load(environ={"PORT": "1", "HOST": "x"}).given == {}
 
 
-# values --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("0", 0),
-        ("1000", 1000),
-        ("2GB", 2_000_000_000),
-        ("16KiB", 16384),
-        ("1.5 kb", 1500),
-        ("1TiB", 2**40),
-        ("0.1GB", 100_000_000),
-        (5, 5),
-    ],
-)
-def test_a_size_is_read(text: object, size: int) -> None:
-    assert read_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "-1", "2 gigs", "1K", "GB", "1e3", "٣", True, "9223372036854775808", "1.2.3GB"])
-def test_what_is_no_size_is_refused(text: object) -> None:
-    with pytest.raises(ValueError, match="size"):
-        read_size(text)
-
-
-@given(st.integers(0, 2**63 - 1))
-def test_a_size_that_is_shown_is_read_as_the_same(size: int) -> None:
-    assert read_size(show_size(size)) == size
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90s", 90), ("24h", 86400), ("1h30m", 5400), ("7d", 604800), ("250ms", 0.25), ("10", 10), (1.5, 1.5), (0, 0)],
-)
-def test_a_time_is_read(text: object, seconds: float) -> None:
-    assert read_duration(text) == timedelta(seconds=seconds)
-
-
-@pytest.mark.parametrize("text", ["", "soon", "-1s", "1y", "h", "1h 30m", "1h30", True, "inf", "99999999d"])
-def test_what_is_no_time_is_refused(text: object) -> None:
-    with pytest.raises(ValueError, match="time"):
-        read_duration(text)
-
-
-@given(st.integers(0, 10**11))
-def test_a_time_that_is_shown_is_read_as_the_same(milliseconds: int) -> None:
-    duration = timedelta(milliseconds=milliseconds)
-    assert read_duration(show_duration(duration)) == duration
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0s"), (60, "60s"), (75, "75s"), (5400, "1h30m"), (86400, "24h"), (604800, "7d")]
-)
-def test_a_time_is_shown_as_people_say_it(seconds: int, text: str) -> None:
-    assert show_duration(timedelta(seconds=seconds)) == text
-
-
-@pytest.mark.parametrize("word", ["off", "never", "OFF"])
-def test_expiry_can_be_switched_off(word: str) -> None:
-    assert by_flags("--expire-after", word).settings.expiry.after is None
-
-
-def test_the_size_can_be_unlimited_again() -> None:
-    environ = {"TUSSERVER_MAX_SIZE": "1GB"}
-    assert by_flags("--max-size", "unlimited", environ=environ).settings.limits.max_size is None
-
-
-@pytest.mark.parametrize(("text", "value"), [("true", True), ("off", False), ("yes", True), ("0", False)])
-def test_a_switch_takes_the_usual_words(text: str, value: bool) -> None:
-    assert by_flags("--tus.download", text).settings.tus.download is value
-
-
-def test_modes_are_octal() -> None:
-    assert by_flags("--store.file_mode", "640", "--store.folder_mode", "0750").settings.store.file_mode == 0o640
-
-
-def test_the_path_loses_its_trailing_slash() -> None:
-    assert by_flags("--path", "/a/b/").settings.server.path == "/a/b"
-
-
-def test_a_network_may_be_written_by_one_of_its_addresses() -> None:
-    assert by_flags("--proxies.trusted", "10.1.2.3/8,::1").settings.proxies.trusted == ("10.0.0.0/8", "::1/128")
-
-
-def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert by_flags("--storage", "~/up").settings.store.root == Path("/home/somebody/up")
-
-
 # refusals ------------------------------------------------------------------------------------------------------------
 
 
@@ -282,39 +153,6 @@ def test_a_wrong_value_is_told_with_setting_origin_and_remedy(flag: str, value: 
     assert refusal(by_flags, flag, value) == line
 
 
-@pytest.mark.parametrize(
-    ("flag", "value", "remedy"),
-    [
-        ("--path", "files", "write one like /files"),
-        ("--path", "/a/../b", "write one like /files"),
-        ("--path", "/a?b", "write one like /files"),
-        ("--path", "/{x}", "write one like /files"),
-        ("--path", "/", "write one like /files"),
-        ("--host", "http://here", "write one like 127.0.0.1"),
-        ("--host", "", "write one like 127.0.0.1"),
-        ("--expire-after", "0", "or off"),
-        ("--sweep-interval", "0s", "write a time"),
-        ("--limits.idle_timeout", "off", "write one like 90s"),
-        ("--limits.parts", "0", "must be 1 or more"),
-        ("--store.file_mode", "999", 'like "640"'),
-        ("--store.file_mode", "077", "with the bits 600"),
-        ("--store.folder_mode", "600", "with the bits 700"),
-        ("--tus.disable", "creation,foo", "known are creation,"),
-        ("--cors.origins", "a.example", "write one like https://app.example.com"),
-        ("--cors.origins", "https://a.example/", "write one like https://app.example.com"),
-        ("--cors.origins", "https://*.example", "write one like https://app.example.com"),
-        ("--cors.origins", "https://a.example,*", "write * alone"),
-        ("--cors.allow_headers", "X Y", "write one like X-Request-ID"),
-        ("--proxies.trusted", "proxy.local", "write 10.0.0.0/8"),
-        ("--log.level", "loud", "must be 'debug', 'info'"),
-    ],
-)
-def test_each_kind_of_wrong_value_is_told_with_a_remedy(flag: str, value: str, remedy: str) -> None:
-    line = refusal(by_flags, flag, value)
-    assert f"(flag {flag})" in line
-    assert remedy in line
-
-
 def test_a_wrong_value_in_the_environment_is_told_with_the_variable() -> None:
     line = refusal(load, environ={"TUSSERVER_SWEEP_INTERVAL": "often"})
     assert line.startswith('expiry.sweep_interval = "often" (environment TUSSERVER_SWEEP_INTERVAL) is not a time')
@@ -324,10 +162,6 @@ def test_a_wrong_value_in_a_file_is_told_with_the_file() -> None:
     assert refusal(by_file, "[server]\nport = true\n[log]\nlevel = 3\n").startswith(
         "log.level = 3 (file tusserver.toml)"
     )
-
-
-def test_a_mode_in_toml_must_stand_in_quotes() -> None:
-    assert refusal(by_file, "[store]\nfile_mode = 600\n").endswith('write one in quotes, like "640"')
 
 
 def test_a_value_cannot_break_out_of_its_line() -> None:
@@ -385,53 +219,8 @@ def test_a_short_and_a_dotted_variable_that_agree_are_fine() -> None:
     assert load(environ={"TUSSERVER_PORT": "1", "TUSSERVER_SERVER__PORT": "1"}).settings.server.port == 1
 
 
-def test_logins_from_any_web_page_are_refused() -> None:
-    line = refusal(by_flags, "--cors.credentials", "true")
-    assert line == (
-        'cors.credentials = "true" (flag --cors.credentials) needs exact origins; name them in cors.origins'
-    )
-    assert by_flags("--cors.credentials", "true", "--cors.origins", "https://a.example").settings.cors.credentials
-
-
-def test_metadata_that_could_never_come_through_is_refused() -> None:
-    line = refusal(by_flags, "--limits.metadata_size", "64KiB")
-    assert line.endswith("is more than limits.header_size (17KiB) lets in; raise that one too")
-    assert by_flags("--limits.metadata_size", "64KiB", "--limits.header_size", "64KiB").settings
-
-
-def test_a_header_that_no_head_has_room_for_is_refused() -> None:
-    line = refusal(by_flags, "--limits.header_size", "256KiB")
-    assert line.startswith('limits.header_size = "256KiB" (flag --limits.header_size) ')
-    assert line.endswith("is more than limits.head_size (192KiB) lets in; raise that one too")
-    line = refusal(by_flags, "--limits.head_size", "16KiB")
-    assert (
-        line == "limits.header_size = 17KiB (default) is more than limits.head_size (16KiB) lets in; raise that one too"
-    )
-    assert by_flags("--limits.header_size", "256KiB", "--limits.head_size", "256KiB").settings
-    line = refusal(by_flags, "--limits.buffers", "100KiB")
-    assert line.startswith("limits.buffers = ")
-    assert line.endswith("is less than one request head may take, limits.head_size (192KiB); raise it")
-
-
-def test_more_parts_than_a_head_can_name_are_refused() -> None:
-    line = refusal(by_flags, "--limits.parts", "10000")
-    assert line == (
-        'limits.parts = "10000" (flag --limits.parts) need 560000 bytes in Upload-Concat, '
-        "and limits.head_size (192KiB) lets in less; raise that one, or lower this one"
-    )
-    assert by_flags("--limits.parts", "10000", "--limits.head_size", "2MiB").settings
-    assert refusal(by_flags, "--limits.parts", "4500")  # whose URLs have a host
-    assert by_flags("--limits.parts", "4500", "--proxies.relative_location", "true").settings
-    assert by_flags("--limits.parts", "10000", "--tus.disable", "concatenation").settings
-    assert by_flags("--limits.parts", "10000", "--tus.disable", "creation").settings
-    assert refusal(by_flags, "--limits.parts", "4000", "--server.path", "/a/longer/path/of/uploads")
-
-
-def test_a_refusal_about_a_default_says_so() -> None:
-    assert str(load().refusal("server.port", "is in use")) == "server.port = 8080 (default) is in use"
-
-
 # names that settings had ---------------------------------------------------------------------------------------------
+
 
 OLD, NEW = "limits.lock_patience", "limits.lock_timeout"
 OLD_VARIABLE, NEW_VARIABLE = "TUSSERVER_LIMITS__LOCK_PATIENCE", "TUSSERVER_LIMITS__LOCK_TIMEOUT"
@@ -486,21 +275,3 @@ def test_a_value_given_by_both_names_is_refused() -> None:
 def test_a_wrong_value_given_by_an_old_name_is_told_with_where_it_stands() -> None:
     line = refusal(load, environ={OLD_VARIABLE: "long"})
     assert line.startswith(f'{NEW} = "long" (environment {OLD_VARIABLE}) is not a time')
-
-
-# options of the library ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("group", "kind"),
-    [
-        ("limits", Limits),
-        ("limits", Timeouts),
-        ("expiry", Expiry),
-        ("tus", Features),
-        ("proxies", Proxies),
-        ("cors", Cors),
-    ],
-)
-def test_options_have_the_names_and_defaults_of_settings(group: str, kind: type[object]) -> None:
-    assert getattr(load().settings, group).fill(kind) == kind()
