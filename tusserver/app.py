@@ -63,6 +63,7 @@ class Tus:
             removed.
         new_id: names new uploads: 1 to 128 letters, digits, `-` and `_`, hard to guess, never the same twice.
         now: the clock, in UTC; by default the wall clock, which is not believed until it has stayed where it is set.
+        dialects: the protocols that are spoken; a request that is in none of them is read by the first.
 
     Raises:
         ValueError: an argument is wrong.
@@ -99,9 +100,9 @@ class Tus:
         on_expired: Callback | None = None,
         new_id: Callable[[], str] | None = None,
         now: Callable[[], datetime] | None = None,
+        dialects: Sequence[Callable[[Offer], Dialect]] = DIALECTS,
     ) -> None:
-        self._store, self._locker = store, locker or _locker_of(store)
-        self.observers = Observers()
+        self._store, self._locker, self.observers = store, locker or _locker_of(store), Observers()
         service = wire(
             store,
             self._locker,
@@ -115,9 +116,9 @@ class Tus:
         self._service, self._sweeper = service.uploads, service.sweeper
         self.extensions = tuple(extension for extension in Extension if extension in service.extensions)
         offer = Offer(extensions=service.extensions, limits=limits, download=features.download)
-        dialects = [make(offer) for make in DIALECTS]
-        self._endpoint = UploadEndpoint(self._service, dialects, PublicUrl(proxies), limits)
-        self._app: ASGIApp = self._endpoint if cors is None else CorsMiddleware(self._endpoint, cors, dialects)
+        spoken = [make(offer) for make in dialects]
+        self._endpoint = UploadEndpoint(self._service, spoken, PublicUrl(proxies), limits)
+        self._app: ASGIApp = self._endpoint if cors is None else CorsMiddleware(self._endpoint, cors, spoken)
         self.health = Health({"store": store.check, "locks": self._locker.check})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,7 +14,7 @@ from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import TusError
 from tusserver.protocol.extensions import Extension
 from tusserver.protocol.limits import Limits
-from tusserver.protocol.messages import Command, Discovered, Outcome
+from tusserver.protocol.messages import Command, Discovered, InterimOutcome, Outcome, Terminated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class Caller:
     id: str
 
 
-SendInterim = Callable[[Outcome], Awaitable[None]]
+SendInterim = Callable[[InterimOutcome], Awaitable[None]]
 """Sends a 1xx answer, if the dialect has one for that outcome and the client can take one."""
 
 
@@ -85,7 +85,7 @@ class RequestContext:
     caller: Caller | None = None
     """None: nobody had to prove who it is."""
     send_interim: SendInterim | None = None
-    """None where the server cannot send 1xx answers."""
+    """None where the dialect has no interim answers, or the server cannot send any."""
     find_client: Callable[[], Client] = _unknown
     """Finds out where the request comes from. Use `client`, which remembers that."""
     _client: Client | None = None
@@ -184,10 +184,10 @@ class Dialect(Protocol):
             TusError: it is not valid.
         """
 
-    def interim(self, outcome: Outcome, head: RequestHead) -> Interim | None:
+    def interim(self, outcome: InterimOutcome, head: RequestHead) -> Interim | None:
         """Return the interim answer for what has happened so far; None: there is none for that, or for this client.
 
-        `outcome` is `Created` before the body is received, or `Progressed` while it is received.
+        `outcome` is `Created` before the body is received, and `Progressed` now and then while it is received.
         """
 
     def write(self, outcome: Outcome, head: RequestHead) -> Reply:
@@ -203,6 +203,14 @@ def choose(head: RequestHead, dialects: Sequence[Dialect]) -> Dialect:
         if dialect.speaks(head):
             return dialect
     return dialects[0]
+
+
+def writer_of(outcome: Outcome, head: RequestHead, chosen: Dialect, dialects: Sequence[Dialect]) -> Dialect:
+    """Return the dialect of an answer: the one that was chosen; but if the request is in none, that of its upload."""
+    upload = None if isinstance(outcome, Discovered | Terminated) else outcome.upload
+    if upload is not None and upload.protocol != chosen.name and not chosen.speaks(head):
+        return next((dialect for dialect in dialects if dialect.name == upload.protocol), chosen)
+    return chosen
 
 
 def discovery(head: RequestHead, dialects: Sequence[Dialect]) -> Reply:

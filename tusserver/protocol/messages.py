@@ -138,3 +138,17 @@ class Terminated:
 
 
 Outcome = Discovered | Created | Appended | Inspected | Unfinished | Content | Terminated
+
+
+# interim outcomes, before the request is done ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progressed:
+    """The upload has so many bytes of the body; its offset is binding from now on."""
+
+    upload: Upload
+
+
+InterimOutcome = Created | Progressed
+"""`Created`: the upload exists, and its body is still to come."""

@@ -42,6 +42,7 @@ from tusserver.protocol.messages import (
     Download,
     Inspect,
     Inspected,
+    InterimOutcome,
     Outcome,
     Terminate,
     Terminated,
@@ -296,7 +297,7 @@ class TusDialect:
 
     # answers ---------------------------------------------------------------------------------------------------------
 
-    def interim(self, outcome: Outcome, head: RequestHead) -> Interim | None:
+    def interim(self, outcome: InterimOutcome, head: RequestHead) -> Interim | None:
         """See `Dialect.interim`: tus has none."""
         return None
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
-from tusserver.protocol.dialect import Dialect, Reply, RequestContext, RequestHead, choose, discovery
+from tusserver.protocol.dialect import Dialect, Reply, RequestContext, RequestHead, choose, discovery, writer_of
 from tusserver.protocol.errors import (
     ClientDisconnected,
     HeaderTooLarge,
@@ -19,8 +19,9 @@ from tusserver.protocol.errors import (
     UploadNotFound,
 )
 from tusserver.protocol.limits import Limits
-from tusserver.protocol.messages import Content, Discovered
+from tusserver.protocol.messages import Content, Discovered, InterimOutcome
 from tusserver.service.uploads import UploadService
+from tusserver.streams import Wire
 from tusserver.web import download
 from tusserver.web.body import RequestBody, wire_of
 from tusserver.web.forwarded import LISTS, PublicUrl
@@ -76,11 +77,15 @@ class UploadEndpoint:
     ) -> None:
         began = time.monotonic()
         context = RequestContext(head=head, find_client=partial(self._public_url.client, scope, head.headers))
+        if dialect.has_interim and body.wire is not None:
+            context.send_interim = partial(_send_interim, dialect, head, body.wire)
         outcome = None
         try:
             self._check_sizes(scope)
             command = dialect.read(head)
             outcome = await self._service.run(command, body, context)
+            if self._only is None:
+                dialect = writer_of(outcome, head, dialect, self._dialects)
             discovered = isinstance(outcome, Discovered)
             reply = discovery(head, self._dialects) if discovered else dialect.write(outcome, head)
         except TusError as error:
@@ -161,6 +166,12 @@ class UploadEndpoint:
         if total > self._head_size:
             limit = f"limits.head_size is {self._head_size} bytes for a whole request head"
             raise HeaderTooLarge(f"{limit}, and this one has {total}; the longest part of it is {_shown(its_name)}")
+
+
+async def _send_interim(dialect: Dialect, head: RequestHead, wire: Wire, outcome: InterimOutcome) -> None:
+    interim = dialect.interim(outcome, head)
+    if interim is not None:
+        await wire.send_interim(interim.status, interim.headers)
 
 
 def _shown(name: bytes) -> str:
