@@ -497,3 +497,21 @@ def test_parts_that_are_too_large_together_are_refused() -> None:
 def test_a_part_of_unknown_length_counts_with_what_is_here() -> None:
     with pytest.raises(MaxSizeExceeded):
         rules.final_length([a_part(length=5), a_part(length=None, offset=6)], Limits(max_size=10), NOW)
+
+
+@pytest.mark.parametrize(
+    "append",
+    [a_body(3, 1), a_body(0, 11), a_body(0, 1, length=9)],
+    ids=["offset", "size", "length"],
+)
+def test_a_refusal_knows_the_deadline_of_its_upload(append: Append) -> None:
+    with pytest.raises(TusError) as caught:
+        rules.plan_append(an_upload(expires_at=NOW + DAY), append, UNLIMITED, NOW)
+    assert caught.value.expires_at == NOW + DAY
+
+
+def test_a_refusal_of_a_complete_upload_announces_no_deadline() -> None:
+    """It is that of the retention, and no PATCH changes it."""
+    with pytest.raises(OffsetMismatch) as caught:
+        rules.plan_append(an_upload(offset=10, expires_at=NOW + DAY), a_body(3, 1), UNLIMITED, NOW)
+    assert caught.value.expires_at is None

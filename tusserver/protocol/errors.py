@@ -29,7 +29,7 @@ Codes are those of tusd where it has one, so that clients and dashboards need no
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class TusError(Exception):
@@ -53,6 +53,11 @@ class TusError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}: {self.detail}" if self.detail else self.message
+
+    def expiring(self, at: datetime | None) -> Self:
+        """Return this refusal with the moment at which its upload expires, to be raised: `raise … .expiring(at)`."""
+        self.expires_at = at
+        return self
 
 
 class BadRequest(TusError):

@@ -62,6 +62,11 @@ def is_time_to_finish(upload: Upload, now: datetime) -> bool:
     return upload.retry_at is None or not now < upload.retry_at <= now + MAX_RETRY_PAUSE
 
 
+def announced_deadline(upload: Upload) -> datetime | None:
+    """Return the deadline that a PATCH is told, refused or not: "if the upload is going to expire"."""
+    return None if upload.complete else upload.expires_at
+
+
 def require_unexpired(upload: Upload, now: datetime) -> None:
     """Refuse what is to be removed: "404 Not Found or 410 Gone".
 
@@ -69,7 +74,7 @@ def require_unexpired(upload: Upload, now: datetime) -> None:
         UploadExpired
     """
     if is_expired(upload, now):
-        raise UploadExpired
+        raise UploadExpired().expiring(announced_deadline(upload))
 
 
 def check_creation(create: Create, limits: Limits) -> None:
@@ -124,17 +129,19 @@ def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime, *
         SizeExceeded, BodyTooLarge
     """
     require_unexpired(upload, now)
+    deadline = announced_deadline(upload)
     if upload.role is Role.FINAL:
-        raise FinalIsReadOnly
+        raise FinalIsReadOnly().expiring(deadline)
     if append.protocol != upload.protocol:
-        raise ProtocolMismatch
+        raise ProtocolMismatch().expiring(deadline)
     if append.offset != upload.told and (held or append.offset != upload.offset):
-        raise OffsetMismatch(expected=upload.told if held else upload.offset, provided=append.offset)
+        expected = upload.told if held else upload.offset
+        raise OffsetMismatch(expected=expected, provided=append.offset).expiring(deadline)
     if append.offset < upload.offset:
         upload = upload.with_progress(append.offset, expires_at=upload.expires_at, finished=False)
     if append.length is not None:
         upload = _declare(upload, append.length, limits)
-    return AppendPlan(upload, *_body_limit(append.body_length, upload.offset, upload.length, limits))
+    return AppendPlan(upload, *_body_limit(append.body_length, upload.offset, upload.length, limits, deadline))
 
 
 def advance(
@@ -223,14 +230,16 @@ def final_length(parts: Sequence[Upload], limits: Limits, now: datetime) -> int 
     return None if None in lengths else sum(length for length in lengths if length is not None)
 
 
-def require_size(length: int | None, limits: Limits) -> None:
+def require_size(length: int | None, limits: Limits, deadline: datetime | None = None) -> None:
     """Refuse a whole upload of `length` bytes if that is too large: "MUST respond with the 413".
+
+    `deadline`: of the upload, if there is one already.
 
     Raises:
         MaxSizeExceeded
     """
     if length is not None and limits.max_size is not None and length > limits.max_size:
-        raise MaxSizeExceeded(f"{length} bytes are more than {limits.max_size}")
+        raise MaxSizeExceeded(f"{length} bytes are more than {limits.max_size}").expiring(deadline)
 
 
 def may_download(upload: Upload, now: datetime) -> bool:
@@ -248,18 +257,19 @@ def may_download(upload: Upload, now: datetime) -> bool:
 
 def _declare(upload: Upload, length: int, limits: Limits) -> Upload:
     """ "Once set the length MUST NOT be changed"; to say it again is no change."""
+    deadline = announced_deadline(upload)
     if upload.length is not None:
         if upload.length != length:
-            raise InconsistentLength(f"it is {upload.length} and cannot become {length}")
+            raise InconsistentLength(f"it is {upload.length} and cannot become {length}").expiring(deadline)
         return upload
     if length < upload.offset:
-        raise InconsistentLength(f"it would be {length}, but {upload.offset} bytes are here")
-    require_size(length, limits)
+        raise InconsistentLength(f"it would be {length}, but {upload.offset} bytes are here").expiring(deadline)
+    require_size(length, limits, deadline)
     return replace(upload, length=length, complete=upload.completes_by_length and upload.offset == length)
 
 
 def _body_limit(
-    body_length: int | None, offset: int, length: int | None, limits: Limits
+    body_length: int | None, offset: int, length: int | None, limits: Limits, deadline: datetime | None = None
 ) -> tuple[int | None, type[TusError]]:
     """Return the most bytes of a body at `offset`, and the refusal of more; refuse one that announces more."""
     limit: int | None = None
@@ -267,13 +277,14 @@ def _body_limit(
     if length is not None:
         limit = length - offset
         if body_length is not None and body_length > limit:
-            raise SizeExceeded(f"the body has {body_length} bytes, the upload lacks {limit}")
+            raise SizeExceeded(f"the body has {body_length} bytes, the upload lacks {limit}").expiring(deadline)
     elif limits.max_size is not None:
         limit, overflow = limits.max_size - offset, MaxSizeExceeded
         if body_length is not None and body_length > limit:
-            raise MaxSizeExceeded(f"{offset + body_length} bytes are more than {limits.max_size}")
+            problem = f"{offset + body_length} bytes are more than {limits.max_size}"
+            raise MaxSizeExceeded(problem).expiring(deadline)
     if limits.body_size is not None and (limit is None or limit > limits.body_size):
         limit, overflow = limits.body_size, BodyTooLarge
         if body_length is not None and body_length > limit:
-            raise BodyTooLarge(f"one request may have {limit} bytes")
+            raise BodyTooLarge(f"one request may have {limit} bytes").expiring(deadline)
     return limit, overflow

@@ -232,13 +232,12 @@ class UploadService:
                 # Who held it meanwhile may have been somebody who asked how far it is.
                 if not again or upload.offset != append.offset:
                     mismatch = OffsetMismatch(expected=upload.offset, provided=append.offset)
-                    _note_expiry(mismatch, upload)
-                    raise mismatch from error
+                    raise mismatch.expiring(rules.announced_deadline(upload)) from error
         if completes and upload.role is Role.PARTIAL:
             await self._concatenator.part_completed(upload.id, context)
         if stop_reason is not None:
             try:
-                raise stop_reason
+                raise _with_deadline(stop_reason, upload)
             finally:
                 del stop_reason  # its traceback holds this frame
         return Appended(upload=upload)
@@ -254,22 +253,20 @@ class UploadService:
         async def refuse_early() -> None:
             """Refuse by the record, if at all, before whoever is writing is disturbed."""
             nonlocal contended
-            self._plan(append, await self._store.load(upload_id), held=True)
+            rules.plan_append(await self._store.load(upload_id), append, self._limits, self._now(), held=True)
             contended = True
 
         async with self._locker.hold(upload_id, Preempt(append.offset), self._lock_timeout, refuse_early) as lease:
             upload = before = await self._store.load(upload_id)
-            plan = self._plan(append, upload)
+            plan = rules.plan_append(upload, append, self._limits, self._now())
             if contended:
                 plan = replace(plan, upload=rules.take_over(plan.upload))
             try:
                 async with self._receiver.trimming(upload):
                     upload, stop_reason = await self._write_behind(upload, plan, append, body, lease, context)
-            except TusError as error:
-                _note_expiry(error, plan.upload)
+            except TusError as error:  # of the body, the disk or a quota, which do not know the upload
+                error.expiring(rules.announced_deadline(plan.upload))
                 raise
-            if isinstance(stop_reason, TusError):
-                _note_expiry(stop_reason, upload)
             # Also after a cut: a client that sent the last byte, and not the end of its chunked body, has no more to
             # send.
             upload = await self._finish_if_complete(upload, context)
@@ -288,13 +285,6 @@ class UploadService:
         if declares and plan.upload.complete:
             await self._receiver.declare_complete(upload)
         return upload, stop_reason
-
-    def _plan(self, append: Append, upload: Upload, *, held: bool = False) -> AppendPlan:
-        try:
-            return rules.plan_append(upload, append, self._limits, self._now(), held=held)
-        except TusError as error:
-            _note_expiry(error, upload)
-            raise
 
     async def _finish_if_complete(self, upload: Upload, context: RequestContext) -> Upload:
         if upload.complete and not upload.finished:
@@ -407,7 +397,6 @@ class UploadService:
         return Terminated()
 
 
-def _note_expiry(error: TusError, upload: Upload) -> None:
-    """Let a refused PATCH tell when the upload expires: "in every PATCH response if the upload is going to expire"."""
-    if not upload.complete:
-        error.expires_at = upload.expires_at
+def _with_deadline(reason: StopReason, upload: Upload) -> StopReason:
+    """Return why a body ended early, with the deadline of its upload as it is after what was committed of it."""
+    return reason.expiring(rules.announced_deadline(upload)) if isinstance(reason, TusError) else reason
