@@ -264,7 +264,7 @@ def test_a_token_is_never_printed(upload: Upload, file: Path, server: TusServer)
         (["a", "http://host/", "--metadata", "a b=c"], "is not of the form KEY=VALUE"),
         (["a", "http://host/", "--checksum", "sum"], "--checksum sum is not known here"),
         (["a", "b", "http://host/", "--name", "c"], "--name is for one file"),
-        (["a", "a", "http://host/"], "named twice"),
+        (["a", "a", "http://host/"], "given twice"),
         (["a", "http://host/", "--fresh", "--resume"], "not allowed with argument"),
         (["a", "http://host/", "--token-file", "missing"], "--token-file missing: No such file"),
         (["a", "http://host/", "--jobs", "0"], "--jobs is 1 or more"),

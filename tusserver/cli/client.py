@@ -1,4 +1,4 @@
-"""What `tusserver upload` and `download` share: a session with time limits, when to try again, a server's own words."""
+"""What `tusserver upload` and `download` share: a session with timeouts, when to retry, what a refusal says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FOR_GOOD = {501, 505, 507}
 """Errors of servers that do not pass by themselves."""
 _LONGEST_WAIT = 30.0
 _LONGEST_ORDER = 600.0
-"""Seconds of Retry-After that we obey."""
+"""Most seconds of Retry-After that are waited."""
 
 
 class Failed(Exception):
@@ -49,7 +49,7 @@ class Stopped(Exception):
 
 
 class _Bearer(AuthBase):
-    """The token, for the server it is meant for only. It wins over ~/.netrc, which a header would not."""
+    """The token, for the server it is meant for only. It takes precedence over ~/.netrc, which a header would not."""
 
     def __init__(self, token: str, origin: tuple[str, str]) -> None:
         self._token = token
@@ -125,7 +125,7 @@ def ask(session: requests.Session, method: str, url: str, **more: Any) -> reques
 
 
 def refuse(response: requests.Response) -> Retryable | Failed:
-    """What an answer that is no success means, in the server's own words."""
+    """Return what a refusal means, with the server's message."""
     status = response.status_code
     if 300 <= status < 400:
         return Failed(f"the server points to {printable(response.headers.get('Location', '?'))}; use that address")
@@ -184,7 +184,7 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause, in few words: requests and urllib3 wrap theirs several times."""
+    """Return the innermost cause in few words: requests and urllib3 wrap theirs several times."""
     seen = error
     while True:
         inner = getattr(seen, "reason", None) or next((arg for arg in seen.args if isinstance(arg, Exception)), None)

@@ -1,4 +1,4 @@
-"""`tusserver completion`: what the Tab key knows in bash, written from the declared commands."""
+"""`tusserver completion`: completion for bash, generated from the declared commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 
 def script(commands: Mapping[str, argparse.ArgumentParser]) -> str:
-    """A script for bash to source: commands first, then flags; whatever is no flag is a file."""
+    """A script for bash to source: commands first, then flags; any other word is a file."""
     cases = "\n".join(f"    {name}) words={shlex.quote(' '.join(_flags(each)))} ;;" for name, each in commands.items())
     return f"""\
 _tusserver() {{

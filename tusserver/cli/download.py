@@ -1,4 +1,4 @@
-"""`tusserver download`: one file, whole or not at all, and from where an earlier try was cut."""
+"""`tusserver download`: one file, whole or not at all, resumed where it was cut."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def download(options: argparse.Namespace) -> int:
     url = checked_url(options.url)
     if options.retries < 0:
         raise UsageError("--retries is 0 or more")
-    # Bytes and a bar on one terminal would be neither.
+    # A progress bar would mix with the bytes.
     shown = (
         sys.stderr.isatty()
         and not (options.quiet or options.json)
@@ -75,7 +75,7 @@ class _Download:
         self._backoff = Backoff(options.retries, threading.Event(), self._waiting)
         self._offset = 0
         self._etag: str | None = None
-        """Of the bytes before `_offset`: only those of the same are put together. None: unknown, or weak."""
+        """Of the bytes before `_offset`: only bytes of the same one are combined. None: unknown, or weak."""
         self._began = time.monotonic()
 
     def run(self) -> None:
@@ -120,7 +120,7 @@ class _Download:
             self._bars.echo(printable(str(target)))
 
     def _get(self) -> requests.Response:
-        """Ask for what is missing; afterwards `_offset` is where the answer's bytes begin."""
+        """Ask for what is missing; afterwards `_offset` is where the answer's bytes start."""
         headers = {"Accept-Encoding": "identity"}
         if self._offset and self._etag:
             headers |= {"Range": f"bytes={self._offset}-", "If-Range": self._etag}
@@ -144,7 +144,7 @@ class _Download:
         self._bar = self._bars.add(self._name(response), total)
         answer: requests.Response | None = response
         if self._offset:
-            # The first answer told that what is here is the beginning of the same file; the rest is asked for.
+            # The bytes here are the first ones of the same file, as this answer shows: only the rest is requested.
             response.close()
             answer = None
             if self._offset == total:
@@ -180,7 +180,7 @@ class _Download:
         response = self._get()
         if before and not self._offset:
             if state is None:
-                raise Failed("the file on the server changed, and what was written cannot be taken back")
+                raise Failed("the file on the server changed, and the output cannot be undone")
             file.truncate(0)
         return response
 
@@ -207,7 +207,7 @@ class _Download:
         try:
             os.link(part, target)  # unlike a rename it never replaces
         except FileExistsError:
-            raise Failed(f"{printable(str(target))} came to be meanwhile; the download is in {part.name}") from None
+            raise Failed(f"{printable(str(target))} was created meanwhile; the download is in {part.name}") from None
         except OSError:  # file systems without links
             os.replace(part, target)
         else:
@@ -229,7 +229,7 @@ class _Download:
 
 
 def local_name(name: str) -> str:
-    """What may become a file in the folder where we are: no path, not hidden, nothing that a terminal obeys."""
+    """What may become a file in the folder where we are: no path, not hidden, no control characters of a terminal."""
     last = re.split(r"[/\\]", name)[-1]
     shown = "".join(character for character in last if character.isprintable()).strip().lstrip(".")
     return shown.encode("utf-8", "ignore")[:_LONGEST_NAME].decode("utf-8", "ignore")

@@ -1,4 +1,4 @@
-"""What `tusserver list` prints: lines as the uploads are found, in a memory that does not grow with their number."""
+"""What `tusserver list` prints: lines as the uploads are found, in memory that does not grow with their number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # rich is slow to import, and in a pipe it draws nothing
     from rich.table import Table
 
 SORTED = 1000
-"""Uploads that are sorted. More of them come as they are found: who wants the last ones of many says `--limit`."""
+"""Uploads that are sorted. More of them come as they are found; `--limit` gives the last ones of many."""
 _NARROW = 80
 """Columns of a terminal below which an upload takes two lines: an id alone has 32, and is of no use when cut."""
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
@@ -48,7 +48,7 @@ async def newest(store: Store, number: int) -> list[Upload]:
 
 
 async def only(batch: Awaitable[list[Upload]]) -> AsyncIterator[list[Upload]]:
-    """Give back one batch, as one of many."""
+    """Return a batch as an iterator of one."""
     yield await batch
 
 
@@ -59,7 +59,7 @@ def print_json(uploads: Sequence[Upload]) -> None:
     """Print an object a line.
 
     Raises:
-        BrokenPipeError: nobody reads any more. So do the others.
+        BrokenPipeError: the reader has closed the pipe. So do the others.
     """
     for upload in uploads:
         sys.stdout.write(f"{json.dumps(described(upload))}\n")
@@ -104,7 +104,7 @@ def _line(upload_id: str, name: str, progress: str, age: str, expires: str) -> s
 
 
 def described(upload: Upload) -> dict[str, Any]:
-    """An upload as JSON tells it. Times are ISO 8601, sizes bytes."""
+    """Return an upload for JSON. Times are ISO 8601, sizes bytes."""
     return {
         "id": upload.id,
         "name": upload.metadata.name,

@@ -1,4 +1,4 @@
-"""`tusserver`: finds the command, and turns every refusal into one line on standard error."""
+"""`tusserver`: finds the command, and prints every refusal in one line on standard error."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Command = Callable[[argparse.Namespace], int]
 _CLIENTS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None], Command], ...] = (
     (
         "upload",
-        "upload files to a tus server, and go on where an earlier try was cut",
+        "upload files to a tus server, and resume what was cut",
         transfers.add_upload,
         transfers.upload,
     ),
     (
         "download",
-        "download a file, and go on where an earlier try was cut",
+        "download a file, and resume what was cut",
         transfers.add_download,
         transfers.download,
     ),
@@ -56,13 +56,13 @@ def build_parser() -> Parser:
     list_ = add("list", manage.list_, "list the uploads in the data folder", _STORE)
     list_.add_argument("--watch", action="store_true", help="show the newest until Ctrl-C, again every second")
     list_.add_argument("--limit", metavar="N", type=_count, help="only the N newest")
-    show = add("show", manage.show, "show all that is known about an upload", _STORE)
+    show = add("show", manage.show, "show everything about an upload", _STORE)
     show.add_argument("--watch", action="store_true", help="show it until Ctrl-C, again every second")
     show.add_argument("id", metavar="ID")
     remove = add(
         "remove",
         manage.remove,
-        "remove uploads with all they own, without asking",
+        "remove uploads and everything that belongs to them, without asking",
         _STORE,
         "A server that is writing one of them is told to stop, as by DELETE.",
     )
@@ -72,9 +72,9 @@ def build_parser() -> Parser:
         manage.sweep,
         "remove the uploads that are due, as a running server does by itself",
         _STORE,
-        "Also while a server runs on the folder: what it is writing is left alone.",
+        "Also while a server runs on the folder: what it is writing is not removed.",
     )
-    effective = add("config", config.config, "print the settings that count, and where each came from", None)
+    effective = add("config", config.config, "print the settings in effect, and where each came from", None)
     for name, about, describe, run in _CLIENTS:
         client = commands.add_parser(
             name,
@@ -85,7 +85,7 @@ def build_parser() -> Parser:
         )
         client.set_defaults(run=run)
         describe(client)
-    about = "print what makes the Tab key of bash know the commands and flags"
+    about = "print a script for bash that completes commands and flags"
     tab = commands.add_parser(
         "completion", help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False
     )
@@ -123,6 +123,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader, say `head`, has seen enough. Python would complain once more when it flushes at the exit.
+        # The reader, say `head`, has seen enough. Python would print an error when it flushes at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -1,4 +1,4 @@
-"""`tusserver list`, `show`, `remove`, `sweep`: the data folder as an operator sees it, whether a server runs or not."""
+"""`tusserver list`, `show`, `remove`, `sweep`: they work on the data folder, whether a server runs or not."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:  # rich is slow to import, and most commands draw nothing
     from rich.table import Table
 
     Look = Callable[[Store, Console], Awaitable[Table]]
-    """Draws what is watched."""
+    """Makes the table that is shown."""
 
 _LOCK_TIMEOUT = 5.0
 """Seconds to wait for a server that writes what is to be removed."""
 _REFRESH = 1.0
-"""Seconds between two looks of `--watch`."""
+"""Seconds between two reads of `--watch`."""
 _REST = 4
-"""Or so many times the seconds that the look took, if that is more: a large folder is not read all the time."""
+"""Or so many times the seconds that the last read took, if that is more: a large folder is not read all the time."""
 
 
 def list_(options: argparse.Namespace) -> int:
@@ -114,7 +114,7 @@ def _guarded(act: Callable[[], Awaitable[int]]) -> int:
 async def _watch(store: Store, *, look: Look) -> int:
     from rich.live import Live
 
-    # On a screen of its own: what was on the terminal before is there again afterwards.
+    # On the alternate screen: afterwards the terminal shows what it showed before.
     with Live(screen=True, auto_refresh=False) as live:
         while True:
             began = time.monotonic()
@@ -138,7 +138,7 @@ async def _list(store: Store, *, as_json: bool, limit: int | None) -> int:
         print_(uploads)
     if not there and not as_json:
         terminal.echo("There are no uploads")
-    sys.stdout.flush()  # else Python does it at the exit, and complains if nobody reads any more
+    sys.stdout.flush()  # else Python does it at the exit, and prints an error if the reader has closed the pipe
     return 0
 
 
@@ -170,7 +170,7 @@ async def _lines_of(store: Store, console: Console, *, upload_id: str) -> Table:
 
 
 async def _facts(store: Store, upload_id: str) -> dict[str, Any]:
-    """All that is known of an upload.
+    """Return everything about an upload.
 
     Raises:
         UploadNotFound
@@ -194,7 +194,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 async def _place(store: Store, upload: Upload) -> str | None:
-    """Where a complete upload's bytes are; None if somebody has taken them away."""
+    """Where a complete upload's bytes are; None if another program has removed them."""
     try:
         return str((await store.content(upload)).path) if upload.complete else None
     except UploadNotFound:

@@ -36,7 +36,7 @@ class Bars:
         self._places: dict[int, int] = {}
         if shown:
             console = Console(stderr=True, highlight=False)
-            # Lines of ours go through the console; nothing else is printed meanwhile.
+            # Our lines go through the console; nothing else is printed meanwhile.
             self._progress = Progress(
                 *_columns(console.width), console=console, expand=True, redirect_stdout=False, redirect_stderr=False
             )
@@ -61,19 +61,19 @@ class Bars:
         return self._progress.add_task(printable(name), total=length)
 
     def restart(self, bar: int | None, offset: int) -> None:
-        """It begins at an offset; what lies before is no speed."""
+        """It starts at an offset; bytes before that do not count for the speed."""
         if self._progress is not None and bar is not None:
             self._progress.reset(TaskID(bar), completed=offset)
             self._advance_total(bar, offset)
 
     def move(self, bar: int | None, offset: int) -> None:
-        """So many bytes are through."""
+        """So many bytes were transferred."""
         if self._progress is not None and bar is not None:
             self._progress.update(TaskID(bar), completed=offset)
             self._advance_total(bar, offset)
 
     def remove(self, bar: int | None) -> None:
-        """It is over. The last line stays to be read if it is the only one."""
+        """It has ended. Its line stays if it is the only one."""
         if self._progress is not None and bar is not None and self._total is not None:
             self._progress.remove_task(TaskID(bar))
 
@@ -85,14 +85,14 @@ class Bars:
             terminal.echo(line)
 
     def error(self, line: str) -> None:
-        """What went wrong, for standard error."""
+        """An error, for standard error."""
         if self._progress is not None:
             self._print(line)
         else:
             terminal.error(line.removeprefix("tusserver: "))
 
     def note(self, line: str) -> None:
-        """What passes, for who watches."""
+        """A notice, for a terminal only."""
         if self._progress is not None:
             self._print(line)
 

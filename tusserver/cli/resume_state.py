@@ -15,19 +15,19 @@ from tusserver.cli.client import Failed
 
 
 def state_folder(kind: str) -> Path:
-    """Where `uploads` or `downloads` are kept: below XDG_STATE_HOME/tusserver."""
+    """Return the folder of `uploads` or `downloads`, below XDG_STATE_HOME/tusserver."""
     home = os.environ.get("XDG_STATE_HOME", "")
     # XDG: "All paths set in these environment variables must be absolute."
     return (Path(home) if os.path.isabs(home) else Path.home() / ".local/state") / "tusserver" / kind
 
 
 def key_of(endpoint: str, path: Path, status: os.stat_result) -> str:
-    """A file as it is now, on its way to a server. A changed file has another key, so it starts fresh."""
+    """Return the key of a file as it is now and a server. A changed file has another key, so it starts again."""
     return key_from(endpoint, os.fspath(path.absolute()), status.st_size, status.st_mtime_ns)
 
 
 def key_from(*facts: str | int) -> str:
-    """What tells one transfer from all others."""
+    """Return a key that is the same for the same facts only."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:40]
 
 
@@ -41,7 +41,7 @@ class ResumeState:
 
     @contextlib.contextmanager
     def alone(self, otherwise: str) -> Iterator[None]:
-        """Keep other commands away from this transfer; `otherwise` is said if one is at it.
+        """Exclude other commands from this transfer; `otherwise` is the error if one is running it.
 
         Raises:
             Failed
@@ -54,7 +54,7 @@ class ResumeState:
             except BlockingIOError:
                 os.close(descriptor)
                 raise Failed(otherwise) from None
-            # Whoever held it before may have removed the file that we locked.
+            # The process that held it before may have removed the file that we locked.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), self._lock.stat()):
                     break

@@ -1,6 +1,6 @@
-"""One upload from its first request to its last: tuspy's uploader, with bodies that stream, time limits and retries.
+"""One upload from its first request to its last: tuspy's uploader, with bodies that stream, timeouts and retries.
 
-tuspy reads a whole chunk (by default the whole file) into memory, has no time limits and waits the same time after
+tuspy reads a whole chunk (by default the whole file) into memory, has no timeouts and waits the same time after
 every failure. Here a body is read while it is sent, and each failure asks the server how much has arrived.
 """
 
@@ -122,7 +122,7 @@ class Sender(Uploader):
             except Gone:
                 lost += 1
                 if lost > 2 or self.length is None:
-                    raise Failed("the server does not know the upload any more") from None
+                    raise Failed("the server no longer knows the upload") from None
                 self.address = None
             else:
                 if self._state is not None:
@@ -156,7 +156,7 @@ class Sender(Uploader):
         if not response.ok:
             raise refuse(response)
         if not offset.isdigit() or (self.length is not None and length != str(self.length)):
-            raise Gone  # something else lives there now
+            raise Gone  # the URL belongs to another upload now
         if int(offset) > self.offset:
             self._backoff.progress()
         self.watch.started(str(self.address), int(offset), response.headers.get("Upload-Expires"))
@@ -182,7 +182,7 @@ class Sender(Uploader):
         assert self.file_stream is not None
         try:
             block = os.pread(self.file_stream.fileno(), size, offset)
-        except OSError as error:  # it would pass for trouble with the connection
+        except OSError as error:  # requests would take it for an error of the connection
             raise Failed(f"cannot be read: {error.strerror}") from None
         if not block:
             raise Failed("the file became shorter while it was read")
@@ -237,7 +237,7 @@ class Sender(Uploader):
         if response.status_code != 204 or not arrived.isdigit():
             raise refuse(response) if response.status_code >= 300 else Failed("the server does not speak tus")
         if int(arrived) <= self.offset < end:
-            raise Retryable("the server took nothing")
+            raise Retryable("the server accepted no bytes")
         return int(arrived)
 
     def _checksum(self, start: int, end: int) -> str:

@@ -29,14 +29,18 @@ def add_upload(command: argparse.ArgumentParser) -> None:
     again = command.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="resume what an earlier command started (the default)")
     again.add_argument("--fresh", action="store_true", help="start from the first byte")
-    command.add_argument("--name", help="the file name that the server is told, of one file or of standard input")
+    command.add_argument("--name", help="the file name that is sent to the server, of one file or of standard input")
     command.add_argument(
-        "--metadata", action="append", default=[], metavar="KEY=VALUE", help="tell the server this too; repeatable"
+        "--metadata", action="append", default=[], metavar="KEY=VALUE", help="send this to the server too; repeatable"
     )
     command.add_argument("--checksum", metavar="NAME", help="let the server check each part: sha1, sha256, ...")
-    command.add_argument("--jobs", type=int, default=1, metavar="N", help="so many files at once (default: 1)")
-    command.add_argument("--json", action="store_true", help="print one JSON object a line for all that happens")
-    command.add_argument("--quiet", action="store_true", help="show no progress, as when standard error is no terminal")
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="how many files at once (default: 1)")
+    command.add_argument("--json", action="store_true", help="print one JSON object a line for each event")
+    command.add_argument(
+        "--quiet",
+        action="store_true",
+        help="show no progress; without a terminal on standard error there is none anyway",
+    )
     _add_connection(command)
 
 
@@ -49,10 +53,14 @@ def add_download(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="where to (a folder: there; -: standard output; default: the file's name)",
     )
-    command.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    command.add_argument("--fresh", action="store_true", help="start from the first byte instead of going on")
-    command.add_argument("--json", action="store_true", help="print one JSON object a line for all that happens")
-    command.add_argument("--quiet", action="store_true", help="show no progress, as when standard error is no terminal")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    command.add_argument("--fresh", action="store_true", help="start from the first byte instead of resuming")
+    command.add_argument("--json", action="store_true", help="print one JSON object a line for each event")
+    command.add_argument(
+        "--quiet",
+        action="store_true",
+        help="show no progress; without a terminal on standard error there is none anyway",
+    )
     _add_connection(command)
 
 

@@ -1,4 +1,4 @@
-"""`tusserver upload`: files, folders and standard input to any tus server, with what people and scripts see of it."""
+"""`tusserver upload`: files, folders and standard input to any tus server, with output for people and scripts."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from tusserver.cli.sender import Sender
 from tusserver.text import printable
 
 _GRACE = 3.0
-"""Seconds that what runs may take to leave after Ctrl-C."""
+"""Seconds that transfers may take to end after Ctrl-C."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One upload to be."""
+    """One upload that is to be made."""
 
     path: Path | None
     """None: standard input."""
     name: str
-    """What people see, and the file name that the server is told."""
+    """The name that is shown, and sent to the server as file name."""
     relative: str | None = None
-    """Place within a folder that was named."""
+    """Path relative to a folder that was given."""
 
 
 def upload(options: argparse.Namespace) -> int:
@@ -148,7 +148,7 @@ class _Run:
                 file: Any = sys.stdin.buffer.raw if hasattr(sys.stdin.buffer, "raw") else sys.stdin.buffer
             else:
                 try:
-                    # A pipe that nobody writes to would be waited for.
+                    # Opening a pipe without a writer would block.
                     file = stack.enter_context(
                         open(
                             source.path,
@@ -193,7 +193,7 @@ class _Run:
             return sender.send()
 
     def _check_offered(self, session: requests.Session, source: Source) -> None:
-        """Ask what the server can, if something is needed that not every server can."""
+        """Ask for the server's extensions, if one is needed."""
         if source.path is not None and not self._options.checksum:
             return
         response = ask(session, "OPTIONS", self._endpoint)
@@ -201,7 +201,7 @@ class _Run:
             raise refuse(response)
         extensions = _listed(response, "Tus-Extension")
         if source.path is None and "creation-defer-length" not in extensions:
-            raise Failed("the server must know the length before; write standard input to a file first")
+            raise Failed("the server needs the length first; write standard input to a file")
         algorithms = _listed(response, "Tus-Checksum-Algorithm")
         if self._options.checksum and self._options.checksum not in algorithms:
             offers = ", ".join(algorithms) or "no checksums"
@@ -215,7 +215,7 @@ class _Run:
 
     @property
     def json(self) -> bool:
-        """Whether a script listens."""
+        """Whether the output is JSON."""
         return bool(self._options.json)
 
     @property
@@ -225,7 +225,7 @@ class _Run:
 
 
 class _Watch:
-    """Passes on how one upload goes."""
+    """Reports the progress of one upload."""
 
     def __init__(self, run: _Run, source: Source) -> None:
         self.url: str | None = None
@@ -236,11 +236,11 @@ class _Watch:
         self._bar: int | None = None
 
     def begin(self, length: int | None) -> None:
-        """Its turn has come."""
+        """It is about to start."""
         self._bar = self._run.bars.add(self._source.name, length)
 
     def started(self, url: str, offset: int, expires: str | None) -> None:
-        """It exists."""
+        """It exists on the server."""
         if self.url != url:
             self.resumed_from = offset
         self.url, self.offset = url, offset
@@ -249,19 +249,19 @@ class _Watch:
             self._run.tell("started", self._source, url=url, offset=offset, expires=expires)
 
     def moved(self, offset: int) -> None:
-        """It goes on."""
+        """Bytes were sent."""
         self.offset = offset
         self._run.bars.move(self._bar, offset)
 
     def waiting(self, why: str, seconds: float) -> None:
-        """It was cut."""
+        """An attempt failed."""
         if self._run.json:
             self._run.tell("waiting", self._source, error=why, seconds=round(seconds, 1), url=self.url)
         else:
             self._run.bars.note(f"{printable(self._source.name)}: {why}; trying again in {seconds:.1f} s")
 
     def end(self) -> None:
-        """It is over."""
+        """It has ended."""
         self._run.bars.remove(self._bar)
 
 
@@ -269,7 +269,7 @@ def _sources(paths: Sequence[str], name: str | None) -> Iterator[Source]:
     if name is not None and (len(paths) > 1 or os.path.isdir(paths[0])):
         raise UsageError("--name is for one file or standard input")
     if len(set(paths)) < len(paths):
-        raise UsageError("a file is named twice")
+        raise UsageError("a file is given twice")
     for text in paths:
         path = Path(text)
         if text == "-":
