@@ -1,4 +1,4 @@
-"""Writes the pages that follow from the code (`make docs`). A test compares what stands there with that."""
+"""Writes the pages that are generated from the code (`make docs`). A test compares them with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SETTINGS = """\
 
 <!-- Written by `make docs` from tusserver/settings/schema.py: change it there. -->
 
-Each setting can be given as a flag (`--limits.max_size 2GB`), in the environment (`TUSSERVER_LIMITS__MAX_SIZE=2GB`) or
+Each setting can be set by a flag (`--limits.max_size 2GB`), in the environment (`TUSSERVER_LIMITS__MAX_SIZE=2GB`) or
 in a TOML file:
 
 ```toml
@@ -26,18 +26,18 @@ max_size = "2GB"
 after = "7d"
 ```
 
-The file is `tusserver.toml` in the working folder, or the one that `--config` or `TUSSERVER_CONFIG` names. This makes
-one to start from, with every setting and where it comes from:
+The file is `tusserver.toml` in the working folder, or the one that `--config` or `TUSSERVER_CONFIG` names. This writes
+one to start from, with every setting and its source:
 
 ```sh
 tusserver config > tusserver.toml
 ```
 
-Flags win over the environment, and the environment over the file. Sizes are written like `500MB` or `16KiB`, times like
-`90s`, `1h30m` or `7d`, lists with commas. A setting that is wrong stops the start with one line that names it, where it
-came from and the remedy.
+Flags override the environment, and the environment overrides the file. Sizes are written like `500MB` or `16KiB`, times
+like `90s`, `1h30m` or `7d`, lists with commas. If a setting is wrong the server does not start, and one line names the
+setting, its source and the remedy. The old name of a renamed setting works for one more release; the log names both.
 
-What everybody sets has a short name too:
+The usual settings have a short name too:
 
 | flag | environment | setting |
 |---|---|---|
@@ -56,7 +56,7 @@ _GROUP = """
 
 
 def settings_page() -> str:
-    """Return docs/settings.md as the declaration of the settings wants it."""
+    """Return the text of docs/settings.md."""
     short = [
         f"| `--{word}` | `TUSSERVER_{word.replace('-', '_').upper()}` | `{name}` |" for word, name in ALIASES.items()
     ]

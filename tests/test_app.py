@@ -26,7 +26,7 @@ def test_all_that_a_store_can_do_is_on_by_default() -> None:
     assert set(Tus(MemoryStore()).extensions) == ALL
 
 
-def test_extensions_are_told_in_the_order_of_the_protocol() -> None:
+def test_extensions_are_listed_in_the_order_of_the_protocol() -> None:
     assert Tus(MemoryStore()).extensions == tuple(Extension)
 
 
@@ -47,7 +47,7 @@ def test_a_proxy_that_is_no_address_is_refused() -> None:
 # the public API ------------------------------------------------------------------------------------------------------
 
 
-def test_the_face_has_what_it_says() -> None:
+def test_the_public_api_has_what_it_says() -> None:
     assert sorted(tusserver.__all__) == list(tusserver.__all__)
     assert all(hasattr(tusserver, name) for name in tusserver.__all__)
 
@@ -201,7 +201,7 @@ async def test_locations_can_be_relative() -> None:
         ({}, "tus-max-size", None),
     ],
 )
-async def test_options_tells_what_is_on(options: dict[str, Any], header: str, value: str | None) -> None:
+async def test_options_says_what_is_offered(options: dict[str, Any], header: str, value: str | None) -> None:
     status, headers = await ask(Tus(MemoryStore(), **options), "OPTIONS", "/", {})
     assert (status, headers.get(header)) == (204, value)
 

@@ -35,7 +35,7 @@ async def test_uploads_are_served_at_the_path_and_nothing_elsewhere(tmp_path: Pa
             assert (answer.status_code, answer.headers["content-type"]) == (404, "text/plain; charset=utf-8")
 
 
-async def test_health_is_told_beside_the_uploads(tmp_path: Path) -> None:
+async def test_health_is_served_beside_the_uploads(tmp_path: Path) -> None:
     async with client(loaded(tmp_path)) as http:
         assert (await http.get("/livez")).json() == {"status": "ok"}
         answer = await http.get("/readyz")

@@ -1,4 +1,4 @@
-"""tusserver: resumable uploads with the tus protocol. This is the face: what an embedding app may import."""
+"""tusserver: resumable uploads with the tus protocol. This is the public API: what an embedding app may import."""
 
 from tusserver.app import Tus
 from tusserver.events import Created, Event, Expired, Finished, Interrupted, Observers, Progressed, Refused, Terminated

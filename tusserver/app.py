@@ -1,4 +1,4 @@
-"""Tus: the app that is embedded or served. It takes ready parts and knows no settings."""
+"""Tus: the app that is embedded or served. It takes ready parts and options, and knows no settings."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ DIALECTS: Sequence[Callable[[Offer], Dialect]] = (TusDialect,)
 
 
 class Tus:
-    """A tus server as an ASGI app, to be mounted where uploads shall live.
+    """A tus server as an ASGI app, to be mounted at the path of uploads.
 
         tus = Tus(FileStore("storage"), on_finished=process)
         app = FastAPI(lifespan=tus.lifespan)
         app.mount("/files", tus)
 
     Args:
-        store: where uploads are kept.
-        locker: what keeps requests apart; by default the store's own locks, which all processes on it share.
-        ledger: what counts unfinished uploads, if `limits` bound them; by default lists in the store's own folder,
-            which all processes on it share.
+        store: where uploads are stored.
+        locker: the locks of uploads; by default those of the store, which all processes on it share.
+        ledger: lists of unfinished uploads, if `limits` bound them; by default in the folder of the store, which all
+            processes on it share.
         limits: how much clients may ask for.
-        expiry: when uploads end.
+        expiry: when uploads are removed.
         timeouts: how long a request may take, and how slow its client may be.
         features: which extensions are offered, and what else.
-        proxies: reverse proxies in front, and what is believed of theirs.
-        cors: which web pages may use the server; None leaves CORS to somebody else.
-        before_create: asked before an upload is made; raise `UploadRejected` to refuse it.
-        on_created, on_finished, on_terminated, on_expired: awaited after it happened and before the client is answered.
+        proxies: reverse proxies in front, and which of their headers are believed.
+        cors: which web pages may use the server; with None no CORS headers are sent.
+        before_create: called before an upload is created; raise `UploadRejected` to refuse it.
+        on_created, on_finished, on_terminated, on_expired: awaited after the event and before the client is answered.
             If `on_finished` fails the client gets 500, and it is called again, after pauses that grow; until it
-            succeeds the upload is not given back, and HEAD gets 423. If it raises `UploadRejected` the upload is
+            succeeds the upload cannot be downloaded, and HEAD gets 423. If it raises `UploadRejected` the upload is
             removed.
-        new_id: names new uploads: 1 to 128 letters, digits, `-` and `_`, hard to guess, never the same twice.
-        now: the clock, in UTC; by default the wall clock, which is not believed until it has stayed where it is set.
+        new_id: returns the id of a new upload: 1 to 128 letters, digits, `-` and `_`, hard to guess, never used before.
+        now: the clock, in UTC; by default the wall clock; after that was set, its new time counts only if it stays.
         dialects: the protocols that are spoken; a request that is in none of them is read by the first.
 
     Raises:
@@ -72,10 +72,9 @@ class Tus:
     health: Health
     """An ASGI app that answers `/livez` and `/readyz`: `Route("/readyz", tus.health)`."""
     extensions: tuple[Extension, ...]
-    """What OPTIONS advertises (checksum-trailer only where trailers can arrive)."""
-
+    """What OPTIONS announces (checksum-trailer only where trailers can arrive)."""
     observers: Observers
-    """Whoever only wants to look: `tus.observers.subscribe(Finished, count)`. They cannot fail a request."""
+    """Functions that are told of events and cannot fail a request: `tus.observers.subscribe(Finished, count)`."""
 
     _sweeping: asyncio.Task[None] | None = None
     _claim: Claim | None = None
@@ -133,7 +132,7 @@ class Tus:
             await send({"type": "websocket.close"})
 
     def route(self, path: str) -> BaseRoute:
-        """Make a route for Starlette and FastAPI that serves `path` with and without a trailing slash.
+        """Return a route for Starlette and FastAPI that serves `path` with and without a trailing slash.
 
         `app.mount(path, tus)` works as well, but redirects `path` to `path/`.
         """
@@ -166,12 +165,14 @@ class Tus:
                 self._claim = None
 
     def _start_sweeping(self) -> asyncio.Task[None]:
-        """Also without a lifespan, from the first request on: a mounted app's lifespan is easily forgotten.
+        """Start the task that sweeps, unless it runs.
 
-        And anew on another event loop: the task has ended with the one it was started on.
+        Without a lifespan the first request starts it, as the lifespan of a mounted app is easily forgotten; and a
+        request on another event loop starts it again, as the task ended with the loop that it was started on.
 
         Raises:
-            ValueError: see `Store.claim`. Only now: who made this app may have forked those that serve it.
+            ValueError: see `Store.claim`, which is called here and not in the constructor: the process that makes
+                this app may fork those that serve it.
         """
         if self._claim is None:
             self._claim = self._store.claim(self._locker.domain)
@@ -184,7 +185,7 @@ class Tus:
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(self._lifespan())
-            except ValueError as error:  # else uvicorn would take it for an app without a lifespan, and go on
+            except ValueError as error:  # else uvicorn would take this for an app without a lifespan, and serve it
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
             await send({"type": "lifespan.startup.complete"})
@@ -192,17 +193,17 @@ class Tus:
         await send({"type": "lifespan.shutdown.complete"})
 
     def close(self) -> None:
-        """Stop what is under way: bytes are kept, and clients are told to come again (503)."""
+        """End the requests that receive bodies: their bytes are kept, and clients get 503 and resume later."""
         self._closed = True
         self._endpoint.close()
         self.health.close()
 
     async def sweep(self) -> int:
-        """Remove what has expired now, and make good what a crash left undone; return the number of uploads removed."""
+        """Remove expired uploads now and complete what a crash interrupted; return the number of uploads removed."""
         return await self._sweeper.sweep()
 
     async def joined(self) -> None:
-        """Wait for partial uploads that are being joined: for a process that sweeps once and ends."""
+        """Wait for final uploads that are being made: for a process that sweeps once and ends."""
         await self._service.wait_for_background()
 
 

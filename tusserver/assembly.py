@@ -1,4 +1,4 @@
-"""Settings in, a whole server out. The only room that names adapters."""
+"""Makes a server of settings. The only module that names adapters."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ServerApp(Router):
         self._claim = claim
 
     async def aclose(self) -> None:
-        """Give back what is open."""
+        """Release the locks and the data folder."""
         await self._locker.aclose()
         self._claim.close()
 
@@ -54,7 +54,7 @@ def assemble(configured: LoadedSettings) -> ServerApp:
     """Build the server.
 
     Raises:
-        SettingsError: a setting cannot work on this machine.
+        SettingsError: a setting cannot be used on this machine.
     """
     settings = configured.settings
     store = open_store(configured)
@@ -80,8 +80,8 @@ def assemble(configured: LoadedSettings) -> ServerApp:
 
 def _page(settings: Settings) -> UploadPage | None:
     if not settings.pages.upload or settings.server.path in PATHS:
-        return None  # uploads win, and a page that lacks one of its files is of no use
-    # The page is told where uploads are made from where it is itself, so that a proxy may put a path before both.
+        return None  # uploads take precedence, and a page without one of its files does not work
+    # A relative address of the uploads, so that a proxy may add a path before both.
     return UploadPage(settings.server.path.removeprefix("/"), download=settings.tus.download)
 
 
@@ -128,7 +128,7 @@ def open_listeners(configured: LoadedSettings) -> list[socket.socket]:
 
 
 def open_locker(configured: LoadedSettings, store: FileStore) -> Locker:
-    """Build the locks alone: such that a second server on the same folder, or `tusserver remove`, does no harm.
+    """Return the locks: those that a second server on the same folder, and `tusserver remove`, respect too.
 
     Raises:
         SettingsError: their folder cannot be used.
@@ -136,7 +136,7 @@ def open_locker(configured: LoadedSettings, store: FileStore) -> Locker:
     if not file.AVAILABLE:
         if configured.settings.server.workers > 1:
             raise configured.refusal(
-                "server.workers", "needs locks across processes, which are not to be had here; write 1"
+                "server.workers", "needs locks across processes, which this system does not have; write 1"
             )
         return MemoryLocker()
     try:
@@ -146,10 +146,10 @@ def open_locker(configured: LoadedSettings, store: FileStore) -> Locker:
 
 
 def claim_store(configured: LoadedSettings, store: FileStore, locker: Locker) -> Claim:
-    """Keep those off the store who would use it with other locks.
+    """Claim the store, so that no process uses it with other locks.
 
     Raises:
-        SettingsError: somebody does.
+        SettingsError: a process does.
     """
     try:
         return store.claim(locker.domain)
@@ -158,7 +158,7 @@ def claim_store(configured: LoadedSettings, store: FileStore, locker: Locker) ->
 
 
 def open_store(configured: LoadedSettings) -> FileStore:
-    """Build the store alone.
+    """Return the store.
 
     Raises:
         SettingsError: its folders cannot be used.

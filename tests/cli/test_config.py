@@ -11,7 +11,7 @@ from tusserver.settings.catalog import catalog
 from tusserver.settings.sources import load
 
 
-def test_every_setting_is_told_with_its_origin(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_is_printed_with_its_source(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tusserver.toml").write_text('[limits]\nmax_size = "2GB"\n')
     monkeypatch.setenv("TUSSERVER_SWEEP_INTERVAL", "90s")
     done = run("config", "--port", "9000")
@@ -23,7 +23,7 @@ def test_every_setting_is_told_with_its_origin(run: Run, tmp_path: Path, monkeyp
     assert lines["host"].split("  # ")[1] == "default"
 
 
-def test_what_is_told_is_a_file_that_means_the_same(run: Run, tmp_path: Path) -> None:
+def test_what_is_printed_is_a_file_that_means_the_same(run: Run, tmp_path: Path) -> None:
     arguments = ["--port", "9000", "--max-size", "1.5GiB", "--cors.origins", "https://a.example"]
     arguments += ["--store.finished_folder", 'a "quoted" földer', "--tus.disable", "checksum", "--expire-after", "36h"]
     done = run("config", *arguments)
@@ -53,7 +53,7 @@ def test_json_is_for_programs(run: Run) -> None:
     assert entries["expiry.after"] == {"value": "24h", "origin": "default"}
 
 
-def test_a_wrong_setting_is_told_and_nothing_else(run: Run) -> None:
+def test_a_wrong_setting_is_reported_and_nothing_else(run: Run) -> None:
     done = run("config", "--max-size", "much")
     assert (done.code, done.out) == (2, "")
     assert "limits.max_size" in done.err

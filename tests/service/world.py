@@ -149,7 +149,7 @@ def _ids() -> Iterator[UploadId]:
 
 
 class World:
-    """One service on one store. `restart` makes it anew on the same store, as after a crash."""
+    """One service on one store. `restart` makes it again on the same store, as after a crash."""
 
     def __init__(
         self,

@@ -149,16 +149,16 @@ def test_other_programs_variables_are_none_of_ours() -> None:
         ("--tus.download", "maybe", 'tus.download = "maybe" (flag --tus.download) must be true or false'),
     ],
 )
-def test_a_wrong_value_is_told_with_setting_origin_and_remedy(flag: str, value: str, line: str) -> None:
+def test_a_wrong_value_is_refused_with_setting_source_and_remedy(flag: str, value: str, line: str) -> None:
     assert refusal(by_flags, flag, value) == line
 
 
-def test_a_wrong_value_in_the_environment_is_told_with_the_variable() -> None:
+def test_a_wrong_value_in_the_environment_is_refused_with_the_variable() -> None:
     line = refusal(load, environ={"TUSSERVER_SWEEP_INTERVAL": "often"})
     assert line.startswith('expiry.sweep_interval = "often" (environment TUSSERVER_SWEEP_INTERVAL) is not a time')
 
 
-def test_a_wrong_value_in_a_file_is_told_with_the_file() -> None:
+def test_a_wrong_value_in_a_file_is_refused_with_the_file() -> None:
     assert refusal(by_file, "[server]\nport = true\n[log]\nlevel = 3\n").startswith(
         "log.level = 3 (file tusserver.toml)"
     )
@@ -170,7 +170,7 @@ def test_a_value_cannot_break_out_of_its_line() -> None:
     assert len(line) < 400
 
 
-def test_an_unknown_flag_is_told_with_the_nearest_one() -> None:
+def test_an_unknown_flag_is_refused_with_the_nearest_one() -> None:
     assert refusal(by_flags, "--prot", "1") == "there is no --prot; did you mean --port?"
 
 
@@ -178,22 +178,22 @@ def test_a_flag_is_not_guessed_from_its_beginning() -> None:
     assert refusal(by_flags, "--max", "1").startswith("there is no --max; did you mean --max-size?")
 
 
-def test_an_unknown_variable_is_told_with_the_nearest_one() -> None:
+def test_an_unknown_variable_is_refused_with_the_nearest_one() -> None:
     line = refusal(load, environ={"TUSSERVER_LIMITS__MAXSIZE": "1"})
     assert line == "environment TUSSERVER_LIMITS__MAXSIZE is not a setting; did you mean TUSSERVER_LIMITS__MAX_SIZE?"
 
 
-def test_an_unknown_key_in_a_file_is_told_with_the_nearest_one() -> None:
+def test_an_unknown_key_in_a_file_is_refused_with_the_nearest_one() -> None:
     line = refusal(by_file, "[limits]\nmaxsize = 1\n")
     assert line == "file tusserver.toml: limits.maxsize is not a setting; did you mean limits.max_size?"
 
 
-def test_a_key_outside_of_a_group_is_told_where_it_belongs() -> None:
+def test_a_key_outside_of_a_group_is_refused_with_its_group() -> None:
     line = refusal(by_file, "port = 1\n")
     assert line == "file tusserver.toml: port is in no group; write port below [server]"
 
 
-def test_a_file_that_is_no_toml_is_told_with_the_place() -> None:
+def test_a_file_that_is_no_toml_is_refused_with_the_line() -> None:
     line = refusal(by_file, "[server]\nport = \n")
     assert line.startswith("file tusserver.toml is not TOML: ")
     assert "line 2" in line
@@ -272,6 +272,6 @@ def test_a_value_given_by_both_names_is_refused() -> None:
     assert line.endswith(f"(environment {OLD_VARIABLE}) {both} (flag --{NEW}); leave one out")
 
 
-def test_a_wrong_value_given_by_an_old_name_is_told_with_where_it_stands() -> None:
+def test_a_wrong_value_given_by_an_old_name_is_refused_with_its_source() -> None:
     line = refusal(load, environ={OLD_VARIABLE: "long"})
     assert line.startswith(f'{NEW} = "long" (environment {OLD_VARIABLE}) is not a time')

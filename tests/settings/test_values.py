@@ -128,7 +128,7 @@ def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch: pytest.MonkeyPat
         ("--log.level", "loud", "must be 'debug', 'info'"),
     ],
 )
-def test_each_kind_of_wrong_value_is_told_with_a_remedy(flag: str, value: str, remedy: str) -> None:
+def test_each_kind_of_wrong_value_is_refused_with_a_remedy(flag: str, value: str, remedy: str) -> None:
     line = refusal(by_flags, flag, value)
     assert f"(flag {flag})" in line
     assert remedy in line

@@ -1,4 +1,4 @@
-"""`tusserver config`: the settings that count, each with where it came from, as a TOML file that could be used."""
+"""`tusserver config`: every setting with its value and source, as a TOML file that can be used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tusserver.cli.terminal import echo
 
 
 def config(options: argparse.Namespace) -> int:
-    """Print them.
+    """Print the settings.
 
     Raises:
         SettingsError

@@ -1,4 +1,4 @@
-"""The settings as flags: every setting of the declaration becomes an option, grouped as there."""
+"""The settings as flags: every setting of the schema is an option, in the same groups."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line instead of a page of usage."""
+    """Reports an error in one line, not with a page of usage."""
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Give(argparse.Action):
-    """Notes the value together with the flag it came by; a list's flag may be repeated."""
+    """Stores a value together with its flag; the flag of a list may be repeated."""
 
     setting: Setting
 
@@ -48,11 +48,11 @@ class _Give(argparse.Action):
 
 
 def add_settings(parser: argparse.ArgumentParser, shown: Collection[str] | None = None) -> None:
-    """Add `--config` and a flag for every setting. `shown` are those that `--help` tells of; None: all."""
+    """Add `--config` and a flag for every setting. `shown`: names of those that are in `--help`; None: all."""
     parser.set_defaults(given={})
     general = parser.add_argument_group("settings")
     general.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"settings in TOML (default: {CONFIG_FILE} if it is there)"
+        "--config", type=Path, metavar="FILE", help=f"settings in TOML (default: {CONFIG_FILE} if it exists)"
     )
     groups = {
         name: general if shown is not None else parser.add_argument_group(name, info.annotation.__doc__)
@@ -74,7 +74,7 @@ def add_settings(parser: argparse.ArgumentParser, shown: Collection[str] | None 
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse; dashes in the name of a dotted flag do as well as underscores.
+    """Parse arguments; the name of a dotted flag may have dashes for underscores.
 
     Raises:
         UsageError
@@ -107,8 +107,8 @@ def load_settings(options: argparse.Namespace) -> LoadedSettings:
 
 
 SOURCES = (
-    "Every setting can be given by its flag, by the environment (TUSSERVER_GROUP__NAME; TUSSERVER_PORT and so on for "
-    f"the short flags) and in a TOML file ({CONFIG} or --config names it). Flags win over the environment, and that "
-    "over the file."
+    "Every setting can be set by its flag, in the environment (TUSSERVER_GROUP__NAME; TUSSERVER_PORT and so on for "
+    f"the short flags) and in a TOML file ({CONFIG} or --config names it). Flags override the environment, which "
+    "overrides the file."
 )
-"""Closing words of `--help`."""
+"""The end of `--help`."""

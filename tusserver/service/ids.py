@@ -10,7 +10,7 @@ from tusserver.protocol.errors import UploadNotFound
 from tusserver.protocol.upload import ID_DIGITS, UploadId, as_upload_id
 
 _AT_ONCE = 256
-"""Ids for which random numbers are fetched together: one call may cost 25 µs."""
+"""Number of ids for which random bytes are fetched together, as one system call may cost 25 µs."""
 
 
 class RandomIds:
@@ -29,10 +29,7 @@ class RandomIds:
 
 
 def checked(new_id: Callable[[], str]) -> Callable[[], UploadId]:
-    """Return `new_id` of an app with its ids checked before they reach a store.
-
-    It raises ValueError for what is no id.
-    """
+    """Return `new_id` with a check: it raises ValueError where an app makes what is no id."""
 
     def checked_id() -> UploadId:
         name = new_id()

@@ -1,4 +1,4 @@
-"""The service put together, once: for `Tus` and for the tests."""
+"""Puts the service together, in one place for `Tus` and for tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tusserver.service.uploads import UploadService
 from tusserver.stores.base import Store
 
 _SHORTEST_ID = 1
-"""Letters of an id that an app makes."""
+"""Length of an id that an app makes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +37,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """The parts of one service that others use."""
+    """The parts of a service that are used outside of it."""
 
     uploads: UploadService
     sweeper: Sweeper
     concatenator: Concatenator
     extensions: frozenset[Extension]
-    """What is offered."""
+    """Those that are offered."""
 
 
 def wire(
@@ -57,10 +57,10 @@ def wire(
     new_id: Callable[[], str] | None,
     now: Callable[[], datetime],
 ) -> Service:
-    """Put a service together. `new_id` makes the ids of an app; None: random ones.
+    """Put a service together. `new_id`: makes the ids of new uploads for an app; None: random ids.
 
     Raises:
-        ValueError: a limit cannot be reached because of another one, or a name in `features.disable` is no extension.
+        ValueError: two limits exclude each other, or a name in `features.disable` is no extension.
     """
     limits, expiry, timeouts, features = options.limits, options.expiry, options.timeouts, options.features
     extensions = enabled(store.extensions, features.disable, expires=expiry.after is not None)

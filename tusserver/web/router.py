@@ -16,13 +16,13 @@ _NOT_FOUND = PlainTextResponse("Not Found", 404, NEVER_CACHED)
 
 
 class Router:
-    """A table of paths as one ASGI app; what is in no row gets 404.
+    """A table of paths as one ASGI app; a path that is in no row gets 404.
 
-    `exact` are rows for one path each, `below` rows for a path and all below it; the former win. What is no HTTP
-    request (the lifespan, a WebSocket) goes to `other`.
+    `exact`: rows for one path each; `below`: rows for a path and all paths below it, which come second. What is no
+    HTTP request (the lifespan, a WebSocket) goes to `other`.
 
-    There is no redirect to or from a trailing slash: clients do not follow one with a body. Starlette's router would
-    do, but for small requests it costs as much as reading their headers.
+    There is no redirect to or from a trailing slash: not every client follows one with a body. Starlette's router
+    could do this, but for small requests it costs as much as reading their headers.
     """
 
     def __init__(self, *, exact: Mapping[str, ASGIApp], below: Mapping[str, ASGIApp], other: ASGIApp) -> None:
@@ -31,7 +31,7 @@ class Router:
         self._other = other
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on one request, or the lifespan."""
+        """Call the app of a request, or of the lifespan."""
         if scope["type"] != "http":
             return await self._other(scope, receive, send)
         path = get_route_path(scope)
@@ -45,7 +45,7 @@ class Router:
 
 
 class UploadRoute(BaseRoute):
-    """What Starlette's `Mount` does, but the path itself is served too instead of being redirected.
+    """A route like Starlette's `Mount`, but the path itself is served too, not redirected.
 
     Raises:
         ValueError: `path` does not start with a slash.
