@@ -16,13 +16,14 @@ T = TypeVar("T")
 
 
 class Served:
-    """Runs an app, lifespan included, on its own event loop in a thread."""
+    """Runs an app, lifespan included, on its own event loop in a thread. `http`: as uvicorn has it."""
 
-    def __init__(self, app: Any, root_path: str = "") -> None:
+    def __init__(self, app: Any, root_path: str = "", http: Any = "auto") -> None:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
                 port=0,
+                http=http,
                 root_path=root_path,
                 lifespan="on",
                 log_config=None,  # else uvicorn sets up the logging of this process

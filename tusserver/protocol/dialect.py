@@ -66,8 +66,8 @@ class Caller:
     id: str
 
 
-SendInterim = Callable[[InterimOutcome], Awaitable[None]]
-"""Sends a 1xx answer, if the dialect has one for that outcome and the client can take one."""
+SendInterim = Callable[[InterimOutcome], Awaitable[bool]]
+"""Sends an interim answer, if the dialect has one for that outcome; returns whether it has."""
 
 
 def _unknown() -> Client:

@@ -14,8 +14,10 @@ from datetime import datetime
 
 from tusserver.locks.base import Preempt
 from tusserver.protocol import rules
+from tusserver.protocol.dialect import SendInterim
 from tusserver.protocol.errors import UploadInterrupted
 from tusserver.protocol.limits import Expiry
+from tusserver.protocol.messages import Progressed
 from tusserver.protocol.upload import Upload
 from tusserver.service.intake import FLUSH, Intake
 from tusserver.stores.base import Store
@@ -31,7 +33,10 @@ REPORT = 0.25
 
 
 class BodyProgress:
-    """Of one body. `start`: the upload as it was committed before; `on_commit`: called after each checkpoint."""
+    """Of one body. `start`: the upload as it was committed before; `on_commit`: called after each checkpoint.
+
+    `send_interim`: sends the client the offset of each checkpoint, which is binding then.
+    """
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class BodyProgress:
         expiry: Expiry,
         now: Callable[[], datetime],
         on_commit: Callable[[Upload], None] | None = None,
+        send_interim: SendInterim | None = None,
     ) -> None:
         self.upload = start
         """As it was committed last."""
@@ -50,6 +56,8 @@ class BodyProgress:
         self._expiry = expiry
         self._now = now
         self._on_commit = on_commit
+        self._send_interim = send_interim
+        self._sending: asyncio.Task[None] | None = None
         self._last = time.monotonic()
         self._commit: asyncio.Task[None] | None = None
         self._moved: asyncio.Event | None = None
@@ -110,6 +118,18 @@ class BodyProgress:
         self.upload = reached if reached.told >= self.upload.told else rules.tell(reached, self.upload.told)
         if self._on_commit is not None:
             self._on_commit(self.upload)
+        if self._send_interim is not None and self._sending is None and not self._intake.all_or_nothing:
+            self._sending = asyncio.get_running_loop().create_task(self._confirm(self._send_interim))
+            self._sending.add_done_callback(_seen)
+
+    async def _confirm(self, send_interim: SendInterim) -> None:
+        """Send the client the offset that is committed."""
+        try:
+            if not self._over():
+                await self._tell()
+                await send_interim(Progressed(upload=self.upload))
+        finally:
+            self._sending = None
 
     # who asks --------------------------------------------------------------------------------------------------------
 
@@ -133,10 +153,14 @@ class BodyProgress:
                     await self._settled()
         if self._over():
             return self._last_word()
+        await self._tell()
+        return self.upload.told
+
+    async def _tell(self) -> None:
+        """Make the offset that is committed binding, as somebody is told of it."""
         if self.upload.told < self.upload.offset:
             self.upload = rules.tell(self.upload)  # at once: a takeover at an older offset comes too late now
             await self._store.tell(self.upload)
-        return self.upload.told
 
     def _over(self) -> bool:
         return self._ended or self._interrupted
@@ -180,8 +204,8 @@ class BodyProgress:
         self._ended = True
         if self._moved is not None:
             self._moved.set()
-        while self._commit is not None:
-            await asyncio.wait([self._commit])
+        while under_way := [task for task in (self._commit, self._sending) if task is not None]:
+            await asyncio.wait(under_way)
 
 
 def _seen(saving: asyncio.Task[None]) -> None:

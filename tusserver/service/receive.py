@@ -109,7 +109,7 @@ class Receiver:
             return await self._receive_small(upload, append, intake, context, before), None
         observers = self._lifecycle.observers
         on_commit = partial(self._publish_progress, context) if observers.wants(Progressed) else None
-        progress = BodyProgress(self._store, upload, intake, self._expiry, self._now, on_commit)
+        progress = BodyProgress(self._store, upload, intake, self._expiry, self._now, on_commit, context.send_interim)
         lease.on_release_request(progress.release_requested)
         lease.on_report(progress.report)
         self._activity.add(intake)

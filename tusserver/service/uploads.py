@@ -183,10 +183,15 @@ class UploadService:
         plan = rules.plan_first(upload, first, self._limits)
         arrived = has_arrived(body, first.body_length) and not self._lifecycle.hooks.wants(HookType.POST_CREATE)
         stop_reason: StopReason | None = None
+        located = False
         if arrived:
             upload = await self._receiver.create(plan, first, body, context)
         else:
             await self._lifecycle.begin(upload, context)
+            if context.send_interim is not None and not (
+                first.body_length == 0 or has_arrived(body, first.body_length)
+            ):
+                located = await context.send_interim(Created(upload=upload))
         try:
             if not arrived:
                 async with self._receiver.trimming(upload):
@@ -200,7 +205,9 @@ class UploadService:
                 upload=await self._commit_told(await self._finish_if_complete(upload, context)),
                 closes=stop_reason is not None,
             )
-        except (TusError, ClientDisconnected):
+        except (TusError, ClientDisconnected) as error:
+            if located and isinstance(error, ClientDisconnected):
+                raise  # it has the URL of an interim answer, and can resume
             # A client that is told that it did wrong, or is gone, has no URL to resume at: leave nothing.
             with contextlib.suppress(UploadNotFound):  # refused by the application, and removed
                 await self._lifecycle.remove(await self._store.load(upload.id), TerminatedEvent, context)

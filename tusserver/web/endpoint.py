@@ -168,10 +168,11 @@ class UploadEndpoint:
             raise HeaderTooLarge(f"{limit}, and this one has {total}; the longest part of it is {_shown(its_name)}")
 
 
-async def _send_interim(dialect: Dialect, head: RequestHead, wire: Wire, outcome: InterimOutcome) -> None:
+async def _send_interim(dialect: Dialect, head: RequestHead, wire: Wire, outcome: InterimOutcome) -> bool:
     interim = dialect.interim(outcome, head)
     if interim is not None:
         await wire.send_interim(interim.status, interim.headers)
+    return interim is not None
 
 
 def _shown(name: bytes) -> str:
