@@ -8,12 +8,12 @@ its answer is here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from tusserver.protocol.dialect import RequestContext
+from tusserver.protocol.dialect import ReplyChanges, RequestContext
 from tusserver.protocol.errors import MaxSizeExceeded, TusError
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Upload, UploadId
@@ -86,30 +86,19 @@ class UploadChanges:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerChanges:
-    """What the client is told besides, or instead."""
-
-    status: int | None = None
-    """Instead of the usual one; 200 to 299."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """Besides those of the protocol, which stand."""
-    body: bytes = b""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HookResponse:
     """What an application answers. Each field says for which questions it counts; elsewhere it is ignored."""
 
     refusal: TusError | None = None
-    """What the client gets instead, usually an `UploadRejected` with a status, headers and a body of its own.
+    """What the client gets instead, usually an `UploadRejected`; its headers and body are in `answer`.
 
     `PRE_CREATE`: nothing is stored. `POST_RECEIVE`: the body is ended and the upload removed. `PRE_FINISH`: the upload
     is removed. `PRE_TERMINATE`: it is kept.
     """
     changes: UploadChanges | None = None
     """`PRE_CREATE`."""
-    answer: AnswerChanges | None = None
-    """`PRE_CREATE`: of the creation. `PRE_FINISH`: of the request that brought the last byte."""
+    answer: ReplyChanges | None = None
+    """Of the request that caused the question, agreed or refused: it is a POST, a PATCH or a DELETE, else nobody's."""
 
     def require_agreement(self) -> None:
         """Raise the refusal, if it is one.

@@ -7,7 +7,7 @@ request speaks. To add one takes a module with a class of these methods, and its
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tusserver.protocol.checksum import Checksum
@@ -74,6 +74,26 @@ def _unknown() -> Client:
     return Client()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyChanges:
+    """What an application wants to be otherwise in an answer, whatever the dialect."""
+
+    status: int | None = None
+    """Instead of the usual one; None: the usual one."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Besides the usual ones, which stand; Content-Type alone can be replaced."""
+    body: bytes | None = None
+    """Instead of the usual one, where the status can have one; None: the usual one."""
+
+    def apply(self, reply: Reply) -> Reply:
+        """Return the answer with these changes."""
+        status = self.status or reply.status
+        usual = {name.lower() for name in reply.headers} - {"content-type"}
+        added = {name.title(): value for name, value in self.headers.items() if name.lower() not in usual}
+        body = reply.body if self.body is None or status == 204 else self.body
+        return replace(reply, status=status, headers={**reply.headers, **added}, body=body)
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class RequestContext:
     """A request, for everything that it causes. The endpoint makes one for every request; every event has it.
@@ -88,6 +108,8 @@ class RequestContext:
     """None where the dialect has no interim answers, or the server cannot send any."""
     find_client: Callable[[], Client] = _unknown
     """Finds out where the request comes from. Use `client`, which remembers that."""
+    answer: ReplyChanges | None = None
+    """Set by a hook that wants the answer to this request to be otherwise."""
     _client: Client | None = None
 
     @property

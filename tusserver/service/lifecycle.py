@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from tusserver.events import Created, Expired, Finished, Observers, Progressed, Terminated, UploadEvent
-from tusserver.hooks.base import HookRequest, Hooks, HookType
+from tusserver.hooks.base import HookRequest, HookResponse, Hooks, HookType
 from tusserver.protocol import rules
 from tusserver.protocol.dialect import RequestContext
 from tusserver.protocol.errors import FinishFailed, FinishPending, TusError, UploadNotFound
@@ -54,7 +54,7 @@ class Lifecycle:
         Raises:
             TusError: it is refused.
         """
-        response = await self.hooks.ask(self._hook(HookType.PRE_CREATE, upload, context))
+        response = await self._ask(HookType.PRE_CREATE, upload, context)
         response.require_agreement()
         return upload if response.changes is None else response.changes.apply(upload)
 
@@ -65,7 +65,7 @@ class Lifecycle:
             TusError: it is refused.
         """
         if self.hooks.wants(HookType.PRE_TERMINATE):
-            response = await self.hooks.ask(self._hook(HookType.PRE_TERMINATE, upload, context))
+            response = await self._ask(HookType.PRE_TERMINATE, upload, context)
             response.require_agreement()
 
     async def begin(self, upload: Upload, context: RequestContext | None) -> None:
@@ -163,7 +163,7 @@ class Lifecycle:
         """
         try:
             if self.hooks.wants(HookType.PRE_FINISH):
-                response = await self.hooks.ask(self._hook(HookType.PRE_FINISH, upload, context))
+                response = await self._ask(HookType.PRE_FINISH, upload, context)
                 if response.refusal is not None:
                     return response.refusal
             if self.hooks.wants(HookType.POST_FINISH):
@@ -234,6 +234,12 @@ class Lifecycle:
     def _publish_finished(self, upload: Upload, context: RequestContext | None) -> None:
         if upload.role is not Role.PARTIAL:
             self.publish(Finished, upload, context)
+
+    async def _ask(self, kind: HookType, upload: Upload, context: RequestContext | None) -> HookResponse:
+        response = await self.hooks.ask(self._hook(kind, upload, context))
+        if response.answer is not None and context is not None:
+            context.answer = response.answer
+        return response
 
     def _hook(self, kind: HookType, upload: Upload, context: RequestContext | None) -> HookRequest:
         return HookRequest(type=kind, upload=upload, context=context, at=self._now())

@@ -29,6 +29,8 @@ from tusserver.web.replies import Responder
 
 logger = logging.getLogger("tusserver.web")
 
+_SHAPED = ("POST", "PATCH", "DELETE")
+"""Methods whose answers a hook may change."""
 _WITHOUT_BODY = ("HEAD", "GET", "DELETE", "OPTIONS")
 """Methods whose requests have no body unless they say so."""
 
@@ -99,6 +101,8 @@ class UploadEndpoint:
             failure = InternalError()
             self._service.publish_refusal(failure, context)
             reply = dialect.refuse(failure, head)
+        if context.answer is not None and head.method in _SHAPED:
+            reply = context.answer.apply(reply)
         if isinstance(outcome, Content):
             headers = {**reply.headers, "X-Content-Type-Options": "nosniff"}
             try:
