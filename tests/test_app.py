@@ -120,7 +120,7 @@ class Watched(MemoryStore):
         self.swept = asyncio.Event()
         self.tidied = 0
 
-    async def tidy(self) -> None:
+    async def flush(self) -> None:
         self.tidied += 1
         self.swept.set()
 

@@ -21,16 +21,8 @@ STILL_PATCHED = {
     "AHEAD",
     "CROWD",
     "GROUP",
-    "GROWTH",
     "REMEMBERED",
-    "_LISTED_AT_ONCE",
-    "_LONG",
-    "_LOOK",
     "_MOST_LEFT",
-    "_PIECE",
-    "_REMEMBERED",
-    "_REST",
-    "_TRIES",
 }
 
 

@@ -54,7 +54,7 @@ async def turns() -> None:
 
 
 async def test_a_swift_call_runs_in_one_helper_thread_and_not_on_the_loop(lanes: Lanes) -> None:
-    names = {await lanes.swift(where) for _ in range(100)}
+    names = {await lanes.run_inline(where) for _ in range(100)}
     # Where this machine is busy some come back late, and are made in the threads for that.
     assert {name.partition("_")[0] for name in names} <= {"tusserver-helper", "tusserver-brief"}
 
@@ -62,7 +62,7 @@ async def test_a_swift_call_runs_in_one_helper_thread_and_not_on_the_loop(lanes:
 async def test_what_a_call_raises_is_raised(lanes: Lanes) -> None:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
-            await lanes.swift(lambda: 1 // 0)
+            await lanes.run_inline(lambda: 1 // 0)
 
 
 async def test_an_attempt_that_comes_back_is_not_awaited(lanes: Lanes) -> None:
@@ -74,10 +74,10 @@ async def test_an_attempt_that_comes_back_is_not_awaited(lanes: Lanes) -> None:
 
 
 async def test_the_loop_goes_on_while_a_call_hangs_and_waits_for_no_other(lanes: Lanes, gate: threading.Event) -> None:
-    hanging = asyncio.create_task(lanes.swift(Hanging(gate)))
+    hanging = asyncio.create_task(lanes.run_inline(Hanging(gate)))
     await turns()
     assert lanes.slow
-    assert (await lanes.swift(where)).startswith("tusserver-brief")
+    assert (await lanes.run_inline(where)).startswith("tusserver-brief")
     assert not hanging.done()
     gate.set()
     assert await hanging == "done"
@@ -97,7 +97,7 @@ async def test_an_attempt_that_hangs_counts_before_it_is_awaited(lanes: Lanes, g
 
 async def test_a_call_that_is_cancelled_has_ended_when_that_is_told(lanes: Lanes, gate: threading.Event) -> None:
     hanging = Hanging(gate)
-    call = asyncio.create_task(lanes.swift(hanging))
+    call = asyncio.create_task(lanes.run_inline(hanging))
     await turns()
     assert lanes.slow
     call.cancel()
@@ -107,12 +107,12 @@ async def test_a_call_that_is_cancelled_has_ended_when_that_is_told(lanes: Lanes
     with pytest.raises(asyncio.CancelledError):
         await call
     assert lanes.latency.hanging == 0
-    assert await lanes.swift(lambda: "again") == "again"
+    assert await lanes.run_inline(lambda: "again") == "again"
 
 
 async def test_a_call_that_is_cancelled_before_it_is_made_is_made_and_waited_for(lanes: Lanes) -> None:
     made: list[int] = []
-    calls = [asyncio.create_task(lanes.swift(made.append, number)) for number in range(3)]
+    calls = [asyncio.create_task(lanes.run_inline(made.append, number)) for number in range(3)]
     await asyncio.sleep(0)
     calls[1].cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -123,7 +123,7 @@ async def test_a_call_that_is_cancelled_before_it_is_made_is_made_and_waited_for
 
 async def test_what_a_call_opened_is_closed_if_nobody_is_left_to_take_it(lanes: Lanes) -> None:
     closed: list[str] = []
-    call = asyncio.create_task(lanes.swift(lambda: "opened", discard=closed.append))
+    call = asyncio.create_task(lanes.run_inline(lambda: "opened", discard=closed.append))
     for _ in range(2):  # then it was made, and its task does not know yet
         await asyncio.sleep(0)
     call.cancel()
@@ -140,7 +140,7 @@ async def test_calls_of_one_turn_go_to_the_helper_together(lanes: Lanes, monkeyp
     def fail() -> int:
         raise ZeroDivisionError
 
-    calls = [lanes.swift(fail if number == 3 else partial(int, number)) for number in range(TOGETHER + 2)]
+    calls = [lanes.run_inline(fail if number == 3 else partial(int, number)) for number in range(TOGETHER + 2)]
     found = await asyncio.gather(*calls, return_exceptions=True)
     assert [value for value in found if isinstance(value, int)] == [0, 1, 2, *range(4, TOGETHER + 2)]
     assert isinstance(found[3], ZeroDivisionError)
@@ -148,8 +148,8 @@ async def test_calls_of_one_turn_go_to_the_helper_together(lanes: Lanes, monkeyp
 
 
 async def test_of_calls_that_go_together_one_that_hangs_keeps_no_other(lanes: Lanes, gate: threading.Event) -> None:
-    before, hanging = asyncio.create_task(lanes.swift(where)), asyncio.create_task(lanes.swift(Hanging(gate)))
-    behind = [asyncio.create_task(lanes.swift(where)) for _ in range(3)]
+    before, hanging = asyncio.create_task(lanes.run_inline(where)), asyncio.create_task(lanes.run_inline(Hanging(gate)))
+    behind = [asyncio.create_task(lanes.run_inline(where)) for _ in range(3)]
     done, _ = await asyncio.wait([before, *behind], timeout=TIMEOUT)
     assert len(done) == 4
     assert not hanging.done()
@@ -164,7 +164,7 @@ async def test_a_helper_that_comes_late_to_its_calls_finds_them_made(
     lanes: Lanes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All processors are busy, say."""
-    await lanes.swift(where)
+    await lanes.run_inline(where)
     (helper,) = lanes._helpers
     asked = helper._asked
     late = threading.Event()
@@ -178,13 +178,13 @@ async def test_a_helper_that_comes_late_to_its_calls_finds_them_made(
             asked.release()
 
     helper._asked = Late()  # type: ignore[assignment]
-    assert await asyncio.gather(*(lanes.swift(int, number) for number in range(3))) == [0, 1, 2]
+    assert await asyncio.gather(*(lanes.run_inline(int, number) for number in range(3))) == [0, 1, 2]
     assert lanes.slow
     helper._asked = asked
     late.set()
     while helper not in lanes._helpers:  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(0)
-    assert await lanes.swift(where) == "tusserver-helper"
+    assert await lanes.run_inline(where) == "tusserver-helper"
 
 
 async def test_without_a_thread_a_call_fails_and_does_not_wait_for_ever(
@@ -194,14 +194,14 @@ async def test_without_a_thread_a_call_fails_and_does_not_wait_for_ever(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(_Helper, "__init__", none)
-    calls = [asyncio.create_task(lanes.swift(where)) for _ in range(2)]
+    calls = [asyncio.create_task(lanes.run_inline(where)) for _ in range(2)]
     await asyncio.wait(calls)
     assert [str(call.exception()) for call in calls] == ["can't start new thread"] * 2
 
 
 def test_loops_that_share_a_disk_do_not_mix_their_calls(lanes: Lanes) -> None:
     async def many() -> list[int]:
-        return await asyncio.gather(*(lanes.swift(int, number) for number in range(50)))
+        return await asyncio.gather(*(lanes.run_inline(int, number) for number in range(50)))
 
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: asyncio.run(many()), range(20)):
@@ -228,7 +228,7 @@ async def test_lanes_that_nobody_uses_any_more_leave_no_thread_and_no_object() -
             return threading.current_thread()
 
     store = Store()
-    thread = await store.lanes.swift(store.call)
+    thread = await store.lanes.run_inline(store.call)
     seen = weakref.ref(store)
     del store
     gc.collect()

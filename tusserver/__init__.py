@@ -11,7 +11,8 @@ from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import Store
-from tusserver.stores.file.store import Durability, FileStore
+from tusserver.stores.file.records import Durability
+from tusserver.stores.file.store import FileStore
 from tusserver.stores.memory import MemoryStore
 from tusserver.web.cors import Cors
 from tusserver.web.forwarded import Proxies

@@ -158,7 +158,7 @@ class Tus:
             await asyncio.wait([sweeping])
             with anyio.CancelScope(shield=True):
                 await self._service.wait_for_background()
-                await self._store.tidy()
+                await self._store.flush()
             await self._locker.aclose()
             if self._claim is not None:
                 self._claim.close()

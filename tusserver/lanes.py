@@ -234,7 +234,9 @@ class Lanes:
         """See `Threads.start`."""
         return self._threads[lane].start(call, *args)
 
-    async def swift(self, call: Callable[..., T], *args: object, discard: Callable[[T], object] | None = None) -> T:
+    async def run_inline(
+        self, call: Callable[..., T], *args: object, discard: Callable[[T], object] | None = None
+    ) -> T:
         """Make a call that takes microseconds when the page cache answers; when cancelled, wait until it has ended.
 
         `discard`: see `outlast`.

@@ -51,7 +51,7 @@ async def fill(root: Path) -> None:
         return upload
 
     done = await keep("done", 10, 5, length=10, metadata=Metadata(metadata(filename="grüße.txt", empty=b"")))
-    await store.finish(done)
+    await store.finalize(done)
     hostile = Metadata(metadata(filename="[red]\x1b[2J\nforged", blob=b"\xff\x00"))
     await keep(
         "half", 5_000_000, 4, length=10_000_000, metadata=hostile, expires_at=NOW + timedelta(hours=20, minutes=50)
@@ -371,7 +371,7 @@ def test_remove_takes_a_file_that_was_moved_to_its_readable_name(run: Run, tmp_p
         store = FileStore(tmp_path / "data", finished_folder=tmp_path / "done")
         upload = Upload(id=UploadId("a"), created_at=NOW, length=0, metadata=Metadata(metadata(filename="a.txt")))
         await store.create(upload)
-        return await store.finish(upload)
+        return await store.finalize(upload)
 
     anyio.run(finish)
     assert (tmp_path / "done" / "a.txt").exists()

@@ -103,7 +103,7 @@ class StoreContract:
             await store.create(upload, b"other")
         if length != 5:
             upload = replace(await put(store, upload, b" more"), length=10)
-            await store.amend(upload)
+            await store.replace(upload)
         assert await bytes_of(store, upload) == b"hello more"[: length or 10]
 
     async def test_a_few_bytes_are_put_and_committed(self, store: Store) -> None:
@@ -160,7 +160,7 @@ class StoreContract:
         upload = an_upload(length=None)
         await store.create(upload)
         upload = replace(await put(store, upload, b"hello"), length=7)
-        await store.amend(upload)
+        await store.replace(upload)
         assert await store.load(ID) == upload
         upload = await put(store, upload, b"!!")
         assert await store.load(ID) == upload
@@ -317,11 +317,11 @@ class StoreContract:
         final = an_upload(role=Role.FINAL, length=None)
         await store.create(final)
         final = changed(final, length=sum(part.offset for part in parts))
-        await store.amend(final)
+        await store.replace(final)
         await store.concatenate(final, parts, uncopied)
         final = changed(final, offset=final.length or 0)
         await store.commit(final)
-        return await store.finish(final)
+        return await store.finalize(final)
 
     async def test_a_part_remembers_who_waits_for_it(self, store: Store) -> None:
         await store.create(an_upload(role=Role.PARTIAL))
@@ -356,19 +356,19 @@ class StoreContract:
     # the end ---------------------------------------------------------------------------------------------------------
 
     async def test_a_finished_upload_can_be_read(self, store: Store) -> None:
-        upload = await store.finish(await complete(store, b"hello"))
+        upload = await store.finalize(await complete(store, b"hello"))
         assert await bytes_of(store, upload) == b"hello"
 
     async def test_finishing_twice_does_no_harm(self, store: Store) -> None:
-        upload = await store.finish(await complete(store, b"hello"))
-        assert await store.finish(upload) == upload
+        upload = await store.finalize(await complete(store, b"hello"))
+        assert await store.finalize(upload) == upload
         assert await bytes_of(store, upload) == b"hello"
 
     async def test_finishing_again_from_the_record_does_no_harm(self, store: Store) -> None:
-        finished = await store.finish(await complete(store, b"hello"))
+        finished = await store.finalize(await complete(store, b"hello"))
         loaded = await store.load(ID)
         assert loaded == finished
-        assert await store.finish(loaded) == finished
+        assert await store.finalize(loaded) == finished
 
     @pytest.mark.parametrize("state", ["new", "begun", "complete", "finished", "deferred"])
     async def test_nothing_is_left_of_a_removed_upload(self, store: Store, state: str) -> None:
@@ -377,7 +377,7 @@ class StoreContract:
         if state != "new":
             upload = await put(store, upload, b"he" if state in ("begun", "deferred") else b"hello")
         if state == "finished":
-            upload = await store.finish(upload)
+            upload = await store.finalize(upload)
         assert await store.remove(ID) is True
         with pytest.raises(UploadNotFound):
             await store.load(ID)
@@ -407,7 +407,7 @@ class StoreContract:
         with pytest.raises(UploadNotFound):
             await store.commit(changed(upload, offset=5))
         with pytest.raises(UploadNotFound):
-            await store.amend(changed(upload, length=5))
+            await store.replace(changed(upload, length=5))
         assert await listed(store) == {}
         assert await store.remove(ID) is False
 
@@ -472,6 +472,6 @@ class StoreContract:
 
     async def test_tidying_up_changes_nothing_that_counts(self, store: Store) -> None:
         upload = await complete(store, b"hello")
-        await store.tidy()
+        await store.flush()
         assert await store.load(ID) == upload
         assert await bytes_of(store, upload) == b"hello"

@@ -364,7 +364,7 @@ async def test_where_nobody_wants_to_know_nothing_waits(make_world: MakeWorld) -
 
 async def test_a_failure_of_the_store_is_no_refusal(world: World) -> None:
     upload_id = await world.upload(5)
-    original = world.store.finish
+    original = world.store.finalize
     failures = [TusError("once")]
 
     async def finish(upload: Upload) -> Upload:
@@ -373,7 +373,7 @@ async def test_a_failure_of_the_store_is_no_refusal(world: World) -> None:
         return await original(upload)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.store, "finish", finish)
+        patch.setattr(world.store, "finalize", finish)
         with pytest.raises(TusError):
             await world.append(upload_id, 0, b"hello")
         assert (await world.append(upload_id, 5)).finished

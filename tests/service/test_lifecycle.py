@@ -147,9 +147,9 @@ async def test_the_retention_of_a_finished_upload_begins_with_its_end(
 class Failing(MemoryStore):
     """Cannot finish uploads."""
 
-    finishes_in_place = False
+    finalizes_in_place = False
 
-    async def finish(self, upload: Upload) -> Upload:
+    async def finalize(self, upload: Upload) -> Upload:
         raise StoreUnavailable
 
 

@@ -40,9 +40,9 @@ class Counting(MemoryStore):
         self.changes.append("tell")
         await super().tell(upload)
 
-    async def amend(self, upload: Upload) -> None:
-        self.changes.append("amend")
-        await super().amend(upload)
+    async def replace(self, upload: Upload) -> None:
+        self.changes.append("replace")
+        await super().replace(upload)
 
 
 def ignore(event: Event) -> None:

@@ -398,20 +398,20 @@ async def test_a_list_that_is_bounded_by_bytes_alone_does_not_grow_with_what_is_
 async def test_lists_of_clients_who_are_done_are_forgotten(world: World) -> None:
     ledger = MemoryLedger()
     tidied = Quota(world.store, ledger, world.locker, Limits(uploads_per_client=3), world.clock)
-    await tidied.tidy()
+    await tidied.prune()
     async with tidied.place(UploadId("never-made"), YOU, 5):
         pass
     mine = await make(world)
     async with tidied.place(mine, ME, 5):
         pass
-    await tidied.tidy()
+    await tidied.prune()
     assert set(await ledger.names(0)) == {ME, YOU}
     await elapse(quota.IDLE)
-    await tidied.tidy()
+    await tidied.prune()
     assert set(await ledger.names(0)) == {ME}
     await world.append(mine, 0, b"hello")
     await elapse(quota.IDLE)
-    await tidied.tidy()
+    await tidied.prune()
     assert set(await ledger.names(0)) == set()
 
 

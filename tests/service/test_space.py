@@ -191,13 +191,13 @@ async def test_a_length_that_does_not_fit_is_refused_before_the_body_is_read_and
 ) -> None:
     upload_id = await deferred(world)
     before = await world.store.load(upload_id)
-    real = space.Reserver.reserve
+    real = space.SpaceReservation.reserve
 
-    def reserve(self: space.Reserver, fd: int, at: int, length: int) -> None:
+    def reserve(self: space.SpaceReservation, fd: int, at: int, length: int) -> None:
         real(self, fd, at, length)
         raise refusal
 
-    monkeypatch.setattr(space.Reserver, "reserve", reserve)
+    monkeypatch.setattr(space.SpaceReservation, "reserve", reserve)
     with pytest.raises(refusal):
         await asyncio.wait_for(world.append(upload_id, 5, Feed(), length=10 * MIB), 1)  # the feed never ends
     assert await world.store.load(upload_id) == before
@@ -222,10 +222,10 @@ async def test_not_even_bytes_that_nobody_was_told_of(
     before = await world.store.load(upload_id)
     assert (before.told, before.offset) == (5, 11)
 
-    def reserve(self: space.Reserver, fd: int, at: int, length: int) -> None:
+    def reserve(self: space.SpaceReservation, fd: int, at: int, length: int) -> None:
         raise OutOfSpace
 
-    monkeypatch.setattr(space.Reserver, "reserve", reserve)
+    monkeypatch.setattr(space.SpaceReservation, "reserve", reserve)
     with pytest.raises(OutOfSpace):
         await world.append(upload_id, 5, b"", length=10 * MIB)
     assert await world.store.load(upload_id) == before

@@ -164,7 +164,7 @@ class Run:
         return upload
 
     async def finish(self, upload: Upload) -> Upload:
-        upload = replace(await self.store.finish(upload), finished=True, expires_at=None)
+        upload = replace(await self.store.finalize(upload), finished=True, expires_at=None)
         await self.store.commit(upload)
         self._tell({f"{upload.id}:finished": 1})
         return upload
@@ -216,7 +216,7 @@ async def deferred(run: Run) -> None:
     upload = await run.create(ID, length=None)
     upload = await run.append(upload, DATA[:STEP])
     upload = changed(upload, length=len(DATA))
-    await run.store.amend(upload)
+    await run.store.replace(upload)
     upload = await run.append(upload, DATA[STEP:])
     await run.finish(upload)
 
@@ -233,7 +233,7 @@ async def joined(run: Run) -> None:
     await run.store.note_awaiting(ID, PARTS[1])
     parts[1] = await run.finish(await run.append(parts[1], DATA[STEP:]))
     final = changed(final, length=len(DATA))
-    await run.store.amend(final)
+    await run.store.replace(final)
     await run.store.concatenate(final, parts, uncopied)
     final = changed(final, offset=len(DATA))
     await run.store.commit(final)

@@ -16,6 +16,7 @@ from tests.contracts.sources import Chunks, Direct, unheard
 from tests.contracts.stores import an_upload, complete, uncopied
 from tests.support.descriptors import cancelled_everywhere
 from tests.support.uploads import changed
+from tusserver.lanes import Lane
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.file.store import FileStore
@@ -33,9 +34,9 @@ async def store(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pyt
     store = FileStore(tmp_path / "data", durability=request.param, finished_folder=tmp_path / "finished")
 
     async def slow(call: Callable[..., Any], *args: object, discard: Callable[[Any], object] | None = None) -> Any:
-        return await store._run(call, *args, discard=discard)
+        return await store.lanes.run(Lane.BRIEF, call, *args, discard=discard)
 
-    monkeypatch.setattr(store, "_swift", slow)
+    monkeypatch.setattr(store, "_run_inline", slow)
     await complete(store, b"hello", UploadId("begin"))
     return store
 
@@ -68,17 +69,17 @@ async def told_and_finished(store: FileStore, upload: Upload) -> None:
     await store.write(changed(upload, offset=0), Chunks(bytes(200_000)), unheard)
     await store.commit(upload)
     await store.tell(changed(upload, told=5))
-    await store.take_back(changed(upload, offset=10))
+    await store.revert(changed(upload, offset=10))
     await store.commit(upload)
-    await store.content(await store.finish(upload))
+    await store.content(await store.finalize(upload))
     await store.load(upload.id)
 
 
 async def declared(store: FileStore, upload: Upload) -> None:
     await store.reserve(upload)
-    await store.amend(changed(upload, length=None))
+    await store.replace(changed(upload, length=None))
     await store.trim(upload.id)
-    await store.amend(upload)
+    await store.replace(upload)
 
 
 async def removed(store: FileStore, upload: Upload) -> None:
@@ -86,7 +87,7 @@ async def removed(store: FileStore, upload: Upload) -> None:
     await store.awaiting(upload.id)
     await store.remove(upload.id)
     await store.check()
-    await store.tidy()
+    await store.flush()
 
 
 async def joined(store: FileStore, upload: Upload) -> None:

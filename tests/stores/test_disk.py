@@ -46,20 +46,20 @@ def answering(*answers: int) -> Callable[[int, int, int], int]:
 def test_what_is_reserved_is_allocated(fd: int, tmp_path: Path) -> None:
     if space.file_system(tmp_path) == "tmpfs":
         pytest.skip("tmpfs reserves nothing")
-    space.Reserver(tmp_path).reserve(fd, 0, 3 * MIB)
+    space.SpaceReservation(tmp_path).reserve(fd, 0, 3 * MIB)
     found = os.fstat(fd)
     assert (found.st_size, found.st_blocks * 512 >= 3 * MIB) == (3 * MIB, True)
 
 
 def test_reserving_behind_bytes_leaves_them_alone(fd: int, tmp_path: Path) -> None:
     os.pwrite(fd, b"hello", 0)
-    space.Reserver(tmp_path).reserve(fd, 5, MIB)
+    space.SpaceReservation(tmp_path).reserve(fd, 5, MIB)
     assert os.pread(fd, 5, 0) == b"hello"
     assert os.fstat(fd).st_size == MIB + 5
 
 
 def test_reserving_nothing_does_nothing(fd: int, tmp_path: Path) -> None:
-    space.Reserver(tmp_path).reserve(fd, 5, 0)
+    space.SpaceReservation(tmp_path).reserve(fd, 5, 0)
     assert os.fstat(fd).st_size == 0
 
 
@@ -68,7 +68,7 @@ def test_where_a_file_system_cannot_reserve_the_size_is_set_and_the_log_says_so_
     fd: int, tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(space, "_fallocate", answering(code))
-    reserver = space.Reserver(tmp_path)
+    reserver = space.SpaceReservation(tmp_path)
     with caplog.at_level(logging.INFO, "tusserver.store"):
         reserver.reserve(fd, 0, MIB)
         reserver.reserve(fd, MIB, MIB)
@@ -81,7 +81,7 @@ def test_where_the_system_has_no_call_for_it_the_size_is_set(
     fd: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(space, "_fallocate", None)
-    space.Reserver(tmp_path).reserve(fd, 0, MIB)
+    space.SpaceReservation(tmp_path).reserve(fd, 0, MIB)
     assert os.fstat(fd).st_size == MIB
 
 
@@ -91,7 +91,7 @@ def test_on_tmpfs_nothing_is_reserved_as_that_is_slow_there(
     monkeypatch.setattr(space, "_fallocate", lambda *args: pytest.fail("it was asked to"))
     folder = mount("tmpfs", 8 * MIB)
     with caplog.at_level(logging.INFO, "tusserver.store"), open(folder / "file", "wb") as file:
-        space.Reserver(folder).reserve(file.fileno(), 0, 2 * MIB)
+        space.SpaceReservation(folder).reserve(file.fileno(), 0, 2 * MIB)
         assert os.fstat(file.fileno()).st_size == 2 * MIB
     assert "tmpfs" in caplog.text
 
@@ -103,13 +103,13 @@ def test_a_signal_does_not_keep_space_from_being_reserved(
     assert real is not None
     answers = [errno.EINTR, errno.EINTR, errno.EINTR]
     monkeypatch.setattr(space, "_fallocate", lambda *args: answers.pop() if answers else real(*args))
-    space.Reserver(tmp_path).reserve(fd, 0, MIB)
+    space.SpaceReservation(tmp_path).reserve(fd, 0, MIB)
     assert os.fstat(fd).st_size == MIB
 
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_what_is_larger_than_the_file_system_can_never_be(fd: int, tmp_path: Path, sparse: bool) -> None:
-    reserver = space.Reserver(tmp_path)
+    reserver = space.SpaceReservation(tmp_path)
     reserver._sparse = sparse
     with pytest.raises(MaxSizeExceeded, match="more than the whole storage holds"):
         reserver.reserve(fd, 0, 2**63 - 1)
@@ -133,13 +133,13 @@ def test_a_disk_without_room_is_not_filled_in_vain(fd: int, tmp_path: Path, monk
     a_disk(monkeypatch, blocks=4096, free=1024)
     monkeypatch.setattr(space, "_fallocate", lambda *args: pytest.fail("it was tried"))
     with pytest.raises(OutOfSpace):
-        space.Reserver(tmp_path).reserve(fd, 0, 2 * MIB)
+        space.SpaceReservation(tmp_path).reserve(fd, 0, 2 * MIB)
 
 
 def test_room_that_the_file_has_already_counts(fd: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if space.file_system(tmp_path) == "tmpfs":
         pytest.skip("tmpfs reserves nothing")
-    reserver = space.Reserver(tmp_path)
+    reserver = space.SpaceReservation(tmp_path)
     reserver.reserve(fd, 0, 2 * MIB)
     a_disk(monkeypatch, blocks=4096, free=0)
     reserver.reserve(fd, MIB, MIB)
@@ -154,7 +154,7 @@ def test_what_the_file_system_refuses_is_told(
 ) -> None:
     monkeypatch.setattr(space, "_fallocate", answering(code))
     with pytest.raises(refusal) as told:
-        space.Reserver(tmp_path).reserve(fd, 0, MIB)
+        space.SpaceReservation(tmp_path).reserve(fd, 0, MIB)
     assert not isinstance(told.value, OSError) or told.value.errno == code
 
 
@@ -164,7 +164,7 @@ def test_a_file_system_without_such_large_files_says_so_also_where_it_cannot_res
     monkeypatch.setattr(space, "_fallocate", None)
     monkeypatch.setattr(os, "ftruncate", failing(errno.EFBIG))
     with pytest.raises(MaxSizeExceeded):
-        space.Reserver(tmp_path).reserve(fd, 0, MIB)
+        space.SpaceReservation(tmp_path).reserve(fd, 0, MIB)
 
 
 def test_the_type_of_a_file_system_is_known(mount: Mount) -> None:
@@ -191,7 +191,7 @@ def test_the_type_of_what_is_not_there_is_not_known(tmp_path: Path) -> None:
 def test_a_failure_is_told_to_clients_in_general_and_to_the_log_in_detail(
     code: int, refusal: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(refusal) as told, faults.Troubles().translated("testing"):
+    with pytest.raises(refusal) as told, faults.FaultLog().translating("testing"):
         raise OSError(code, "details", "/secret/path")
     assert "/secret/path" not in str(told.value)
     assert "while testing" in caplog.text

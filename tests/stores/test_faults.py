@@ -18,7 +18,7 @@ from tests.service.world import DAY, World
 from tests.service.world import LATE as LATE_SWEEP
 from tests.support.uploads import changed
 from tusserver.disk import space
-from tusserver.disk.faults import EVERY, QUIET, Troubles
+from tusserver.disk.faults import EVERY, QUIET, FaultLog
 from tusserver.protocol.errors import OutOfSpace, StoreUnavailable
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.file.store import FileStore
@@ -53,14 +53,14 @@ class Storage:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._troubles = Troubles(lambda: self.now)
+        self._troubles = FaultLog(lambda: self.now)
 
     def fail(self, code: int = errno.ENOSPC, doing: str = "testing") -> None:
-        with pytest.raises((OutOfSpace, StoreUnavailable)), self._troubles.translated(doing):
+        with pytest.raises((OutOfSpace, StoreUnavailable)), self._troubles.translating(doing):
             raise OSError(code, os.strerror(code))
 
     def work(self, doing: str = "testing") -> None:
-        with self._troubles.translated(doing):
+        with self._troubles.translating(doing):
             pass
 
 
@@ -132,7 +132,7 @@ async def test_a_record_that_cannot_be_replaced_tells_the_first_failure(
     monkeypatch.setattr(os, "rename", failing(errno.ENOSPC))
     monkeypatch.setattr(os, "unlink", failing(errno.EROFS))
     with pytest.raises(OutOfSpace):
-        await store.amend(changed(upload, length=5))
+        await store.replace(changed(upload, length=5))
 
 
 @pytest.mark.parametrize("call", ["scandir", "unlink", "rename"])

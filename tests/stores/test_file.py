@@ -42,7 +42,9 @@ from tusserver.protocol.errors import (
 from tusserver.protocol.upload import Role, UploadId
 from tusserver.stores.base import Store
 from tusserver.stores.file import record
-from tusserver.stores.file.store import FIRST_LOOK, Durability, FileStore
+from tusserver.stores.file.deadlines import FIRST_LOOK
+from tusserver.stores.file.records import Durability
+from tusserver.stores.file.store import FileStore
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -125,8 +127,8 @@ async def test_there_are_no_files_but_the_bytes_and_the_record(store: FileStore,
         upload = await put(store, upload, b"hello")
         assert found(root) == [ID, f"{ID}.record"]
     upload = changed(upload, length=15)
-    await store.amend(upload)
-    await store.finish(upload)
+    await store.replace(upload)
+    await store.finalize(upload)
     assert found(root) == [ID, f"{ID}.record"]
 
 
@@ -180,10 +182,10 @@ async def everything(store: FileStore) -> None:
     part = await complete(store, b"hello", OTHER, role=Role.PARTIAL)
     await store.note_awaiting(ID, part.id)
     upload = await complete(store, b"hello")
-    await store.amend(upload)
-    await store.finish(upload)
+    await store.replace(upload)
+    await store.finalize(upload)
     await named(store, NOW)
-    await store.tidy()
+    await store.flush()
 
 
 @pytest.mark.usefixtures("open_umask")
@@ -235,7 +237,7 @@ async def test_bytes_without_a_record_are_never_taken_over(store: FileStore, roo
 
 async def test_an_id_stays_taken_when_its_bytes_have_moved_to_their_readable_place(root: Path, tmp_path: Path) -> None:
     store = FileStore(root, finished_folder=tmp_path / "finished")
-    upload = await store.finish(await complete(store, b"hello"))
+    upload = await store.finalize(await complete(store, b"hello"))
     with pytest.raises(UploadExists):
         await store.create(an_upload())
     assert await store.load(ID) == upload
@@ -287,8 +289,8 @@ async def test_a_checkpoint_of_a_removed_upload_is_refused(tmp_path: Path) -> No
 
 
 @pytest.fixture
-def growth(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("tusserver.stores.file.store.GROWTH", MIB)
+def growth(store: FileStore) -> int:
+    store._growth = store._contents._growth = MIB
     return MIB
 
 
@@ -312,7 +314,7 @@ async def test_a_file_that_grew_too_large_is_trimmed_when_its_length_is_known(
     await store.create(upload)
     upload = changed(upload, offset=await store.write(upload, Chunks(b"he", b"llo", expected=growth), unheard))
     assert bytes_path(root).stat().st_size == growth
-    await store.amend(changed(upload, length=7))
+    await store.replace(changed(upload, length=7))
     assert bytes_path(root).stat().st_size == 7
 
 
@@ -321,7 +323,7 @@ async def test_a_length_beyond_what_the_file_grew_to_is_no_trouble(store: FileSt
     await store.create(upload)
     upload = await put(store, upload, b"hello")
     upload = changed(upload, length=2 * growth + 5)
-    await store.amend(upload)
+    await store.replace(upload)
     source = Chunks(*[b"x" * growth] * 2)
     upload = changed(upload, offset=5 + await store.write(upload, source, unheard))
     assert await bytes_of(store, upload) == b"hello" + b"x" * 2 * growth
@@ -443,7 +445,7 @@ async def test_a_record_that_cannot_be_replaced_stays_as_it_is(
     await store.create(upload)
     monkeypatch.setattr(os, call, failing(errno.ENOSPC))
     with pytest.raises(OutOfSpace):
-        await store.amend(changed(upload, length=5))
+        await store.replace(changed(upload, length=5))
     monkeypatch.undo()
     assert await store.load(ID) == upload
     assert found(root) == [ID, f"{ID}.record"]
@@ -647,7 +649,7 @@ async def test_a_calendar_of_another_run_of_the_machine_is_not_believed(
     assert await named(store, NOW) == []
     for path in (root / "calendar").glob("[0-9]*"):
         path.unlink()  # it was not synced
-    monkeypatch.setattr("tusserver.stores.file.store.boot_id", lambda: "another")
+    monkeypatch.setattr("tusserver.stores.file.records.boot_id", lambda: "another")
     assert await named(FileStore(root), NOW + HOUR + LATE) == [ID]
 
 
@@ -703,7 +705,7 @@ async def test_a_removal_that_was_cut_off_gets_another_look(
 
     monkeypatch.setattr(os, "unlink", once)
     with pytest.raises(KeyboardInterrupt):
-        store._remove(ID, True)
+        await store.remove(ID)
     monkeypatch.undo()
     assert found(root) == [ID]
     assert ID in await named(store, NOW + 48 * HOUR)
@@ -744,14 +746,14 @@ async def test_removed_uploads_cost_their_later_looks_neither_locks_nor_calls_of
         await store.remove(UploadId(f"u{number}"))
     await named(store, NOW)
     hops = 0
-    real = store._run
+    real = store.lanes.run
 
     async def run(*args: Any) -> Any:
         nonlocal hops
         hops += 1
         return await real(*args)
 
-    monkeypatch.setattr(store, "_run", run)
+    monkeypatch.setattr(store.lanes, "run", run)
     assert [batch async for batch in store.due_batches(NOW + 3 * HOUR)] == []
     assert hops < 20
 
@@ -801,7 +803,7 @@ async def test_a_calendar_is_made_anew_a_few_hundred_uploads_at_a_time(
     store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All ids of an application may begin alike, so that they share a folder."""
-    monkeypatch.setattr("tusserver.stores.file.store._LISTED_AT_ONCE", 10)
+    store._deadlines._listed_at_once = 10
     ids = {UploadId(f"upload-{number}") for number in range(95)}
     for upload_id in ids:
         await store.create(an_upload(upload_id, length=0, expires_at=NOW - HOUR))

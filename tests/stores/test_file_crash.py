@@ -74,12 +74,12 @@ async def go_on(life: Life, upload: Upload) -> None:
     data = WHOLE[upload.id]
     if upload.length is None:
         upload = changed(upload, length=len(data))
-        await life.store.amend(upload)
+        await life.store.replace(upload)
     if upload.offset < len(data):
         await life.store.write(upload, Chunks(data[upload.offset :]), unheard)
         upload = changed(upload, offset=len(data))
         await life.store.commit(upload)
-    upload = replace(await life.store.finish(upload), finished=True, expires_at=None)
+    upload = replace(await life.store.finalize(upload), finished=True, expires_at=None)
     await life.store.commit(upload)
     assert await life.bytes_of(await life.store.load(upload.id)) == data, life.where
 
@@ -136,7 +136,7 @@ async def test_a_sweep_leaves_nothing_half_made_where_the_server_died(
 async def test_a_power_cut_on_top_takes_nothing_that_was_acknowledged(
     executioner: Executioner, tmp_path: Path, scenario: str, torn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tusserver.stores.file.store.boot_id", lambda: "another run-----")
+    monkeypatch.setattr("tusserver.stores.file.records.boot_id", lambda: "another run-----")
     for life in lives(executioner, tmp_path, scenario, "ack", torn=torn):
         await check(life, ID)
 

@@ -169,9 +169,9 @@ async def test_bytes_that_are_synced_at_the_end_are_on_their_way_before(
 
 async def test_a_record_that_is_in_memory_is_read_without_a_thread(store: FileStore, tmp_path: Path) -> None:
     upload = await put(store, await made(store), b"hello")
-    if store._cached.read(store._record_path(ID)) is None:
+    if store._records.load_cached(UploadId(ID)) is None:
         pytest.skip("this file system does not say what it has in memory")
-    store._swift = None  # type: ignore[assignment]  # whoever needs it fails
+    store._run_inline = None  # type: ignore[assignment]  # whoever needs it fails
     assert await store.load(UploadId(ID)) == upload
 
 
@@ -186,17 +186,17 @@ async def test_a_small_body_goes_to_a_thread_once(tmp_path: Path, durability: st
     """Most of what it costs is the way there and back."""
     store = FileStore(tmp_path, durability=durability)
     ways: list[str] = []
-    swift, run = store._swift, store.lanes.run
+    inline, run = store._run_inline, store.lanes.run
 
-    async def swiftly(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    async def running_inline(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         ways.append(call.__name__)
-        return await swift(call, *args, **options)
+        return await inline(call, *args, **options)
 
     async def running(lane: Any, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         ways.append(call.__name__)
         return await run(lane, call, *args, **options)
 
-    store._swift = swiftly  # noted
+    store._run_inline = running_inline  # noted
     store._lanes.run = running  # type: ignore[method-assign]  # likewise
     upload = an_upload(length=10, offset=5)
     await store.create(upload, b"hello")

@@ -33,7 +33,7 @@ def store(tmp_path: Path, folder: Path) -> FileStore:
 
 async def finish(store: FileStore, data: bytes, upload_id: UploadId = ID) -> Upload:
     """Upload a.txt, to the end of all books."""
-    upload = await store.finish(await complete(store, data, upload_id, metadata=A_TXT))
+    upload = await store.finalize(await complete(store, data, upload_id, metadata=A_TXT))
     upload = changed(upload, finished=True, expires_at=None)
     await store.commit(upload)
     return upload
@@ -67,13 +67,13 @@ async def test_a_finished_file_is_found_again_after_a_restart(store: FileStore, 
 async def test_the_bytes_are_renamed_and_not_copied(store: FileStore, folder: Path) -> None:
     upload = await complete(store, b"hello", metadata=A_TXT)
     inode = (store.root / "uploads" / ID[:2] / ID).stat().st_ino
-    await store.finish(upload)
+    await store.finalize(upload)
     assert (folder / "a.txt").stat().st_ino == inode
     assert (folder / "a.txt").stat().st_nlink == 1
 
 
 async def test_partial_uploads_stay_where_they_are(store: FileStore, folder: Path) -> None:
-    part = await store.finish(await complete(store, b"hello", role=Role.PARTIAL, metadata=A_TXT))
+    part = await store.finalize(await complete(store, b"hello", role=Role.PARTIAL, metadata=A_TXT))
     assert files(folder) == {}
     assert await bytes_of(store, part) == b"hello"
 
@@ -96,10 +96,10 @@ async def test_finishing_fails_as_a_whole_if_there_is_no_place(store: FileStore,
     os.rmdir(folder)
     (folder.parent / "finished").touch()
     with pytest.raises(StoreUnavailable):
-        await store.finish(upload)
+        await store.finalize(upload)
     assert await store.load(ID) == upload
     os.unlink(folder)
-    assert await bytes_of(store, await store.finish(upload)) == b"hello"
+    assert await bytes_of(store, await store.finalize(upload)) == b"hello"
     assert files(folder) == {"a.txt": b"hello"}
 
 
@@ -112,10 +112,10 @@ async def test_a_crash_between_the_new_name_and_the_record_leaves_one_file(
     upload = await complete(store, b"hello", metadata=A_TXT)
     dies_in(monkeypatch, "rename")
     with pytest.raises(KeyboardInterrupt):
-        await store.finish(upload)
+        await store.finalize(upload)
     monkeypatch.undo()
     assert files(folder) == {"a.txt": b"hello"}
-    upload = await store.finish(await store.load(ID))
+    upload = await store.finalize(await store.load(ID))
     assert files(folder) == {"a.txt": b"hello"}
     assert stored(store) == [f"{ID}.record"]
     assert await bytes_of(store, upload) == b"hello"
@@ -127,10 +127,10 @@ async def test_a_crash_between_the_record_and_the_old_name_leaves_one_file(
     upload = await complete(store, b"hello", metadata=A_TXT)
     dies_in(monkeypatch, "unlink")
     with pytest.raises(KeyboardInterrupt):
-        await store.finish(upload)
+        await store.finalize(upload)
     monkeypatch.undo()
     assert ID in stored(store)
-    await store.finish(await store.load(ID))
+    await store.finalize(await store.load(ID))
     assert files(folder) == {"a.txt": b"hello"}
     assert stored(store) == [f"{ID}.record"]
 
@@ -141,7 +141,7 @@ async def test_an_upload_removed_after_such_a_crash_takes_both_names_along(
     upload = await complete(store, b"hello", metadata=A_TXT)
     dies_in(monkeypatch, "rename")
     with pytest.raises(KeyboardInterrupt):
-        await store.finish(upload)
+        await store.finalize(upload)
     monkeypatch.undo()
     assert await store.remove(ID)
     assert files(folder) == {}
@@ -230,9 +230,9 @@ async def test_the_whole_folder_may_go(store: FileStore, folder: Path) -> None:
 async def test_a_listener_that_moves_the_file_and_then_fails_can_be_called_again(
     store: FileStore, folder: Path
 ) -> None:
-    upload = await store.finish(await complete(store, b"hello", metadata=A_TXT))
+    upload = await store.finalize(await complete(store, b"hello", metadata=A_TXT))
     (folder / "a.txt").unlink()
-    again = await store.finish(await store.load(ID))
+    again = await store.finalize(await store.load(ID))
     await store.commit(replace(again, finished=True))
     with pytest.raises(UploadNotFound):
         await store.content(changed(upload, finished=True))

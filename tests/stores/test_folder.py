@@ -202,11 +202,11 @@ async def main(root, mask, file_mode, folder_mode):
     for name in ("aa1", "bb2"):
         upload = Upload(id=UploadId(name), created_at=now, length=0, expires_at=now)
         await store.create(upload)
-    await store.finish(upload)
+    await store.finalize(upload)
     await store.note_awaiting(UploadId("aa1"), UploadId("bb2"))
-    await store.amend(changed(upload, id=UploadId("aa1"), length=3))
+    await store.replace(changed(upload, id=UploadId("aa1"), length=3))
     await store.commit(upload)
-    await store.tidy()
+    await store.flush()
     [name async for name in store.due(now)]
     await ledger.add("list", Listed(UploadId("aa1")))
     store.claim("ours").close()

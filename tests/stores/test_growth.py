@@ -15,6 +15,7 @@ import pytest
 from tests.contracts.sources import Chunks, Direct, unheard
 from tests.contracts.stores import ID, NOW, an_upload, bytes_of, named, put, uncopied
 from tests.support.uploads import changed
+from tusserver.clock import boot_id
 from tusserver.disk import space
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -101,14 +102,14 @@ async def test_a_body_that_drains_without_a_length_grows_by_what_came_before(sto
 async def test_what_cannot_grow_ahead_grows_by_what_came(
     store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = space.Reserver.reserve
+    real = space.SpaceReservation.reserve
 
-    def scarce(self: space.Reserver, fd: int, at: int, length: int) -> None:
+    def scarce(self: space.SpaceReservation, fd: int, at: int, length: int) -> None:
         if length > 1000:
             raise OutOfSpace
         real(self, fd, at, length)
 
-    monkeypatch.setattr(space.Reserver, "reserve", scarce)
+    monkeypatch.setattr(space.SpaceReservation, "reserve", scarce)
     assert await store.write(await deferred(store), Chunks(*[b"x" * 1000] * 5), unheard) == 5000
     assert taken(root) == 5000
 
@@ -177,7 +178,7 @@ async def test_bytes_that_a_restart_of_the_machine_may_bring_back_are_kept(store
     await store.write(upload, Chunks(b" world", expected=MIB), unheard)
     fd = os.open(root / "uploads" / ID[:2] / f"{ID}.record", os.O_RDWR)
     try:
-        last = record.read_slot(fd, store._boot)
+        last = record.read_slot(fd, boot_id())
         assert last is not None
         record.write_slot(fd, replace(last, number=last.number + 1, offset=11, unsynced=True))
     finally:
@@ -215,7 +216,7 @@ async def test_a_join_that_fails_gives_back_what_it_had_reserved(store: FileStor
 async def test_a_length_that_is_declared_later_is_reserved_then(store: FileStore, root: Path) -> None:
     upload = replace(await deferred(store, b"hello"), length=MIB)
     await store.reserve(upload)
-    await store.amend(upload)
+    await store.replace(upload)
     assert taken(root) == MIB
     await store.trim(ID)
     assert taken(root) == MIB

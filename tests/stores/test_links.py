@@ -91,7 +91,7 @@ USES: dict[str, Callable[[FileStore], Awaitable[object]]] = {
     "load": lambda store: store.load(ID),
     "write": lambda store: store.write(an_upload(), Chunks(b"evil!"), lambda count: None),
     "commit": lambda store: store.commit(an_upload()),
-    "amend": lambda store: store.amend(changed(an_upload(), length=2)),
+    "amend": lambda store: store.replace(changed(an_upload(), length=2)),
     "note": lambda store: store.note_awaiting(SAME_SHARD, ID),
     "awaiting": lambda store: store.awaiting(ID),
     "remove": lambda store: store.remove(ID),
@@ -238,12 +238,12 @@ async def test_no_file_is_finished_through_a_link_and_it_is_once_that_is_gone(
     link.symlink_to(tmp_path / "outside")
 
     with pytest.raises(StoreUnavailable):
-        await store.finish(upload)
+        await store.finalize(upload)
     assert all_of(tmp_path / "outside") == {"b": None}
     assert "is a link or a file, where a folder is needed" in caplog.text
 
     link.unlink()
-    sealed = await store.finish(upload)
+    sealed = await store.finalize(upload)
     assert sealed.place == str(tmp_path / "inbox" / "a" / "b" / ID)
     assert (tmp_path / "inbox" / "a" / "b" / ID).read_bytes() == b"hello"
 
@@ -252,7 +252,7 @@ async def test_the_folder_of_readable_names_itself_may_be_a_link(tmp_path: Path)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "inbox").symlink_to(tmp_path / "elsewhere")
     store = FileStore(tmp_path / "data", finished_folder=tmp_path / "inbox", finished_name="a/{id}")
-    await store.finish(await complete(store, an_upload()))
+    await store.finalize(await complete(store, an_upload()))
     assert (tmp_path / "elsewhere" / "a" / ID).read_bytes() == b"hello"
 
 
@@ -260,7 +260,7 @@ async def test_a_link_that_took_the_place_of_a_finished_file_is_not_read_nor_is_
     tmp_path: Path,
 ) -> None:
     store = FileStore(tmp_path / "data", finished_folder=tmp_path / "inbox", finished_name="{id}")
-    upload = replace(await store.finish(await complete(store, an_upload())), finished=True)
+    upload = replace(await store.finalize(await complete(store, an_upload())), finished=True)
     await store.commit(upload)
     place = tmp_path / "inbox" / ID
     place.unlink()

@@ -35,10 +35,10 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def linked(source: Path, upload: Upload, template: str = "{filename}") -> str:
+def linked(source: Path, upload: Upload, template: str = "{filename}", **options: int) -> str:
     """Give the file its name, and return that."""
     folder = source.parent / "finished"
-    place = Template(folder, template, 0o700).link(source, upload)
+    place = Template(folder, template, 0o700, **options).link(source, upload)
     assert place.read_bytes() == source.read_bytes()
     return str(place.relative_to(folder))
 
@@ -172,13 +172,12 @@ def test_a_folder_that_has_the_name_is_left_alone(source: Path) -> None:
     assert linked(source, called("a.txt")) == "a (2).txt"
 
 
-def test_a_name_that_is_taken_too_often_gets_the_id(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tusserver.stores.file.finished._TRIES", 3)
+def test_a_name_that_is_taken_too_often_gets_the_id(source: Path) -> None:
     folder = source.parent / "finished"
     folder.mkdir()
     for name in ("a.txt", "a (2).txt"):
         (folder / name).touch()
-    assert linked(source, called("a.txt")) == "a abc.txt"
+    assert linked(source, called("a.txt"), tries=3) == "a abc.txt"
 
 
 def test_folders_of_names_are_made_for_the_owner_alone(source: Path) -> None:
@@ -328,9 +327,8 @@ def test_many_threads_give_each_file_a_name_of_its_own(source: Path) -> None:
     assert [place.read_text() for place in places] == [path.name for path in sources]
 
 
-def test_the_memory_of_numbers_is_bounded(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tusserver.stores.file.finished._REMEMBERED", 3)
-    template = Template(source.parent / "finished", "{filename}", 0o700)
+def test_the_memory_of_numbers_is_bounded(source: Path) -> None:
+    template = Template(source.parent / "finished", "{filename}", 0o700, remembered=3)
     for number in range(10):
         other = source.with_name(f"other{number}")
         other.touch()

@@ -20,7 +20,8 @@ from tusserver.protocol.errors import StoreUnavailable
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.file import record
 from tusserver.stores.file.record import JSON_AT
-from tusserver.stores.file.store import Durability, FileStore
+from tusserver.stores.file.records import Durability
+from tusserver.stores.file.store import FileStore
 
 WEAK = [Durability.FINISH, Durability.NONE]
 
@@ -36,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def boot(root: Path, monkeypatch: pytest.MonkeyPatch) -> Booted:
     def boot(run: str, durability: Durability) -> FileStore:
-        monkeypatch.setattr("tusserver.stores.file.store.boot_id", lambda: run.ljust(16, "-"))
+        monkeypatch.setattr("tusserver.stores.file.records.boot_id", lambda: run.ljust(16, "-"))
         return FileStore(root, durability=durability)
 
     return boot
@@ -112,7 +113,7 @@ async def test_what_was_settled_is_there_after_a_power_cut(
     store = boot("first", durability)
     upload = await begin(store)
     clock[0] += 1
-    await store.tidy()
+    await store.flush()
     assert await boot("second", durability).load(ID) == upload
 
 
@@ -121,7 +122,7 @@ async def test_what_came_after_it_was_settled_is_not(boot: Booted, durability: D
     store = boot("first", durability)
     upload = await begin(store, b"hello", 20)
     clock[0] += 1
-    await store.tidy()
+    await store.flush()
     clock[0] += 1
     await put(store, upload, b"world")
     assert (await boot("second", durability).load(ID)).offset < 10
@@ -136,7 +137,7 @@ async def test_what_was_settled_is_not_lost_with_what_came_after_it(
     store = boot("first", durability)
     upload = await begin(store, b"hello", 20)
     clock[0] += 1
-    await store.tidy()
+    await store.flush()
     clock[0] += 1
     if again:
         store = boot("second", durability)
@@ -150,7 +151,7 @@ async def test_nor_with_a_checkpoint(boot: Booted, durability: Durability, clock
     store = boot("first", durability)
     upload = await begin(store, b"hello", 20)
     clock[0] += 1
-    await store.tidy()
+    await store.flush()
     clock[0] += 1
     if (saving := store.checkpoint(changed(upload, offset=10))) is not None:
         await saving
@@ -162,7 +163,7 @@ async def test_what_was_settled_stays_so_over_many_restarts(boot: Booted, clock:
     upload = await begin(store)
     for run in ("second", "third", "fourth"):
         clock[0] += 1
-        await store.tidy()
+        await store.flush()
         store = boot(run, Durability.NONE)
         other = an_upload(OTHER)
         await store.create(other)
@@ -179,14 +180,14 @@ async def test_nothing_is_settled_of_another_run_than_that_which_wrote_it(boot: 
     await store.create(other)
     other = await put(store, other, b"x")
     clock[0] += 1
-    await store.tidy()
+    await store.flush()
     assert await listed(boot("third", Durability.NONE)) == {ID: changed(upload, offset=0), OTHER: other}
 
 
 async def test_what_is_written_in_the_moment_of_settling_is_not_settled(boot: Booted, clock: list[float]) -> None:
     store = boot("first", Durability.NONE)
     await begin(store)
-    await store.tidy()  # the clock stands still
+    await store.flush()  # the clock stands still
     assert (await boot("second", Durability.NONE).load(ID)).offset == 0
 
 
@@ -200,7 +201,7 @@ async def test_stores_on_one_folder_that_settle_at_once_do_not_disturb_each_othe
             await store.create(upload)
             await put(store, upload, b"hello")
         clock[0] += 1
-        await asyncio.gather(*(store.tidy() for store in stores))
+        await asyncio.gather(*(store.flush() for store in stores))
     again = boot("second", Durability.NONE)
     assert {upload.offset for upload in (await listed(again)).values()} == {5}
 
@@ -210,9 +211,9 @@ async def test_an_idle_store_is_not_synced_again_and_again(
 ) -> None:
     store = boot("first", Durability.NONE)
     await begin(store)
-    await store.tidy()
+    await store.flush()
     monkeypatch.setattr(files, "sync_file_system", lambda folder: pytest.fail("it was synced"))
-    await store.tidy()
+    await store.flush()
 
 
 async def test_where_everything_is_synced_at_once_it_is_settled_once_after_a_start(
@@ -220,11 +221,11 @@ async def test_where_everything_is_synced_at_once_it_is_settled_once_after_a_sta
 ) -> None:
     store = boot("first", Durability.ACK)
     await begin(store)
-    await store.tidy()
+    await store.flush()
     assert (root / "settled").exists()
     monkeypatch.setattr(files, "sync_file_system", lambda folder: pytest.fail("it was synced"))
     await put(store, await store.load(ID), b"!")
-    await store.tidy()
+    await store.flush()
 
 
 @pytest.mark.parametrize("durability", Durability)
@@ -233,7 +234,7 @@ async def test_what_a_dead_process_left_unsynced_is_settled_by_the_next(
     boot: Booted, before: Durability, durability: Durability
 ) -> None:
     upload = await begin(boot("first", before))  # and it is killed
-    await boot("first", durability).tidy()  # the next one has nothing to do, and is stopped
+    await boot("first", durability).flush()  # the next one has nothing to do, and is stopped
     assert await boot("second", before).load(ID) == upload
 
 
@@ -249,10 +250,10 @@ async def test_what_could_not_be_synced_is_not_settled_and_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(files, "sync_file_system", fail)
         with pytest.raises(StoreUnavailable):
-            await store.tidy()
+            await store.flush()
     assert (await boot("second", Durability.NONE).load(ID)).offset == 0
-    monkeypatch.setattr("tusserver.stores.file.store.boot_id", lambda: "first".ljust(16, "-"))
-    await store.tidy()
+    monkeypatch.setattr("tusserver.stores.file.records.boot_id", lambda: "first".ljust(16, "-"))
+    await store.flush()
     assert await boot("second", Durability.NONE).load(ID) == upload
 
 
@@ -264,7 +265,7 @@ async def test_what_is_on_the_disk_does_not_depend_on_the_wall_clock(
     """Set back between a sync and the next bytes, these were taken for synced."""
     store = boot("first", durability)
     upload = await begin(store)
-    await store.tidy()
+    await store.flush()
     real = WallClock.seconds
     monkeypatch.setattr(WallClock, "seconds", lambda self: real(self) + steps)
     await put(store, upload, b"!!")
@@ -275,7 +276,7 @@ async def test_records_of_an_older_version_go_by_its_clock(boot: Booted, root: P
     """It noted the wall clock alone, in the slots and in `settled`."""
     await begin(boot("first", Durability.NONE))
     path = root / "uploads" / ID[:2] / f"{ID}.record"
-    slot = record.newer(path.read_bytes()[:JSON_AT], "another")
+    slot = record.latest(path.read_bytes()[:JSON_AT], "another")
     assert slot is not None
     head = bytearray(JSON_AT)
     old = replace(slot, clock=None, told=None).pack()
@@ -296,7 +297,7 @@ async def test_an_offset_that_waits_for_the_disk_is_read_by_nobody(
 ) -> None:
     store = boot("first", Durability.ACK)
     upload = await begin(store)
-    await store.tidy()
+    await store.flush()
     seen: list[int] = []
     original = files.sync_data
 
@@ -323,7 +324,7 @@ async def test_after_a_restart_of_the_machine_one_that_reached_it_counts(
     """The mark is made after the sync, and is not synced itself."""
     store = boot("first", Durability.ACK)
     upload = await begin(store)
-    await store.tidy()
+    await store.flush()
     monkeypatch.setattr(record, "mark_synced", lambda fd, slot: None)
     upload = await put(store, upload, b"!!")
     assert (await boot("second", Durability.ACK).load(ID)).offset == upload.offset == 7
@@ -335,9 +336,9 @@ async def test_what_is_taken_back_is_on_the_disk_before_other_bytes_come(boot: B
         upload = an_upload(UploadId(f"an-{durability}"))
         await store.create(upload)
         upload = await put(store, upload, b"hello")
-        await store.tidy()
+        await store.flush()
         calls.clear()
-        await store.take_back(changed(upload, offset=2))
+        await store.revert(changed(upload, offset=2))
         assert "sync record" in calls
         assert (await store.load(upload.id)).offset == 2
 
@@ -397,7 +398,7 @@ async def test_bytes_are_on_the_disk_before_the_record_says_so(boot: Booted, cal
     store = boot("first", Durability.ACK)
     upload = an_upload()
     await store.create(upload)
-    await store.tidy()
+    await store.flush()
     calls.clear()
     written = await store.write(upload, Chunks(b"hello"), unheard)
     await store.commit(changed(upload, offset=written))
@@ -419,7 +420,7 @@ async def test_a_new_record_and_its_name_are_on_the_disk_before_anybody_is_told(
     await store.create(an_upload())
     # A dead process may have made the folder and not synced its name.
     assert calls == ["write record", "sync record", "sync folder", "sync folder"]
-    await store.tidy()
+    await store.flush()
     calls.clear()
     await store.create(an_upload(UploadId("abc")))
     assert calls == ["write record", "sync record", "sync folder"]
@@ -430,7 +431,7 @@ async def test_a_changed_record_is_on_the_disk_before_it_takes_its_place(boot: B
     upload = an_upload(length=None)
     await store.create(upload)
     calls.clear()
-    await store.amend(changed(upload, length=10))
+    await store.replace(changed(upload, length=10))
     assert calls == ["write record", "sync record", "sync folder"]
 
 
@@ -463,5 +464,5 @@ async def test_a_finished_upload_has_its_readable_name_on_the_disk_before_it_los
 
     monkeypatch.setattr(os, "unlink", unlink)
     calls.clear()
-    await store.finish(upload)
+    await store.finalize(upload)
     assert calls == ["sync bytes", "sync folder", "write record", "sync record", "sync folder", "unlink"]

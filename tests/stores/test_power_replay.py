@@ -104,7 +104,7 @@ async def test_after_a_power_cut_all_is_there_that_was_promised_and_nothing_wron
 ) -> None:
     (memory / "finished" if renames else memory).mkdir(parents=True)
     recording = await record(memory, scenario, durability)
-    monkeypatch.setattr("tusserver.stores.file.store.boot_id", lambda: "another run-----")
+    monkeypatch.setattr("tusserver.stores.file.records.boot_id", lambda: "another run-----")
     tried = 0
     for life in cuts(recording, memory, scenario, durability):
         await check(life)

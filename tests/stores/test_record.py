@@ -16,7 +16,7 @@ from tests.support.uploads import changed
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.file import record
-from tusserver.stores.file.record import JSON_AT, SLOT_SPACE, NeverMade, Slot
+from tusserver.stores.file.record import JSON_AT, SLOT_SPACE, IncompleteRecord, Slot
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 UPLOAD = Upload(
@@ -125,8 +125,8 @@ def test_an_older_version_may_write_over_a_slot(slot: Slot) -> None:
 def test_a_slot_that_waits_for_the_disk_counts_only_after_a_restart_of_the_machine(slot: Slot) -> None:
     waiting = replace(slot, number=slot.number + 1, unsynced=True)
     slot = replace(slot, unsynced=False)
-    assert record.newer(in_place(slot, waiting), waiting.boot) == slot
-    assert record.newer(in_place(slot, waiting), BOOT) == waiting
+    assert record.latest(in_place(slot, waiting), waiting.boot) == slot
+    assert record.latest(in_place(slot, waiting), BOOT) == waiting
     with tempfile.TemporaryFile() as file:
         file.write(in_place(slot, waiting))
         file.flush()
@@ -161,8 +161,8 @@ def test_other_bytes_are_no_slot(space: bytes) -> None:
 @given(slots, offsets)
 def test_of_two_slots_the_newer_counts(slot: Slot, offset: int) -> None:
     following = replace(slot, number=slot.number + 1, offset=offset)
-    assert record.newer(in_place(slot, following), BOOT) == following
-    assert record.newer(in_place(following, slot), BOOT) == following
+    assert record.latest(in_place(slot, following), BOOT) == following
+    assert record.latest(in_place(following, slot), BOOT) == following
 
 
 @given(slots, slots, st.data())
@@ -176,7 +176,7 @@ def test_a_torn_commit_leaves_the_one_before_it(slot: Slot, torn: Slot, data: st
     start = SLOT_SPACE * (torn.number % 2)
     cut = data.draw(st.integers(0, len(packed)))
     head[start : start + cut] = packed[:cut]
-    assert record.newer(bytes(head), BOOT) in (newer, torn, plain(torn))
+    assert record.latest(bytes(head), BOOT) in (newer, torn, plain(torn))
 
 
 @given(st.integers(0, 2**40), st.data())
@@ -184,12 +184,12 @@ def test_one_flipped_bit_costs_one_commit_at_most(number: int, data: st.DataObje
     older, newer = a_slot(number, 1), a_slot(number + 1, 2)
     head = bytearray(in_place(older, newer))
     head[data.draw(st.integers(0, len(head) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    assert record.newer(bytes(head), BOOT) in (older, newer)
+    assert record.latest(bytes(head), BOOT) in (older, newer)
 
 
 def test_without_a_valid_slot_there_is_none() -> None:
-    assert record.newer(bytes(JSON_AT), BOOT) is None
-    assert record.newer(b"", BOOT) is None
+    assert record.latest(bytes(JSON_AT), BOOT) is None
+    assert record.latest(b"", BOOT) is None
 
 
 def test_commits_go_to_the_slots_in_turn(tmp_path: Path) -> None:
@@ -211,10 +211,10 @@ def test_commits_go_to_the_slots_in_turn(tmp_path: Path) -> None:
 def test_progress_goes_on_from_the_slot_that_counts(tmp_path: Path) -> None:
     path = tmp_path / "record"
     path.write_bytes(record.pack(UPLOAD, replace(a_slot(6, 1), synced=1)))
-    progress = record.Progress("that boot")
+    progress = record.OpenRecord("that boot")
     for offset in (2, 3):
-        with progress.open(lambda: str(path)) as last:
-            progress.move(replace(last, number=last.number + 1, offset=offset, told=0))
+        with progress.use(lambda: str(path)) as last:
+            progress.write(replace(last, number=last.number + 1, offset=offset, told=0))
     progress.end()
     expected = replace(a_slot(8, 3), synced=1, told=0)
     assert record.unpack(path.read_bytes(), BOOT) == (changed(UPLOAD, offset=3, expires_at=NOW), expected)
@@ -223,7 +223,10 @@ def test_progress_goes_on_from_the_slot_that_counts(tmp_path: Path) -> None:
 def test_progress_of_a_record_without_a_valid_slot_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "record"
     path.write_bytes(bytes(JSON_AT))
-    with pytest.raises(ValueError, match="neither slot is valid"), record.Progress("that boot").open(lambda: str(path)):
+    with (
+        pytest.raises(ValueError, match="neither slot is valid"),
+        record.OpenRecord("that").use(lambda: str(path)),
+    ):
         pass
     assert path.read_bytes() == bytes(JSON_AT)
 
@@ -286,12 +289,12 @@ def test_a_record_cut_off_while_it_was_made_was_never_made(slot: Slot, data: st.
     whole = record.pack(UPLOAD, replace(slot, number=0))
     cut = data.draw(st.integers(0, len(whole) - 1))
     zeros = data.draw(st.sampled_from([0, len(whole) - cut]))
-    with pytest.raises(NeverMade):
+    with pytest.raises(IncompleteRecord):
         record.unpack(whole[:cut] + bytes(zeros), BOOT)
 
 
 def test_json_that_reached_the_disk_before_its_slots_was_never_told() -> None:
-    with pytest.raises(NeverMade):
+    with pytest.raises(IncompleteRecord):
         record.unpack(bytes(JSON_AT) + record.pack(UPLOAD, a_slot(0))[JSON_AT:], BOOT)
 
 
@@ -309,16 +312,17 @@ def test_a_record_that_was_damaged_later_is_not_taken_for_one_never_made(damaged
     """Bytes of an upload never made are removed; those of a damaged one wait for somebody to look."""
     with pytest.raises(ValueError, match=r"valid|JSON|Expecting|Unterminated|delimiter|version") as refusal:
         record.unpack(damaged, BOOT)
-    assert not isinstance(refusal.value, NeverMade)
+    assert not isinstance(refusal.value, IncompleteRecord)
 
 
 # memory --------------------------------------------------------------------------------------------------------------
 
 
 def test_long_records_are_not_kept_in_memory() -> None:
+    parsed = record.ParsedTexts()
     for number in range(300):
         parts = tuple(UploadId(f"{number:03}-{part:028}") for part in range(1000))
         upload = changed(UPLOAD, id=UploadId(f"{number}"), role=Role.FINAL, concat=None, parts=parts)
-        packed = record.pack(upload, a_slot())
-        assert record.unpack(packed, BOOT)[0].parts == parts
-    assert sum(map(len, record._known)) < 1 << 22
+        packed = record.pack(upload, a_slot(), parsed=parsed)
+        assert record.unpack(packed, BOOT, parsed)[0].parts == parts
+    assert sum(map(len, parsed._parsed)) < 1 << 22

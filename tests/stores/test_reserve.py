@@ -46,13 +46,19 @@ def space(monkeypatch: pytest.MonkeyPatch) -> Space:
     space = Space()
     monkeypatch.setattr(os, "statvfs", space)
     monkeypatch.setattr(os, "fstatvfs", space)
-    monkeypatch.setattr("tusserver.disk.space._LOOK", 0.0)
     return space
+
+
+def opened(root: Path, reserve: int) -> FileStore:
+    """A store that looks at the disk each time."""
+    store = FileStore(root, reserve=reserve)
+    store._reservation._look_seconds = 0.0
+    return store
 
 
 @pytest.fixture
 def store(tmp_path: Path, space: Space) -> FileStore:
-    return FileStore(tmp_path / "data", reserve=20 * MIB)
+    return opened(tmp_path / "data", 20 * MIB)
 
 
 @pytest.mark.parametrize("length", [None, 0, 10, 2 * MIB])
@@ -99,7 +105,7 @@ async def test_an_upload_of_unknown_length_grows_to_the_reserve_and_keeps_what_i
 
 
 async def test_a_small_disk_keeps_a_tenth_at_most(tmp_path: Path, space: Space) -> None:
-    store = FileStore(tmp_path / "data", reserve=10_000 * MIB)
+    store = opened(tmp_path / "data", 10_000 * MIB)
     space.free = 101
     await store.create(an_upload(length=10))
     space.free = 99
@@ -125,7 +131,7 @@ async def test_the_log_says_once_that_uploads_are_refused_and_once_that_they_are
 async def test_plenty_of_space_is_not_looked_at_for_each_small_upload(
     store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tusserver.disk.space._LOOK", 1000.0)
+    store._reservation._look_seconds = 1000.0
     await store.create(an_upload(length=10))
     monkeypatch.setattr(os, "statvfs", lambda where: pytest.fail("it was looked at"))
     await store.create(an_upload(OTHER, length=10))
@@ -149,7 +155,7 @@ async def test_the_same_share_of_the_inodes_is_kept_and_what_is_under_way_goes_o
 
 
 async def test_a_small_disk_keeps_a_tenth_of_its_inodes_at_most(tmp_path: Path, space: Space) -> None:
-    store = FileStore(tmp_path / "data", reserve=10_000 * MIB)
+    store = opened(tmp_path / "data", 10_000 * MIB)
     space.free_inodes = 10_004
     await store.create(an_upload())
     space.free_inodes = 10_003
@@ -158,7 +164,7 @@ async def test_a_small_disk_keeps_a_tenth_of_its_inodes_at_most(tmp_path: Path, 
 
 
 async def test_nothing_is_begun_without_inodes_for_it_where_nothing_is_kept(tmp_path: Path, space: Space) -> None:
-    store = FileStore(tmp_path / "data", reserve=0)
+    store = opened(tmp_path / "data", 0)
     space.free_inodes = 3
     with pytest.raises(OutOfSpace):
         await store.create(an_upload())

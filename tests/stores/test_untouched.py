@@ -17,7 +17,8 @@ from tusserver.disk.space import file_system
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.file import untouched
-from tusserver.stores.file.store import SMALL, FileStore
+from tusserver.stores.file.contents import SMALL
+from tusserver.stores.file.store import FileStore
 from tusserver.stores.file.untouched import Untouched
 
 MIB = 1 << 20
@@ -51,14 +52,20 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     small = SmallDisk(tmp_path / "data" / "uploads")
     monkeypatch.setattr(os, "statvfs", small)
     monkeypatch.setattr(os, "fstatvfs", small)
-    monkeypatch.setattr("tusserver.disk.space._LOOK", 0.0)
-    monkeypatch.setattr(untouched, "_REST", 0)  # else a slow machine would not look again as soon as a test does
     return tmp_path / "data"
+
+
+def opened(root: Path, **options: int) -> FileStore:
+    """A store that looks at the disk each time, and again as soon as a test does, however slow the machine."""
+    store = FileStore(root, **options)  # type: ignore[arg-type]
+    store._reservation._look_seconds = 0.0
+    store._contents._untouched._rest = 0
+    return store
 
 
 @pytest.fixture
 def store(root: Path) -> FileStore:
-    return FileStore(root)
+    return opened(root)
 
 
 def numbered(number: int, length: int = MIB, **values: object) -> Upload:
@@ -139,7 +146,7 @@ async def test_uploads_that_got_a_byte_or_are_gone_make_room_for_others(
 
 async def test_processes_count_together_and_a_restart_forgets_nothing(store: FileStore, root: Path) -> None:
     for number in range(15):
-        await (store, FileStore(root))[number % 2].create(numbered(number))
+        await (store, opened(root))[number % 2].create(numbered(number))
     assert held_below(root / "uploads") <= 5 * MIB
 
 
@@ -174,19 +181,19 @@ async def test_books_that_cannot_be_read_stand_in_nobodys_way(store: FileStore, 
 
 @pytest.mark.parametrize(("share", "most"), [(0, 0), (20, 2), (100, 10)])
 async def test_the_share_is_the_operators(root: Path, share: int, most: int) -> None:
-    store = FileStore(root, untouched=share)
+    store = opened(root, untouched=share)
     for number in range(10):
         await store.create(numbered(number))
     assert (most - 1) * MIB <= held_below(root / "uploads") <= most * MIB
 
 
 async def test_a_length_that_is_declared_without_a_byte_is_in_the_share_too(root: Path) -> None:
-    store = FileStore(root, untouched=20)
+    store = opened(root, untouched=20)
     for number in range(10):
         upload = numbered(number)
         await store.create(changed(upload, length=None))
         await store.reserve(upload)
-        await store.amend(upload)
+        await store.replace(upload)
     assert MIB <= held_below(root / "uploads") <= 2 * MIB
 
 
@@ -222,13 +229,15 @@ def held() -> Held:
     return Held()
 
 
+def a_book(tmp_path: Path, held: Held, *, rest: float) -> Untouched:
+    path = str(tmp_path / "books")
+    return Untouched(path, 0o600, 50, lambda: 2000 - 10 * len(held.ids), held, long=50, piece=10, rest=rest)
+
+
 @pytest.fixture
-def books(tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch) -> Untouched:
+def books(tmp_path: Path, held: Held) -> Untouched:
     """A share of 1000 bytes, on a disk from which they are taken, and pieces of ten entries."""
-    monkeypatch.setattr(untouched, "_LONG", 50)
-    monkeypatch.setattr(untouched, "_PIECE", 10)
-    monkeypatch.setattr(untouched, "_REST", 0)
-    return Untouched(str(tmp_path / "books"), 0o600, 50, lambda: 2000 - 10 * len(held.ids), held)
+    return a_book(tmp_path, held, rest=0)
 
 
 def test_a_list_does_not_grow_with_what_is_done(books: Untouched, tmp_path: Path, held: Held) -> None:
@@ -250,14 +259,12 @@ def test_what_is_held_stays_on_the_list_whatever_is_struck_out_around_it(books: 
     assert head.total == head.entries
 
 
-def test_a_flood_beyond_the_share_costs_one_look_for_each_rest(
-    books: Untouched, held: Held, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flood_beyond_the_share_costs_one_look_for_each_rest(books: Untouched, held: Held) -> None:
     for number in range(100):
         assert books.admit(UploadId(f"{number}"), 10)
         held.ids.add(UploadId(f"{number}"))
     assert not books.admit(UploadId("100"), 10)
-    monkeypatch.setattr(untouched, "_REST", 10**9)
+    books._rest = 10**9
     before = held.asked
     assert not any(books.admit(UploadId(f"{number}"), 10) for number in range(100, 3000))
     assert held.asked - before == 10

@@ -22,7 +22,7 @@ QUIET = 10.0
 """Seconds without a failure after which it is over."""
 
 
-class Troubles:
+class FaultLog:
     """What goes wrong with one storage: told to clients in general, and to the log in detail but not without end.
 
     Of each kind of trouble the log hears at once, then every `EVERY` seconds how often it came, and when it is over.
@@ -31,11 +31,11 @@ class Troubles:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._troubles: dict[str, _Trouble] = {}
+        self._troubles: dict[str, _Outage] = {}
         self._guard = threading.Lock()
 
     @contextlib.contextmanager
-    def translated(self, doing: str) -> Iterator[None]:
+    def translating(self, doing: str) -> Iterator[None]:
         """Turn what the operating system says into what a client may read.
 
         Raises:
@@ -53,7 +53,7 @@ class Troubles:
     def _note(self, doing: str, error: OSError, full: bool) -> None:
         now = self._clock()
         with self._guard:
-            trouble = self._troubles.setdefault(doing, _Trouble(since=now))
+            trouble = self._troubles.setdefault(doing, _Outage(since=now))
             trouble.count += 1
             trouble.last = now
             if trouble.full is full and now - trouble.told < EVERY:
@@ -76,7 +76,7 @@ class Troubles:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Trouble:
+class _Outage:
     since: float
     count: int = 0
     last: float = 0.0

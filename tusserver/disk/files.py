@@ -96,7 +96,7 @@ def make_folder(path: Path, mode: int, *, sync: bool = True) -> None:
     if mode & _OTHERS:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            _settle_mode(fd, mode)
+            _apply_mode(fd, mode)
         finally:
             os.close(fd)
     if sync:
@@ -136,7 +136,7 @@ def _open_level(fd: int, name: str, mode: int) -> int:
     inner = os.open(name, flags, dir_fd=fd)
     try:
         if mode & _OTHERS:
-            _settle_mode(inner, mode)
+            _apply_mode(inner, mode)
         os.fsync(fd)
     except BaseException:
         os.close(inner)
@@ -149,14 +149,14 @@ def make_file(path: str, flags: int, mode: int) -> int:
     fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     if mode & _OTHERS:
         try:
-            _settle_mode(fd, mode)
+            _apply_mode(fd, mode)
         except BaseException:
             os.close(fd)
             raise
     return fd
 
 
-def _settle_mode(fd: int, mode: int) -> None:
+def _apply_mode(fd: int, mode: int) -> None:
     """Give back what the umask took away. It leaves the owner's part alone, so the strict modes cost nothing."""
     found = os.fstat(fd).st_mode
     if stat.S_IMODE(found) & 0o777 != mode:
@@ -195,6 +195,15 @@ def sync_data(fd: int) -> None:
         os.fdatasync(fd)
     except OSError as error:
         raise OSError(errno.EIO, f"not synced ({error.strerror})") from error
+
+
+def sync_data_of(path: str) -> None:
+    """Do the same for a file that is not open."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        sync_data(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_folder(path: Path) -> None:
@@ -250,7 +259,7 @@ def replace_file(path: str, content: bytes, mode: int, *, sync: bool) -> None:
         _write_file(temporary, content, os.O_TRUNC, mode, sync=sync)
         os.rename(temporary, path)
     except BaseException:
-        discard(temporary)
+        unlink_quietly(temporary)
         raise
     if sync:
         sync_folder(Path(path).parent)
@@ -288,7 +297,7 @@ def write_line(fd: int, line: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def written_at(path: str) -> int | None:
+def mtime_ns(path: str) -> int | None:
     """Return when a file was last written, in nanoseconds; None if it is not there, or is a link or no file."""
     try:
         found = os.lstat(path)
@@ -308,11 +317,11 @@ def may_exist(path: str) -> bool:
     return True
 
 
-def leads_elsewhere(path: str) -> bool:
+def is_symlink(path: str) -> bool:
     """Whether there is a symbolic link."""
     try:
         return stat.S_ISLNK(os.lstat(path).st_mode)
-    except OSError:  # whoever opens it hears the same
+    except OSError:  # opening it fails in the same way
         return False
 
 
@@ -326,7 +335,7 @@ def excess(path: str, size: int) -> int:
     return max(0, found.st_size - size, found.st_blocks * 512 - size - 2 * found.st_blksize)
 
 
-def cut(path: str, size: int) -> None:
+def truncate_to(path: str, size: int) -> None:
     """Make a file no longer than `size`, and give back what is reserved behind that."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
@@ -345,7 +354,7 @@ def unlink(path: str | Path) -> bool:
     return True
 
 
-def discard(*paths: str) -> None:
+def unlink_quietly(*paths: str) -> None:
     """Remove what came of something that failed, as far as that is possible: what failed is told, not this."""
     for path in paths:
         with contextlib.suppress(OSError):

@@ -27,8 +27,8 @@ _MANY = 10_000
 """The same in inodes."""
 _LITTLE = 1 << 20
 """Bytes that are reserved without an exact look at the free space first."""
-_LOOK = 0.25
-"""Seconds for which a look at plenty of free space counts."""
+LOOK_SECONDS = 0.25
+"""For so long a look at plenty of free space counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +40,12 @@ class Free:
     """`sys.maxsize` where the file system does not count them, as btrfs: it reports none at all."""
 
     @classmethod
-    def of(cls, found: os.statvfs_result, keep: int) -> Free:
-        """Leave `keep` bytes free, and the same share of the inodes: whoever runs out of either takes no more files."""
+    def of(cls, found: os.statvfs_result, minimum: int) -> Free:
+        """Leave `minimum` bytes free, and the same share of the inodes: without either no file can be created."""
         total = found.f_blocks * found.f_frsize
-        keep = min(keep, total // _LARGEST_SHARE)
-        inodes = found.f_favail - keep * found.f_files // max(1, total) if found.f_files else sys.maxsize
-        return cls(bytes=found.f_bavail * found.f_frsize - keep, inodes=inodes)
+        minimum = min(minimum, total // _LARGEST_SHARE)
+        inodes = found.f_favail - minimum * found.f_files // max(1, total) if found.f_files else sys.maxsize
+        return cls(bytes=found.f_bavail * found.f_frsize - minimum, inodes=inodes)
 
     @property
     def plenty(self) -> bool:
@@ -111,17 +111,18 @@ def file_system(path: Path) -> str:
     return ""
 
 
-class Reserver:
+class SpaceReservation:
     """Reserves space in files below one folder.
 
     By `fallocate`; where that is missing, or slow as on tmpfs (0.3 ms for each MiB), `ftruncate` and a look at the
-    free space stand in, and the log says so once. `keep`: bytes of the disk that stay free, and the same share of its
-    inodes.
+    free space stand in, and the log says so once. `minimum_free`: bytes of the disk that stay free, and
+    the same share of its inodes.
     """
 
-    def __init__(self, folder: Path, keep: int = 0) -> None:
+    def __init__(self, folder: Path, minimum_free: int = 0, *, look_seconds: float = LOOK_SECONDS) -> None:
         self._folder = folder
-        self._keep = keep
+        self._minimum_free = minimum_free
+        self._look_seconds = look_seconds
         self._roomy_until = 0.0
         self._watch = Watch()
         self._sparse = _fallocate is None
@@ -132,7 +133,7 @@ class Reserver:
         self._sparse = True
         logger.info("space is checked but not reserved in %s (%s)", self._folder, why)
 
-    def require_room(self, length: int = 0, *, files: int = 0) -> None:
+    def require_free(self, length: int = 0, *, files: int = 0) -> None:
         """Refuse what would leave less free than is to be kept. Where there is plenty, it looks now and then.
 
         `files`: how many are made; what is open already needs no inode.
@@ -143,9 +144,9 @@ class Reserver:
         now = time.monotonic()
         if now < self._roomy_until and length <= _LITTLE:
             return
-        free = Free.of(os.statvfs(self._folder), self._keep)
+        free = Free.of(os.statvfs(self._folder), self._minimum_free)
         if free.plenty:
-            self._roomy_until = now + _LOOK
+            self._roomy_until = now + self._look_seconds
         self._watch.require(free, length=length, files=files)
 
     def free(self) -> int:
@@ -154,7 +155,7 @@ class Reserver:
         Raises:
             OSError
         """
-        return max(0, Free.of(os.statvfs(self._folder), self._keep).bytes)
+        return max(0, Free.of(os.statvfs(self._folder), self._minimum_free).bytes)
 
     @property
     def sparse(self) -> bool:
@@ -172,7 +173,7 @@ class Reserver:
         if length <= 0:
             return
         if length <= _LITTLE and not self._sparse and _fallocate is not None:
-            self.require_room(length)
+            self.require_free(length)
             if _fallocate(fd, at, length) == 0:
                 return
         # A look first: fallocate would eat up all free space before it notices that there is not enough.
@@ -205,7 +206,7 @@ class Reserver:
         disk = os.fstatvfs(fd)
         if length > disk.f_blocks * disk.f_frsize:
             raise MaxSizeExceeded("this is more than the whole storage holds")
-        if length > Free.of(disk, self._keep).bytes + self._allocated(fd, at):
+        if length > Free.of(disk, self._minimum_free).bytes + self._allocated(fd, at):
             raise OutOfSpace
 
     def _allocated(self, fd: int, at: int) -> int:

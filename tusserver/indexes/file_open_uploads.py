@@ -31,7 +31,7 @@ class FileLedger:
 
     def __init__(self, folder: Path, *, file_mode: int = 0o600, folder_mode: int = 0o700) -> None:
         self._folder = folder
-        self._translated = faults.Troubles().translated
+        self._translating = faults.FaultLog().translating
         self._file_mode = file_mode
         self._folder_mode = folder_mode
         self._run = Threads(4, "tusserver-ledger").run
@@ -43,7 +43,7 @@ class FileLedger:
         return await self._run(self._add, name, upload)
 
     def _add(self, name: str, upload: Listed) -> Sums:
-        with self._translated("counting an upload"), self._locked(name, make=True) as fd:
+        with self._translating("counting an upload"), self._locked(name, make=True) as fd:
             count = os.fstat(fd).st_size // _ENTRY  # an entry that a crash tore is written over
             reserved = _total(fd, count) + upload.reserved
             files.write_all(fd, [_entry(upload, reserved)], count * _ENTRY)
@@ -54,7 +54,7 @@ class FileLedger:
         return await self._run_long(self._read, name)
 
     def _read(self, name: str) -> Sequence[Listed]:
-        with self._translated("counting uploads"):
+        with self._translating("counting uploads"):
             try:
                 with self._locked(name) as fd:
                     return _entries(fd)
@@ -66,7 +66,7 @@ class FileLedger:
         return await self._run_long(self._keep, name, known, kept)
 
     def _keep(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
-        with self._translated("counting uploads"):
+        with self._translating("counting uploads"):
             try:
                 with self._locked(name) as fd:
                     entries = _entries(fd)
@@ -89,7 +89,7 @@ class FileLedger:
 
     def _names(self, idle: float) -> Sequence[str]:
         before = time.time() - idle
-        with self._translated("looking for lists"):
+        with self._translating("looking for lists"):
             try:
                 return [
                     entry.name.replace("_", "/") for entry in _files(self._folder) if entry.stat().st_mtime < before

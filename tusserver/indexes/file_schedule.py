@@ -158,7 +158,7 @@ class Calendar:
         if path.suffix == _CLAIMED:
             return path
         claimed = self._folder / (name + _CLAIMED)
-        if files.written_at(str(claimed)) is not None:
+        if files.mtime_ns(str(claimed)) is not None:
             return None  # left by a sweep that died; it has its own turn
         path.rename(claimed)
         with self._guard:
@@ -224,7 +224,7 @@ class Calendar:
     def doubt(self) -> None:
         """Say that the lists are not whole: they are made anew at the next look, by whatever process has it."""
         self._doubted = True  # if only we can be told
-        files.discard(f"{self._folder}/{_COVERS}")
+        files.unlink_quietly(f"{self._folder}/{_COVERS}")
 
     def set_covers(self, boot: str) -> None:
         """Say that they are."""

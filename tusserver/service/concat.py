@@ -361,7 +361,7 @@ class Concatenator:
             length = rules.final_length(parts, self._limits, self._now())
             if length != final.length:
                 final = replace(final, length=length)
-                await self._store.amend(final)
+                await self._store.replace(final)
             committed_at = time.monotonic()
 
             async def on_progress(done: int) -> None:

@@ -110,7 +110,7 @@ class Lifecycle:
         if finishes and upload.role is not Role.PARTIAL:
             if self.has_finish_hooks and not upload.owed:
                 upload = replace(upload, owed=True)  # in the record: another process must not take it for finished
-            finishes = not upload.owed and self._store.finishes_in_place
+            finishes = not upload.owed and self._store.finalizes_in_place
             if not finishes:
                 # Noted first, so that a sweep makes good what a crash interrupts: the client sees that all is there.
                 await self._store.remind(upload.id, self._now() + RETRY_DELAY)
@@ -140,7 +140,7 @@ class Lifecycle:
         if upload.owed and not self.has_finish_hooks:
             raise FinishPending
         await self._store.remind(upload.id, self._now() + RETRY_DELAY)  # likewise: the first one may have been used up
-        upload = await self._store.finish(upload)
+        upload = await self._store.finalize(upload)
         if upload.role is not Role.PARTIAL:
             refusal = await self._call_finish_hooks(upload, context)
             if refusal is not None:

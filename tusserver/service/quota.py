@@ -100,7 +100,7 @@ class Quota:
         self._crowds: dict[str, int] = {}
         """Length at which a list without a limit on it is to be checked, if that is not `CROWD`."""
         self._checking = anyio.Lock()
-        self._tidied = -IDLE  # the first sweep after a start does it
+        self._pruned = -IDLE  # the first sweep after a start does it
 
     @property
     def by_client(self) -> bool:
@@ -205,11 +205,11 @@ class Quota:
                 return entry.reserved, True
         return None, False
 
-    async def tidy(self) -> None:
+    async def prune(self) -> None:
         """Forget clients whose uploads are all done. Called after every sweep; does something about once an hour."""
-        if not (self._client or self._all) or time.monotonic() - self._tidied < IDLE:
+        if not (self._client or self._all) or time.monotonic() - self._pruned < IDLE:
             return
-        self._tidied = time.monotonic()
+        self._pruned = time.monotonic()
         for name in await self._ledger.names(IDLE):
             check = _Check(await self._ledger.read(name))
             await self._run(check, thorough=True)

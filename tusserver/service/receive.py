@@ -73,11 +73,11 @@ class Receiver:
         if declares:
             await self._store.reserve(start)
         if start.offset < upload.offset:
-            await self._store.take_back(rules.undeclared(start, upload))
+            await self._store.revert(rules.undeclared(start, upload))
         elif start.takeovers != upload.takeovers and not declares:
             await self._store.commit(rules.undeclared(start, upload))
         if declares:
-            await self._store.amend(start)
+            await self._store.replace(start)
 
     async def create(self, plan: AppendPlan, first: Append, body: Body, context: RequestContext) -> Upload:
         """Create an upload together with a body that `has_arrived`, in one commit."""
@@ -194,11 +194,11 @@ class Receiver:
             return  # the upload itself is removed
         undone = rules.undeclared(start, before)
         if reached.offset > start.offset:
-            await self._store.take_back(undone)
+            await self._store.revert(undone)
         elif reached.expires_at != start.expires_at:  # it got the deadline of an upload that got bytes
             await self._store.commit(undone)
         if start.length != before.length and not start.complete:
-            await self._store.amend(undone)
+            await self._store.replace(undone)
 
     async def _commit(
         self,
@@ -215,7 +215,7 @@ class Receiver:
             # Here, and not only by who interrupts: somebody who asks in between would make the rest binding.
             reached = reached.with_progress(reached.told, expires_at=reached.expires_at, finished=False)
             with anyio.CancelScope(shield=True):
-                await self._store.take_back(reached)
+                await self._store.revert(reached)
         completes = append.completes and stop_reason is None
         if (
             isinstance(stop_reason, UploadInterrupted)
@@ -229,13 +229,13 @@ class Receiver:
             await self._schedule_waiting_finals(upload)
             upload = await self._lifecycle.commit(upload, context)
             if upload.length != start.length:  # it follows from the end of the body
-                await self._store.amend(upload)
+                await self._store.replace(upload)
         return upload
 
     async def declare_complete(self, upload: Upload) -> None:
         """Record a length that came with the last bytes; not sooner, as a body that is refused completes nothing."""
         await self._schedule_waiting_finals(upload)
-        await self._store.amend(upload)
+        await self._store.replace(upload)
 
     async def _schedule_waiting_finals(self, upload: Upload) -> None:
         """Before it is committed that a part is complete: a crash may come before what waits for it is joined."""

@@ -83,7 +83,7 @@ class Sweeper:
                     # Who sweeps says when a clock that was set is believed: uploads have new deadlines then.
                     if not self._store.clock.jump or self._store.clock.follow(await self._store.read_note(NOTE) or ""):
                         await self._tell_applications()
-                    await self._store.tidy()  # what this process wrote, nobody else knows
+                    await self._store.flush()  # what this process wrote, nobody else knows
             except TusError as error:
                 logger.error("a sweep failed: %s", error)
             except Exception:
@@ -101,17 +101,17 @@ class Sweeper:
                 removed = await self._look_at_all()
                 await self._tell_applications()
         finally:
-            await self._tidy()
-        await self._quota.tidy()
+            await self._flush()
+        await self._quota.prune()
         if len(self._failed) > 1:
             logger.warning("%d uploads in all could not be swept; they are tried again", len(self._failed))
         if removed:
             logger.info("sweep removed %d expired uploads", removed)
         return removed
 
-    async def _tidy(self) -> None:
+    async def _flush(self) -> None:
         try:
-            await self._store.tidy()
+            await self._store.flush()
         except TusError as error:
             logger.warning("the store could not be synced: %s; it is tried again", error)
 

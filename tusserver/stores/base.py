@@ -53,7 +53,7 @@ class Store(Protocol):
         """The clock that its lists of deadlines go by. It starts with what another process noted of it, if it did."""
 
     @property
-    def finishes_in_place(self) -> bool:
+    def finalizes_in_place(self) -> bool:
         """Whether `finish` has nothing to do."""
 
     @property
@@ -111,7 +111,7 @@ class Store(Protocol):
     def checkpoint(self, upload: Upload) -> Awaitable[None] | None:
         """Record progress within `write`, as `commit` would; None if that is done already."""
 
-    async def take_back(self, upload: Upload) -> None:
+    async def revert(self, upload: Upload) -> None:
         """Record an offset below the last one. It lasts before other bytes may take the place of those beyond."""
 
     async def tell(self, upload: Upload) -> None:
@@ -120,7 +120,7 @@ class Store(Protocol):
     async def digest(self, upload: Upload, start: int, stop: int, digest: Digest) -> None:
         """Let `digest` see the bytes from `start` to `stop`, which were written and need not be committed."""
 
-    async def amend(self, upload: Upload) -> None:
+    async def replace(self, upload: Upload) -> None:
         """Record everything: the upload changed in kind (its length was declared)."""
 
     async def reserve(self, upload: Upload) -> None:
@@ -155,7 +155,7 @@ class Store(Protocol):
     async def strike_awaiting(self, part: UploadId, gone: Collection[UploadId]) -> None:
         """Forget some of them; what is noted meanwhile stays."""
 
-    async def finish(self, upload: Upload) -> Upload:
+    async def finalize(self, upload: Upload) -> Upload:
         """Make a complete upload ready for its readers, at its readable place. Doing it again does no harm."""
 
     async def content(self, upload: Upload) -> Content:
@@ -217,5 +217,5 @@ class Store(Protocol):
             OutOfSpace
         """
 
-    async def tidy(self) -> None:
+    async def flush(self) -> None:
         """Do what needs doing now and then: called after every sweep and after the last request."""

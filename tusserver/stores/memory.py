@@ -30,7 +30,7 @@ class MemoryStore:
     """Uploads in dictionaries."""
 
     extensions = frozenset(Extension)
-    finishes_in_place = True
+    finalizes_in_place = True
     waits_for_disk = False
     lock_folder = None
 
@@ -104,8 +104,8 @@ class MemoryStore:
             self._moments[upload.id] = self.clock.steady()
         self._records[upload.id] = upload
 
-    async def take_back(self, upload: Upload) -> None:
-        """See `Store.take_back`."""
+    async def revert(self, upload: Upload) -> None:
+        """See `Store.revert`."""
         await self.commit(upload)
 
     async def tell(self, upload: Upload) -> None:
@@ -118,8 +118,8 @@ class MemoryStore:
         """See `Store.digest`."""
         digest.update(self._bytes_of(upload.id)[start:stop])
 
-    async def amend(self, upload: Upload) -> None:
-        """See `Store.amend`."""
+    async def replace(self, upload: Upload) -> None:
+        """See `Store.replace`."""
         await self.commit(upload)
 
     async def reserve(self, upload: Upload) -> None:
@@ -153,8 +153,8 @@ class MemoryStore:
         if not noted:
             self._awaiting.pop(part, None)
 
-    async def finish(self, upload: Upload) -> Upload:
-        """See `Store.finish`."""
+    async def finalize(self, upload: Upload) -> Upload:
+        """See `Store.finalize`."""
         return upload
 
     async def content(self, upload: Upload) -> Content:
@@ -230,5 +230,5 @@ class MemoryStore:
     async def check(self) -> None:
         """See `Store.check`: there is always room, as far as this can tell."""
 
-    async def tidy(self) -> None:
-        """See `Store.tidy`."""
+    async def flush(self) -> None:
+        """See `Store.flush`."""

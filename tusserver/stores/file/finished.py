@@ -37,11 +37,14 @@ class Template:
         ValueError: the template is wrong; the text names it and the remedy.
     """
 
-    def __init__(self, folder: Path, name: str, folder_mode: int) -> None:
+    def __init__(
+        self, folder: Path, name: str, folder_mode: int, *, tries: int = _TRIES, remembered: int = _REMEMBERED
+    ) -> None:
         self._folder = folder
+        self._tries = tries
         self._name = name
         self._folder_mode = folder_mode
-        self._numbers = _Numbers()
+        self._numbers = _Numbers(remembered)
         try:
             example = name.format(**dict.fromkeys(FIELDS, "x"))
         except (KeyError, IndexError, ValueError, AttributeError) as error:
@@ -76,7 +79,7 @@ class Template:
         *parts, name = self._render(upload).split("/")
         folder = files.open_folder_below(self._folder, parts, self._folder_mode)
         try:
-            name = _link(source, _Names(folder, name, upload.id), self._numbers)
+            name = _link(source, _Names(folder, name, upload.id), self._numbers, self._tries)
         finally:
             os.close(folder)
         return self._folder.joinpath(*parts, name)
@@ -99,7 +102,8 @@ class Template:
 class _Numbers:
     """The last numbers that names got, of some thousand names. Threads share it."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered: int) -> None:
+        self._remembered = remembered
         self._last: dict[tuple[int, int, str], int] = {}
         self._guard = threading.Lock()
 
@@ -111,7 +115,7 @@ class _Numbers:
         with self._guard:
             self._last.pop(names.key, None)  # to the end of those that are remembered
             self._last[names.key] = number
-            if len(self._last) > _REMEMBERED:
+            if len(self._last) > self._remembered:
                 del self._last[next(iter(self._last))]
 
 
@@ -177,12 +181,12 @@ class _Names:
         return name in (self._name, self.with_id) or re.fullmatch(number, name) is not None
 
 
-def _link(source: Path, names: _Names, numbers: _Numbers) -> str:
+def _link(source: Path, names: _Names, numbers: _Numbers, tries: int) -> str:
     """Link a file into an open folder under a name that is free there, or is its own already; return that."""
     found = os.lstat(source)
     if found.st_nlink > 1 and (own := names.own(found)) is not None:
         return own
-    for number in islice(names.free(numbers.last(names)), _TRIES - 1):
+    for number in islice(names.free(numbers.last(names)), tries - 1):
         try:
             os.link(source, names[number], dst_dir_fd=names.folder, follow_symlinks=False)
         except FileExistsError:

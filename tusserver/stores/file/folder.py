@@ -37,6 +37,24 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 _MARK = re.compile(rb"tusserver data folder, format ([1-9]\d{0,8})\n")
 
 
+def prepare(root: Path, uploads: Path, *, file_mode: int, folder_mode: int) -> None:
+    """Make a data folder ready for use, after `check_format` and `inspect`.
+
+    Raises:
+        ValueError: it cannot be used; the text says why, and the remedy.
+    """
+    try:
+        marked = check_format(root)
+        inspect(root, folder_mode)
+        files.make_folder(uploads, folder_mode)
+        if not os.access(uploads, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it is not writable")
+        if not marked:
+            mark(root, file_mode)
+    except OSError as error:
+        raise ValueError(f"the data folder {root} cannot be used: {error.strerror}") from error
+
+
 def check_format(root: Path) -> bool:
     """Return whether a folder, which need not be there, is marked; to be called before anything in it is touched.
 
@@ -93,7 +111,7 @@ def mark(root: Path, file_mode: int) -> None:
             files.write_new_file(temporary, b"tusserver data folder, format %d\n" % FORMAT, file_mode, sync=True)
             os.rename(temporary, root / "format")
         except BaseException:
-            files.discard(temporary)
+            files.unlink_quietly(temporary)
             raise
 
 

@@ -51,15 +51,15 @@ _NUMBER = 8
 """Bytes."""
 _MOST = 255
 """What one byte counts to."""
-_KNOWN = 512
-"""Texts of records that were read or written last, none longer than `_SHORT`."""
+_PARSED = 512
+"""Texts of records that are remembered, none longer than `_SHORT`."""
 _SHORT = 4096
 """Bytes. That of a final upload of a thousand parts may be fifty times as long."""
 _END = b"\n"
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps would make one for each record
 
 
-class NeverMade(ValueError):
+class IncompleteRecord(ValueError):
     """The creation of this record was cut off, so nobody was ever told of an upload."""
 
 
@@ -201,7 +201,7 @@ def _moment(milliseconds: int | None) -> datetime | None:
     return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
 
 
-class Progress:
+class OpenRecord:
     """A record that stays open while bytes come in, so that a checkpoint is one write.
 
     For whoever holds the upload's lock: the number of the last slot is remembered and not read again. It is used in one
@@ -218,7 +218,7 @@ class Progress:
         self._ended = False
 
     @contextlib.contextmanager
-    def open(self, path: Callable[[], str]) -> Iterator[Slot]:
+    def use(self, path: Callable[[], str]) -> Iterator[Slot]:
         """Have it open, and return the last slot.
 
         Raises:
@@ -240,7 +240,7 @@ class Progress:
         if self._ended:
             self._close_unused()
 
-    def move(self, slot: Slot) -> None:
+    def write(self, slot: Slot) -> None:
         """Record how far an unfinished upload is, without any sync, while it is open."""
         write_slot(self._fd, slot)
         self._last = slot
@@ -265,10 +265,10 @@ class Progress:
 
 def read_slot(fd: int, boot: str) -> Slot | None:
     """Return the slot that counts; None if neither does."""
-    return newer(os.pread(fd, JSON_AT, 0), boot)
+    return latest(os.pread(fd, JSON_AT, 0), boot)
 
 
-def newer(head: bytes, boot: str) -> Slot | None:
+def latest(head: bytes, boot: str) -> Slot | None:
     """Return the slot that counts in the first bytes of a record, in this run of the machine (`boot`).
 
     One that waits for the disk does not count until it is marked: nobody was told of it. After a restart of the machine
@@ -312,7 +312,7 @@ def mark_synced(fd: int, slot: Slot) -> None:
     os.pwrite(fd, _sealed(_MARK.pack(slot.number)), _MARK_AT)
 
 
-def take_back(fd: int, slot: Slot) -> None:
+def revert(fd: int, slot: Slot) -> None:
     """Let the slot before this one count again."""
     os.pwrite(fd, bytes(_WHOLE), SLOT_SPACE * (slot.number % 2))
 
@@ -365,7 +365,32 @@ def _with_cell(upload: Upload, slot: Slot, head: bytes) -> Upload:
     )
 
 
-def pack(upload: Upload, slot: Slot, cell: bytes = b"") -> bytes:
+class ParsedTexts:
+    """Texts of records that a store has read or written last: requests for one upload come in rows, and the text stays
+    the same for all of them."""
+
+    def __init__(self) -> None:
+        self._parsed: dict[bytes, Upload] = {}
+
+    def parse(self, text: bytes) -> Upload:
+        """Read the JSON.
+
+        Raises:
+            ValueError
+        """
+        known = self._parsed.get(text)
+        return self.remember(text, _parse(text)) if known is None else known
+
+    def remember(self, text: bytes, upload: Upload) -> Upload:
+        """Return `upload`, which is what the text says."""
+        if len(text) <= _SHORT:
+            if len(self._parsed) >= _PARSED:
+                self._parsed.clear()
+            self._parsed[text] = upload
+        return upload
+
+
+def pack(upload: Upload, slot: Slot, cell: bytes = b"", parsed: ParsedTexts | None = None) -> bytes:
     """Write a whole record, with the cell of the one that it replaces."""
     head = bytearray(JSON_AT)
     line = slot.pack()
@@ -373,26 +398,28 @@ def pack(upload: Upload, slot: Slot, cell: bytes = b"") -> bytes:
     head[start : start + len(line)] = line
     head[_CELL_AT : _CELL_AT + len(cell)] = cell
     text = _encode(upload.to_json()).encode() + _END
-    _remember(text, upload)
+    if parsed is not None:
+        parsed.remember(text, upload)
     return bytes(head) + text
 
 
-def unpack(content: bytes, boot: str) -> tuple[Upload, Slot]:
+def unpack(content: bytes, boot: str, parsed: ParsedTexts | None = None) -> tuple[Upload, Slot]:
     """Read a whole record, in the run `boot` of the machine.
 
     Raises:
-        NeverMade: a crash or a power cut came while it was written for the first time.
+        IncompleteRecord: a crash or a power cut came while it was written for the first time.
         ValueError: it is none.
     """
-    slot = newer(content[:JSON_AT], boot)
+    slot = latest(content[:JSON_AT], boot)
     if slot is None:
         # Nothing before the JSON, or nothing behind the place of the first slot.
         if not content[:JSON_AT].strip(b"\0") or not content[_WHOLE:].strip(b"\0"):
-            raise NeverMade
+            raise IncompleteRecord
         raise ValueError("neither slot is valid")
     if slot.number == 0 and not content.endswith(_END):
-        raise NeverMade
-    upload = _parse(content[JSON_AT:])
+        raise IncompleteRecord
+    text = content[JSON_AT:]
+    upload = _parse(text) if parsed is None else parsed.parse(text)
     return _with_cell(upload, slot, content), slot
 
 
@@ -402,22 +429,7 @@ def has_end(content: bytes) -> bool:
 
 
 def _parse(text: bytes) -> Upload:
-    """Read the JSON; requests for one upload come in rows, and it stays the same for all of them."""
-    known = _known.get(text)
-    if known is not None:
-        return known
     try:
-        return _remember(text, Upload.from_json(json.loads(text)))
+        return Upload.from_json(json.loads(text))
     except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"a field is missing or wrong: {error}") from error
-
-
-def _remember(text: bytes, upload: Upload) -> Upload:
-    if len(text) <= _SHORT:
-        if len(_known) >= _KNOWN:
-            _known.clear()
-        _known[text] = upload
-    return upload
-
-
-_known: dict[bytes, Upload] = {}

@@ -40,7 +40,7 @@ class _Books(NamedTuple):
     at: int = 0
     """Entry at which the next piece begins."""
     long: int = 0
-    """Number of entries at which it is time to look, if that is more than `_LONG`."""
+    """Number of entries at which it is time to look, if that is more than `long`."""
     changes: int = 0
     """How often entries were struck out."""
 
@@ -52,17 +52,29 @@ class Untouched:
     """Books in the file `path`. All methods block.
 
     `share`: per cent of the space that is `free()`, with what is held. `is_held` says whether an upload still holds
-    space without having got a byte.
+    space without having got a byte. `long`, `piece`, `rest`: see the constants.
     """
 
     def __init__(
-        self, path: str, mode: int, share: int, free: Callable[[], int], is_held: Callable[[UploadId], bool]
+        self,
+        path: str,
+        mode: int,
+        share: int,
+        free: Callable[[], int],
+        is_held: Callable[[UploadId], bool],
+        *,
+        long: int = _LONG,
+        piece: int = _PIECE,
+        rest: float = _REST,
     ) -> None:
         self._path = path
         self._mode = mode
         self._share = share
         self._free = free
         self._is_held = is_held
+        self._long = long
+        self._piece = piece
+        self._rest = rest
         self._fd = -1
         self._process = 0
         self._guard = threading.Lock()
@@ -93,7 +105,7 @@ class Untouched:
             fits = books.total + length <= (self._free() + books.total) * self._share // 100
             if (
                 not last
-                and (not fits or books.entries >= max(_LONG, books.long))
+                and (not fits or books.entries >= max(self._long, books.long))
                 and time.monotonic() >= self._rest_until
             ):
                 return None
@@ -106,7 +118,7 @@ class Untouched:
         """Strike out what is done in the next piece of the list; return whether another look may be of use."""
         began = time.monotonic()
         with self._books() as (fd, books):
-            piece = _read(fd, books.at, min(_PIECE, books.entries - books.at))
+            piece = _read(fd, books.at, min(self._piece, books.entries - books.at))
         held = [entry for entry in piece if self._is_held(entry[0])]
         gone = len(piece) - len(held)
         with self._books() as (fd, now):
@@ -124,7 +136,7 @@ class Untouched:
             _write(fd, _Books(total, count, 0 if ended else at, long, now.changes + 1))
             os.ftruncate(fd, _place(count))
         if not gone or ended:
-            self._rest_until = time.monotonic() + _REST * (time.monotonic() - began)
+            self._rest_until = time.monotonic() + self._rest * (time.monotonic() - began)
             return False
         return True
 
