@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tusserver.assembly import assemble, open_store
+from tusserver.addresses import parse_address
+from tusserver.assembly import assemble, open_store, run_options
 from tusserver.protocol.extensions import Extension
+from tusserver.server.options import ConnectionLimits, ServerOptions
 from tusserver.settings.sources import LoadedSettings, SettingsError, SetValue, Source, load
 
 
@@ -209,3 +212,31 @@ def test_finished_files_on_another_file_system_are_refused(tmp_path: Path) -> No
     line = refused(loaded(tmp_path, store__finished_folder=str(other)))
     assert line.startswith('store.finished_folder = "/dev/shm" (flag --store.finished_folder) cannot be used: ')
     assert "same file system" in line
+
+
+def test_settings_of_connections_and_of_the_stop_reach_the_options_of_the_server(tmp_path: Path) -> None:
+    settings = {
+        "server__shutdown_timeout": "3s",
+        "server__keep_alive": "1500ms",
+        "server__backlog": "7",
+        "limits__connections": "12",
+        "limits__connections_per_address": "4",
+        "limits__head_timeout": "off",
+        "limits__head_size": "320KiB",
+        "limits__buffers": "1MiB",
+        "limits__idle_timeout": "9s",
+        "proxies__trusted": "10.0.0.0/8",
+    }
+    options = run_options(loaded(tmp_path, **settings))
+    assert options.server == ServerOptions(
+        shutdown_timeout=timedelta(seconds=3), keep_alive=timedelta(milliseconds=1500), backlog=7
+    )
+    assert options.limits == ConnectionLimits(
+        connections=12,
+        connections_per_address=4,
+        head_timeout=None,
+        head_size=320 << 10,
+        buffers=1 << 20,
+        idle_timeout=timedelta(seconds=9),
+    )
+    assert options.trusted.trusts(parse_address("10.1.2.3"))
