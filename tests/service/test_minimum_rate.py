@@ -74,7 +74,7 @@ async def test_nothing_looks_at_bodies_while_there_are_none(world: World) -> Non
     before = asyncio.get_running_loop().time()
     await elapse(10 * IDLE)
     assert asyncio.get_running_loop().time() == pytest.approx(before + 10 * IDLE)
-    assert not world.service._activity._minimum_rate.is_scheduled
+    assert not world.service.activity._minimum_rate.is_scheduled
 
 
 @pytest.mark.parametrize("length", [10, None])

@@ -1,7 +1,8 @@
-"""What is under way in this process: to stop it at the end, and to be seen."""
+"""Requests and bodies under way in this process: to stop them at the end, and to be listed."""
 
 from __future__ import annotations
 
+from tusserver.protocol.dialect import RequestContext
 from tusserver.protocol.errors import ShuttingDown
 from tusserver.protocol.limits import Timeouts
 from tusserver.service.intake import Intake
@@ -9,11 +10,13 @@ from tusserver.service.minimum_rate import MinimumRate
 
 
 class Activity:
-    """The bodies that are being received. `timeouts` say how slow they may be."""
+    """The requests that are being handled, and the bodies that are being received; `timeouts` bound how slowly."""
 
     def __init__(self, timeouts: Timeouts) -> None:
-        self.bodies: set[Intake] = set()
-        """Those that are being received now."""
+        self.requests: set[RequestContext] = set()
+        """Those that are not answered yet."""
+        self.bodies: dict[Intake, RequestContext] = {}
+        """Those that are being received, each with its request; without those that arrived in one piece."""
         self.closing = False
         """Whether no further body is received."""
         idle_timeout = timeouts.idle_timeout.total_seconds()
@@ -29,13 +32,13 @@ class Activity:
         """Receive bodies, again if need be: an app may be started more than once."""
         self.closing = False
 
-    def add(self, intake: Intake) -> None:
+    def add(self, intake: Intake, context: RequestContext) -> None:
         """Note that a body is received from now on."""
-        self.bodies.add(intake)
+        self.bodies[intake] = context
         self._minimum_rate.start()
         if self.closing:  # it was waiting for something when the others were stopped
             intake.stop(ShuttingDown())
 
     def remove(self, intake: Intake) -> None:
         """Note that a body has ended."""
-        self.bodies.discard(intake)
+        self.bodies.pop(intake, None)

@@ -112,7 +112,7 @@ class Receiver:
         progress = BodyProgress(self._store, upload, intake, self._expiry, self._now, on_commit, context.send_interim)
         lease.on_release_request(progress.release_requested)
         lease.on_report(progress.report)
-        self._activity.add(intake)
+        self._activity.add(intake, context)
         try:
             try:
                 added = await self._write(upload, intake, progress)

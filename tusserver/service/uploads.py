@@ -92,9 +92,9 @@ class UploadService:
         self._lock_timeout = timeouts.lock_timeout.total_seconds()
         self._new_id = new_id
         self._now = now
-        self._activity = Activity(timeouts)
+        self.activity = Activity(timeouts)
         self._receiver = Receiver(
-            store, lifecycle, concatenator, self._activity, limits=limits, expiry=expiry, timeouts=timeouts, now=now
+            store, lifecycle, concatenator, self.activity, limits=limits, expiry=expiry, timeouts=timeouts, now=now
         )
         self._finishing: dict[UploadId, asyncio.Task[None]] = {}
 
@@ -103,12 +103,12 @@ class UploadService:
 
         An upload can still be made, as that is short, and not every client asks for it twice (tuspy does not).
         """
-        self._activity.close()
+        self.activity.close()
         self._concatenator.close()
 
     def open(self) -> None:
         """Take bodies, again if need be: an app may be started more than once."""
-        self._activity.open()
+        self.activity.open()
         self._concatenator.open()
 
     async def wait_for_background(self) -> None:
@@ -126,21 +126,25 @@ class UploadService:
             TusError: it was refused.
             ClientDisconnected: nobody is there to be answered.
         """
-        match command:
-            case Append():
-                return await self.append(command, body, context)
-            case Inspect():
-                return await self.inspect(command, context)
-            case Create():
-                return await self.create(command, body, context)
-            case Terminate():
-                return await self.terminate(command, context)
-            case Download():
-                return await self.download(command, context)
-            case Discover():
-                return Discovered()
-            case _:
-                assert_never(command)
+        self.activity.requests.add(context)
+        try:
+            match command:
+                case Append():
+                    return await self.append(command, body, context)
+                case Inspect():
+                    return await self.inspect(command, context)
+                case Create():
+                    return await self.create(command, body, context)
+                case Terminate():
+                    return await self.terminate(command, context)
+                case Download():
+                    return await self.download(command, context)
+                case Discover():
+                    return Discovered()
+                case _:
+                    assert_never(command)
+        finally:
+            self.activity.requests.discard(context)
 
     # POST ------------------------------------------------------------------------------------------------------------
 
@@ -164,7 +168,7 @@ class UploadService:
 
     async def _create_final(self, create: Create, body: Body, context: RequestContext) -> Created:
         """Join partial uploads. The same parts asked for again give the same final upload, also when they are gone."""
-        if self._activity.closing:  # to join parts may take long
+        if self.activity.closing:  # to join parts may take long
             raise ShuttingDown
         found = await self._concatenator.find_existing(create.parts, create.metadata.text)
         if found is None:
@@ -229,7 +233,7 @@ class UploadService:
         """Write a body where the upload was told to stand, or where it stands if nobody is at it."""
         assert append.id is not None
         for again in (True, False):
-            if self._activity.closing:
+            if self.activity.closing:
                 raise ShuttingDown
             try:
                 upload, stop_reason, completes = await self._append(append, body, context)
