@@ -41,7 +41,7 @@ async def outlast(future: asyncio.Future[T], discard: Callable[[T], object] | No
         return await asyncio.shield(future)
     except asyncio.CancelledError:
         await until_done(future)
-        # An exception is seen in any case, though nobody is left to hear of it.
+        # Looked at in any case: nothing awaits it any more, and asyncio would log it.
         if not future.cancelled() and future.exception() is None and discard is not None:
             discard(future.result())
         raise

@@ -100,7 +100,7 @@ def a_head(
         headers={
             name: value
             for name, value in {"tus-resumable": "1.0.0", **(headers or {})}.items()
-            if value is not None  # None takes one away
+            if value is not None  # None removes one
         },
         repeated=frozenset(repeated),
         base_url=base_url,

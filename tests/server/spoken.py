@@ -124,7 +124,7 @@ class Witness:
             raise
 
 
-async def _settle(turns: int = 12) -> None:
+async def _run_pending(turns: int = 12) -> None:
     """Let everything happen that needs no more bytes."""
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -140,12 +140,12 @@ async def _speak(pieces: Sequence[bytes], app: ASGIApp) -> Heard:
         for _ in range(100):
             if transport.reading or transport.is_closing():
                 break
-            await _settle()
+            await _run_pending()
         if transport.is_closing():
             break
         protocol.data_received(piece)
-        await _settle(2)
-    await _settle()
+        await _run_pending(2)
+    await _run_pending()
     closed = transport.is_closing()
     answers = transport.written
     transport.close()

@@ -73,7 +73,7 @@ class Crowd:
         return found
 
     def vanish(self) -> None:
-        """Go away as crashed machines do."""
+        """Stop answering, as crashed machines do."""
         for member in self.members:
             with contextlib.suppress(OSError):
                 member.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -46,7 +46,7 @@ class MakeWorld(Protocol):
 
 @pytest.fixture(params=["memory", "file"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
-    """Open the store of this test: a file store anew on its folder, a memory store as it is."""
+    """Open the store of this test: a file store is opened again on its folder, a memory store stays."""
     if request.param == "file":
         return lambda: FileStore(tmp_path / "data")
     store = MemoryStore()

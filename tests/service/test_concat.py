@@ -582,7 +582,7 @@ async def test_where_nothing_may_be_pending_it_waits(make_world: MakeWorld) -> N
 
 
 async def ask_and_go(world: World, part: UploadId, joining: asyncio.Event) -> None:
-    """Ask for a final upload, and go away while its part is copied."""
+    """Ask for a final upload, and disconnect while its part is copied."""
     body = Feed()
     create = Create(length=None, metadata=Metadata(""), role=Role.FINAL, concat=f"final;{part}", parts=(part,))
     asking = asyncio.create_task(world.service.create(create, body, a_request()))

@@ -63,7 +63,7 @@ async def test_an_upload_of_length_zero_is_finished_at_once(world: World) -> Non
 
 @pytest.mark.parametrize("body", [None, b""])
 async def test_an_upload_of_length_zero_that_cannot_be_finished_is_not_made(world: World, body: bytes | None) -> None:
-    """Its client hears 500, gets no URL and asks again: this one would be nobody's."""
+    """Its client gets 500 and no URL, and asks again: nobody would ever resume this one."""
     world.callbacks[HookType.PRE_FINISH] = fail
     with pytest.raises(FinishFailed):
         await world.create(0, body)

@@ -71,7 +71,7 @@ class Modelled:
     parts: tuple[UploadId, ...] = ()
     data: bytes = b""
     joined: bool = field(default=False)
-    settled: bool = field(default=False)
+    done: bool = field(default=False)
     told: int = 0
     """Somebody knows that so many bytes are here."""
 
@@ -151,13 +151,13 @@ class Uploads(RuleBasedStateMachine):
             upload.told = len(upload.data)
         if data and (self.sliding or len(upload.data) == len(data)):
             upload.deadline = (self.now if self.sliding else upload.made) + DAY
-        self.settle(upload_id)
+        self.mark_done(upload_id)
 
-    def settle(self, upload_id: UploadId) -> None:
+    def mark_done(self, upload_id: UploadId) -> None:
         upload = self.model[upload_id]
-        if not upload.complete or upload.settled:
+        if not upload.complete or upload.done:
             return
-        upload.settled = True
+        upload.done = True
         if upload.role is not Role.PARTIAL:
             upload.deadline = None
             self.finished.add(upload_id)
@@ -176,7 +176,7 @@ class Uploads(RuleBasedStateMachine):
         if len(data) > MAX:
             return
         final.joined, final.length, final.data, final.told = True, len(data), data, len(data)
-        self.settle(final_id)
+        self.mark_done(final_id)
         if self.delete_parts:
             for part_id in final.parts:
                 self.model.pop(part_id, None)
@@ -466,7 +466,7 @@ class InMemory(Uploads):
 
 
 class InFiles(Uploads):
-    """Over the file store, opened anew at each restart."""
+    """Over the file store, opened again at each restart."""
 
     def open_store(self) -> Store:
         return FileStore(self.folder)

@@ -268,7 +268,7 @@ async def test_a_callback_that_fails_at_the_end_is_told_and_tried_again(serve: S
     assert calls == 2
 
 
-# clients that go away ------------------------------------------------------------------------------------------------
+# clients that leave --------------------------------------------------------------------------------------------------
 
 
 async def test_bytes_of_a_client_that_went_away_are_kept(client: Client) -> None:

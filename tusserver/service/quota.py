@@ -185,18 +185,18 @@ class Quota:
 
     async def _look(self, entry: Listed) -> tuple[int | None, bool]:
         """Return how many bytes an upload lacks, None if it is done; and whether it is still being made."""
-        for settled in (False, True):
+        for last in (False, True):
             try:
                 upload = await self._store.load(entry.id)
             except UploadNotFound:
-                if settled:
+                if last:
                     break
             except TusError:
                 return entry.reserved, False  # nobody knows, so it counts
             else:
                 if upload.complete or rules.is_expired(upload, self._now()):
                     break
-                if settled or upload.length is not None or not entry.reserved:
+                if last or upload.length is not None or not entry.reserved:
                     return rules.lacking(upload), False
             try:  # the record, or the length in it, may be about to be written
                 async with self._locker.hold(_maker(entry.id)):
