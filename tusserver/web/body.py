@@ -64,7 +64,7 @@ class RequestBody:
             self.ended = not message.get("more_body", False)
 
     async def _next(self) -> Message:
-        """Return the next message. None is lost if the caller is cancelled; servers and middleware may lose one then."""
+        """Return the next message. None is lost if the caller is cancelled; servers may lose one then."""
         if self._pending is None:
             if self.wire is not None and self.wire.fully_received:  # there is nothing to wait for
                 return await self._receive()
