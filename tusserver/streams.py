@@ -116,7 +116,7 @@ class Body(Protocol):
     async def receive_into(self, target: FileTarget, callbacks: BodyCallbacks) -> None:
         """See `Wire.receive_into`; only where there is a wire."""
 
-    async def gone(self) -> None:
+    async def disconnected(self) -> None:
         """Return once the client has disconnected; for use when the body has ended."""
 
     def checksum(self) -> Checksum | None:

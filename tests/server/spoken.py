@@ -39,7 +39,7 @@ class Transport(asyncio.Transport):
         self._closing = False
 
     def write(self, data: Any) -> None:
-        if self._closing:  # asyncio's ignores it; uvloop's may do this, until it has told that the connection is lost
+        if self._closing:  # asyncio's ignores it; uvloop's may do this until it has called `connection_lost`
             raise RuntimeError("the handler is closed")
         self.written += data
 

@@ -99,7 +99,7 @@ class Keep:
         self.folder = folder
         self.seen: queue.Queue[Seen] = queue.Queue()
         self.moved: Callable[[int], None] = lambda count: None
-        self.begun = threading.Event()
+        self.started = threading.Event()
         self._flags = flags
         self._hashed = hashed
         self._receiving: set[asyncio.Task[None]] = set()
@@ -119,7 +119,7 @@ class Keep:
         fd = os.open(self.folder / scope["path"].strip("/"), self._flags, 0o600)
         receiving = asyncio.ensure_future(receive_into(scope, fd, on_written=note, digest=digest))
         self._receiving.add(receiving)
-        self._loop.call_soon(self.begun.set)
+        self._loop.call_soon(self.started.set)
         status, how = 200, "whole"
         try:
             await receiving
@@ -196,19 +196,19 @@ class Stage:
         self._server.loop.call_soon_threadsafe(set_it)
         assert done.wait(TIMEOUT)
 
-    def begin_to_stop(self, connections: int) -> int:
-        """Tell so many connections, once they are there, that the server stops; return how many were told."""
-        told: queue.Queue[int] = queue.Queue()
+    def start_to_stop(self, connections: int) -> int:
+        """Shut down so many connections, once they are there, as a server that stops does; return how many."""
+        shut_down: queue.Queue[int] = queue.Queue()
         assert eventually(lambda: len(self._server.server_state.connections) == connections)
 
-        def tell() -> None:
+        def shut_them_down() -> None:
             there = list(self._server.server_state.connections)
             for connection in there:
                 connection.shutdown()
-            told.put(len(there))
+            shut_down.put(len(there))
 
-        self._server.loop.call_soon_threadsafe(tell)
-        return told.get(timeout=TIMEOUT)
+        self._server.loop.call_soon_threadsafe(shut_them_down)
+        return shut_down.get(timeout=TIMEOUT)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -1,4 +1,4 @@
-"""A slow client that is alive is left alone, also where the kernel gathers its bytes before the server is woken."""
+"""A slow client that sends is not cut off, also where the kernel holds back its bytes before it wakes the server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def test_asking_how_far_a_trickle_came_does_not_stop_it(server: TusServer) -> No
     data = bytes(200_000)
     url = tus.upload(len(data))
     with tus.slow_patch(url, data, pieces=len(data) // 100) as trickle:
-        # By then several small reads have come, and the kernel has been asked to gather.
+        # By then several small reads have come, and the kernel has been asked to hold back bytes.
         assert eventually(lambda: tus.offset(url) >= 2_000)
         for _ in range(5):
             before = tus.offset(url)

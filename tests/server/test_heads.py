@@ -11,7 +11,7 @@ HOST = {"Host": "uploads." + "department-of-storage." * 3 + "example.org"}
 
 
 def parts_of(tus: Tus, data: bytes) -> list[str]:
-    """One partial upload for each byte, by the absolute URLs that the server told."""
+    """One partial upload for each byte, by the absolute URLs that the server gave."""
     urls = []
     for byte in data:
         answer = tus.create(1, {"Upload-Concat": "partial", **HOST}, bytes([byte]))

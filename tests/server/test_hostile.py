@@ -72,7 +72,7 @@ class Crowd:
             found.update(int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3})", heard))
         return found
 
-    def vanish(self) -> None:
+    def disconnect(self) -> None:
         """Stop answering, as crashed machines do."""
         for member in self.members:
             with contextlib.suppress(OSError):
@@ -91,7 +91,7 @@ def crowds() -> Iterator[ExitStack]:
 
 def gather(crowds: ExitStack, server: TusServer, count: int) -> Crowd:
     crowd = Crowd(server, count)
-    crowds.callback(crowd.vanish)
+    crowds.callback(crowd.disconnect)
     return crowd
 
 
@@ -137,7 +137,7 @@ def start(start_server: StartServer) -> Iterator[StartServer]:
 
 
 def patches(tus: Tus, urls: list[str], announced: int, body: bytes) -> list[bytes]:
-    """The beginning of a PATCH for each upload."""
+    """The start of a PATCH for each upload."""
     fields: list[Field] = tus.fields({**patching(0), "Content-Length": str(announced)})
     return [render("PATCH", tus.target(url), fields, body) for url in urls]
 
@@ -184,7 +184,7 @@ def test_bodies_that_trickle_are_cut_off_and_kept_while_others_are_served(
     assert all(0 < tus.offset(url) < 100_000 for url in urls[::40])
 
 
-def test_half_open_patches_hold_up_nobody_and_are_kept_when_their_clients_vanish(
+def test_half_open_patches_delay_no_other_and_are_kept_when_their_clients_disconnect(
     start: StartServer, crowds: ExitStack
 ) -> None:
     server = start()
@@ -199,7 +199,7 @@ def test_half_open_patches_hold_up_nobody_and_are_kept_when_their_clients_vanish
     assert eventually(lambda: open_files(server) >= files + 2 * count)
     assert peak(server) - before < count * 40_000
     assert tus.offset(urls[0]) == 1000  # who resumes takes over from the stalled
-    crowd.vanish()
+    crowd.disconnect()
     assert eventually(lambda: open_files(server) <= files)
     assert all(tus.offset(url) == 1000 for url in urls[::100])
 
@@ -207,11 +207,11 @@ def test_half_open_patches_hold_up_nobody_and_are_kept_when_their_clients_vanish
 def test_who_connects_and_resets_leaves_nothing_behind(start: StartServer, crowds: ExitStack) -> None:
     server = start()
     files = open_files(server)
-    for beginning in (b"", b"P", b"POST /files HTTP/1.1\r\n", b"DELETE /files/x HTTP/1.1\r\nHost: here\r\n\r\n"):
+    for opening in (b"", b"P", b"POST /files HTTP/1.1\r\n", b"DELETE /files/x HTTP/1.1\r\nHost: here\r\n\r\n"):
         crowd = gather(crowds, server, CROWD)
-        crowd.say(beginning)
+        crowd.say(opening)
         serves_others(server)
-        crowd.vanish()
+        crowd.disconnect()
     assert eventually(lambda: open_files(server) <= files)
 
 
@@ -259,7 +259,7 @@ def test_requests_without_end_in_one_piece_do_not_fill_the_memory(start: StartSe
 
 
 @pytest.mark.parametrize(
-    ("beginning", "piece", "each"),
+    ("opening", "piece", "each"),
     [
         (b"OPTIONS /files HTTP/1.1\r\nHost: a\r\n", b"a:\r\n" * 5000, 800_000),
         (b"OPTIONS /files HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 1800, b"", 800_000),
@@ -280,12 +280,12 @@ def test_requests_without_end_in_one_piece_do_not_fill_the_memory(start: StartSe
     ],
 )
 def test_heads_and_framing_without_end_hold_little_memory(
-    start: StartServer, crowds: ExitStack, beginning: bytes, piece: bytes, each: int
+    start: StartServer, crowds: ExitStack, opening: bytes, piece: bytes, each: int
 ) -> None:
     server = start()
     before = peak(server)
     crowd = gather(crowds, server, 50)
-    crowd.say(beginning)
+    crowd.say(opening)
     for _ in range(5):
         crowd.say(piece)
         serves_others(server)
@@ -294,7 +294,7 @@ def test_heads_and_framing_without_end_hold_little_memory(
     assert peak(server) - before < 50 * each
 
 
-def test_bodies_that_nobody_wants_hold_little_memory(start: StartServer, crowds: ExitStack) -> None:
+def test_bodies_that_are_not_wanted_hold_little_memory(start: StartServer, crowds: ExitStack) -> None:
     server = start()
     before = peak(server)
     crowd = gather(crowds, server, 100)

@@ -140,7 +140,7 @@ def test_a_request_on_its_way_when_the_server_stops_is_answered_and_is_the_last_
         with stage.connect() as client, stage.connect() as fresh:
             client.ask("GET", "/", [HOST])
             assert client.answer().body == b"here"
-            assert stage.begin_to_stop(2) == 2
+            assert stage.start_to_stop(2) == 2
             for connection in (client, fresh):
                 connection.ask("GET", "/", [HOST])
                 last = connection.answer()
@@ -151,5 +151,5 @@ def test_a_request_on_its_way_when_the_server_stops_is_answered_and_is_the_last_
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_an_idle_connection_is_closed_when_the_server_stops(loop: Literal["uvloop", "asyncio"]) -> None:
     with Stage(loop, http=limited_protocol(ConnectionLimiter(), last_request=0.01)) as stage, stage.connect() as client:
-        assert stage.begin_to_stop(1) == 1
+        assert stage.start_to_stop(1) == 1
         assert client.closes()

@@ -94,7 +94,7 @@ def test_a_body_is_stored_whole(keep: Keep, client: Connection, engine: str, siz
 def test_a_body_sent_after_its_head_is_stored_whole(keep: Keep, client: Connection, engine: str) -> None:
     body = noise(2 * MIB)
     client.send(head("a", len(body)))
-    assert keep.begun.wait(TIMEOUT)
+    assert keep.started.wait(TIMEOUT)
     client.send(body)
     assert client.answer().status == 200
     assert keep.stored("a") == body
@@ -122,7 +122,7 @@ def test_a_trickle_that_the_kernel_holds_back_is_reported_all_the_same(
     client.send(body[SMALL_READS + 2 :])
     assert client.answer().status == 200
     assert keep.stored("a") == body
-    client.send(head("b", 1) + b"x")  # too few as well, if the kernel still gathered
+    client.send(head("b", 1) + b"x")  # too few as well, if the kernel still held them back
     assert client.answer().status == 200
 
 
@@ -228,7 +228,7 @@ def test_the_next_request_may_begin_in_the_packet_that_ends_the_body(
     first, second = noise(200_000, 1), noise(3000, 2)
     follows = head("b", len(second)) + second
     client.send(head("a", len(first)))
-    assert keep.begun.wait(TIMEOUT)
+    assert keep.started.wait(TIMEOUT)
     client.send(first + follows[:30])
     assert client.answer().body == b"200000"
     client.send(follows[30:])
@@ -285,14 +285,14 @@ def test_a_client_that_waits_for_100_and_is_refused_gets_none(stage: Stage, clie
 
 @engines
 @pytest.mark.parametrize("leave", [Connection.close, Connection.cut])
-@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("started", [True, False])
 def test_what_a_client_had_sent_that_disconnects_is_stored(
-    keep: Keep, client: Connection, engine: str, leave: Callable[[Connection], None], begun: bool
+    keep: Keep, client: Connection, engine: str, leave: Callable[[Connection], None], started: bool
 ) -> None:
     sent = noise(30_000)  # as much as reaches the server at once; what a client has not sent, a reset drops
     client.send(head("a", MIB))
-    if begun:
-        assert keep.begun.wait(TIMEOUT)
+    if started:
+        assert keep.started.wait(TIMEOUT)
     client.send(sent)
     leave(client)
     seen = keep.next()
@@ -317,7 +317,7 @@ def test_a_cancelled_body_keeps_what_came_and_ends_the_connection(
 ) -> None:
     sent = noise(100_000)
     client.send(head("a", MIB))
-    assert keep.begun.wait(TIMEOUT)
+    assert keep.started.wait(TIMEOUT)
     client.send(sent)
     reported(len(sent))
     keep.stop()
@@ -391,7 +391,7 @@ def test_a_cancelled_body_that_had_all_its_bytes_leaves_a_connection_to_use(
     keep.moved = lambda count: keep.stop()  # comes to pass when the last byte was written
     stage.play(keep)
     client.send(head("a", 10))
-    assert keep.begun.wait(TIMEOUT)
+    assert keep.started.wait(TIMEOUT)
     client.send(b"0123456789")
     assert client.answer()["Connection"] is None
     keep.moved = lambda count: None
@@ -406,7 +406,7 @@ def test_a_disk_that_fails_is_told_and_ends_the_connection(
     keep = Keep(tmp_path, flags=os.O_RDONLY | os.O_CREAT)
     stage.play(keep)
     client.send(head("a", MIB))
-    assert keep.begun.wait(TIMEOUT)
+    assert keep.started.wait(TIMEOUT)
     client.send(b"x" * 100)
     ended = client.answer()
     assert (ended.status, ended["Connection"]) == (500, "close")
@@ -424,7 +424,7 @@ def test_nothing_of_a_body_that_the_disk_refused_gets_into_the_next(tmp_path: Pa
             body = noise(60_000, round_)
             with stage.connect() as client:
                 client.send(head("a", len(body)))
-                assert keep.begun.wait(TIMEOUT)
+                assert keep.started.wait(TIMEOUT)
                 client.send(body)
                 how = keep.next().how
         assert how == "whole"
@@ -450,7 +450,7 @@ def test_a_report_that_raises_ends_the_body(keep: Keep, client: Connection, engi
 
     keep.moved = full
     client.send(head("a", MIB))
-    assert keep.begun.wait(TIMEOUT)
+    assert keep.started.wait(TIMEOUT)
     client.send(b"x" * 100)
     assert client.answer().status == 500
     assert keep.next().how == "OSError 28"

@@ -1,4 +1,4 @@
-"""Servers whose output nobody reads: they serve on, lose nothing, and end when they are told to."""
+"""Servers whose output is not read: they continue, lose nothing, and end when they should."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_output_that_is_full_or_closed_stops_nothing_and_gets_into_no_file(
     assert logged == []
 
 
-def test_a_refusal_that_nobody_can_read_has_its_exit_code(tmp_path: Path) -> None:
+def test_a_refusal_that_cannot_be_read_has_its_exit_code(tmp_path: Path) -> None:
     for shell in ("2>&-", "2>/dev/full"):
         command = f"exec {sys.executable} -m tusserver serve --max-size lots {shell}"
         assert subprocess.run(["bash", "-c", command], cwd=tmp_path, timeout=30, check=False).returncode == 2

@@ -139,7 +139,7 @@ def test_a_body_that_goes_into_a_file_cannot_be_received_as_well(
     assert (tmp_path / "a").read_bytes() == b"abcdef"
 
 
-def test_a_body_that_nobody_asks_for_does_not_hinder_the_next_request(stage: Stage, client: Connection) -> None:
+def test_a_body_that_is_not_asked_for_does_not_hinder_the_next_request(stage: Stage, client: Connection) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, 409)
 
@@ -241,7 +241,7 @@ def test_over_tls_nothing_goes_past_the_parser_and_everything_arrives(
 
 @pytest.mark.parametrize("leave", [Connection.close, Connection.cut])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-def test_what_had_arrived_when_the_client_vanished_is_received(
+def test_what_had_arrived_when_the_client_disconnected_is_received(
     stage: Stage, client: Connection, leave: type, framing: str
 ) -> None:
     gate, seen = Gate(), queue.Queue[tuple[bytes, str]]()
@@ -261,14 +261,14 @@ def test_what_had_arrived_when_the_client_vanished_is_received(
     assert seen.get(timeout=TIMEOUT) == (body, "gone")
 
 
-def test_the_end_of_a_body_is_received_though_the_client_vanished(stage: Stage, client: Connection) -> None:
+def test_the_end_of_a_body_is_received_though_the_client_disconnected(stage: Stage, client: Connection) -> None:
     gate, seen = Gate(), queue.Queue[tuple[bytes, str]]()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        begin = (await receive())["body"]
+        start = (await receive())["body"]
         await gate.passed()
         rest, how = await read_body(receive)
-        seen.put((begin + rest, how))
+        seen.put((start + rest, how))
         assert (await receive())["type"] == "http.disconnect"
 
     stage.play(app)

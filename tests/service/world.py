@@ -106,7 +106,7 @@ class Feed:
             del self._chunks[0]
         return chunk
 
-    async def gone(self) -> None:
+    async def disconnected(self) -> None:
         """See `streams.Body`."""
         while None not in self._chunks:
             self._more.clear()

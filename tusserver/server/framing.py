@@ -1,4 +1,4 @@
-"""How the body of a request is framed: only what every server understands in the same way is understood."""
+"""How the body of a request is framed: only what all servers understand in the same way is accepted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_framing(version: str, fields: Iterable[tuple[bytes, bytes]]) -> tuple[i
             length = int(value)
             framing = b"Content-Length: " + value if length else b""
         elif name == b"transfer-encoding":
-            # RFC 9112 §6.1: of a coding that is not understood nobody knows what the bytes are.
+            # RFC 9112 §6.1: with an unknown coding it is not known where the body ends.
             if value.lower() != b"chunked" or framing or version != "1.1":
                 raise ValueError("only chunked is understood")
             framing = b"Transfer-Encoding: chunked"

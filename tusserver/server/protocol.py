@@ -163,7 +163,7 @@ class WireProtocol(HttpToolsProtocol):
             self.limiter.set_head_cost(self, self._heads.cost)
 
     def _time_next_head(self) -> None:
-        """Time it from the first byte after an answer, be it an empty line or the rest of a body that nobody reads.
+        """Time it from the first byte after an answer, be it an empty line or the rest of a body that is not read.
 
         uvicorn's own timer for idle connections ended with that byte.
         """

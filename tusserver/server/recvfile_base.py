@@ -58,7 +58,7 @@ async def join_worker(
 
 
 class BodyReceiver(asyncio.BufferedProtocol):
-    """Stands for `owner`, the protocol of `transport`; passes lost connections and the flow of the answer on to it."""
+    """Replaces `owner`, the protocol of `transport`; passes lost connections and the flow of the answer on to it."""
 
     __slots__ = ("_full_reads", "_has_transport", "_loop", "_owner", "_transport", "_turn")
 
@@ -91,7 +91,7 @@ class BodyReceiver(asyncio.BufferedProtocol):
             self._turn.set_exception(how)
 
     def _retrieve(self, turn: asyncio.Future[Turn]) -> None:
-        """Retrieve the error of a turn that nobody waits for any more: asyncio logs those that were not."""
+        """Retrieve the error of a turn that is not awaited any more: asyncio logs those that were not retrieved."""
         if turn.done() and not turn.cancelled():
             turn.exception()
 

@@ -19,7 +19,7 @@ SMALL = 64 << 10
 PIECE = 1 << 20
 """Bytes of one call."""
 SLICE = 0.5
-"""Seconds until a thread looks whether anybody wants it to stop."""
+"""Seconds until a thread reports, so that a cancelled task does not wait for long."""
 QUIET = 0.025
 """Seconds that a thread waits for a client before it gives the socket back to the loop."""
 THREADS = 4
@@ -31,7 +31,7 @@ _threads = Threads(THREADS, "tusserver-send")  # started when they are needed, a
 async def send_file(transport: asyncio.Transport, own: int, fd: int, at: int, count: int) -> None:
     """Send `count` bytes of `fd` from byte `at` on, past `transport`, which has sent everything it was given.
 
-    `own`: another number for its socket: if the transport closes, the first one may soon stand for another connection.
+    `own`: our own descriptor of its socket: if the transport closes, its number may soon be another connection's.
 
     Raises:
         ClientDisconnected: the client went away.

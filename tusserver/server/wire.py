@@ -44,7 +44,7 @@ class HttpConnection(Protocol):
 
 
 class UvicornWire:
-    """The Wire of one request; stands between the app and uvicorn's cycle of request and response.
+    """The Wire of one request, between the app and uvicorn's cycle of request and response.
 
     It holds the cycle and the connection weakly: they hold it, and a cycle of references would wait for the garbage
     collector.
@@ -75,13 +75,13 @@ class UvicornWire:
         self._to_discard = 0
         """Bytes that may still come of a body that was received in part."""
         self._end_delivered = False
-        """Whether the app was told that the body has ended."""
+        """Whether the app has received the end of the body."""
         self._start: Any = None
         """The start of the answer, until something follows it."""
         cycle.receive = self.receive  # type: ignore[method-assign]  # the cycle gives it to the app
         cycle.send = self.send  # type: ignore[method-assign]  # likewise
 
-    # what ASGI has not -----------------------------------------------------------------------------------------------
+    # what is not in ASGI ---------------------------------------------------------------------------------------------
 
     @property
     def can_receive_into(self) -> bool:
@@ -343,7 +343,7 @@ def _mark_disconnected(cycle: RequestResponseCycle) -> None:
 
 
 class _JoinedWrites:
-    """Stands for a transport while an answer starts, and writes what it was given in one piece."""
+    """Replaces a transport while an answer starts, and writes what it was given in one piece."""
 
     __slots__ = ("_pieces", "_transport")
 

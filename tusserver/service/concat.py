@@ -144,7 +144,7 @@ class Concatenator:
         """
         joining = self._start_copy(final.id, context)
         self._awaited.add(final.id)
-        gone = asyncio.ensure_future(body.gone())
+        gone = asyncio.ensure_future(body.disconnected())
         try:
             wait = COPY_WAIT if self._unfinished else None
             await asyncio.wait((joining, gone), timeout=wait, return_when=asyncio.FIRST_COMPLETED)

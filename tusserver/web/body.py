@@ -29,7 +29,7 @@ class RequestBody:
         self._pending: asyncio.Future[Message] | None = None
         self.wire = wire_of(scope)
         self.started = False
-        """Whether something asked for bytes: then a client that expects a 100 Continue got it."""
+        """Whether bytes were asked for: then a client that expects a 100 Continue got it."""
         self.received = 0
         """Bytes that were received here; those that went straight into a file are not counted."""
         self.ended = False
@@ -56,8 +56,8 @@ class RequestBody:
         await self.wire.receive_into(target, callbacks)
         self.ended = True
 
-    async def gone(self) -> None:
-        """See `Body.gone`."""
+    async def disconnected(self) -> None:
+        """See `Body.disconnected`."""
         self.started = True
         while (message := await self._next())["type"] != "http.disconnect":
             self.received += len(message.get("body", b""))
@@ -74,7 +74,7 @@ class RequestBody:
         return pending.result()
 
     def close(self) -> None:
-        """Wait for no message any more: the request has been answered."""
+        """Stop waiting for a message: the request has been answered."""
         if self._pending is not None:
             self._pending.cancel()
 
