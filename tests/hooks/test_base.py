@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from tests.contracts.hooks import NOW, UPLOAD
-from tusserver.hooks.base import AGREED, HookResponse, HookType, UploadChanges
-from tusserver.protocol.errors import MaxSizeExceeded, UploadRejected
+from tusserver.hooks.base import HookType, UploadChanges
+from tusserver.protocol.errors import MaxSizeExceeded
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import UploadId
 
@@ -44,9 +44,3 @@ def test_an_application_may_allow_less_than_the_server(length: int | None, refus
         assert refused
     else:
         assert not refused
-
-
-def test_a_refusal_is_raised_and_an_agreement_is_not() -> None:
-    AGREED.require_agreement()
-    with pytest.raises(UploadRejected):
-        HookResponse(refusal=UploadRejected()).require_agreement()

@@ -100,15 +100,6 @@ class HookResponse:
     answer: ReplyChanges | None = None
     """Of the request that caused the question, agreed or refused: it is a POST, a PATCH or a DELETE, else nobody's."""
 
-    def require_agreement(self) -> None:
-        """Raise the refusal, if it is one.
-
-        Raises:
-            TusError
-        """
-        if self.refusal is not None:
-            raise self.refusal
-
 
 AGREED = HookResponse()
 """Go on, as it is."""

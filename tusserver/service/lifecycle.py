@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from tusserver.events import Created, Expired, Finished, Observers, Progressed, Terminated, UploadEvent
-from tusserver.hooks.base import HookRequest, HookResponse, Hooks, HookType
+from tusserver.hooks.base import HookRequest, HookResponse, Hooks, HookType, UploadChanges
 from tusserver.protocol import rules
 from tusserver.protocol.dialect import RequestContext
 from tusserver.protocol.errors import FinishFailed, FinishPending, TusError, UploadNotFound
@@ -54,9 +54,8 @@ class Lifecycle:
         Raises:
             TusError: it is refused.
         """
-        response = await self._ask(HookType.PRE_CREATE, upload, context)
-        response.require_agreement()
-        return upload if response.changes is None else response.changes.apply(upload)
+        changes = await self._require_agreement(HookType.PRE_CREATE, upload, context)
+        return upload if changes is None else changes.apply(upload)
 
     async def ask_to_terminate(self, upload: Upload, context: RequestContext | None) -> None:
         """Ask the application, if it wants that, before a client removes an upload.
@@ -65,8 +64,7 @@ class Lifecycle:
             TusError: it is refused.
         """
         if self.hooks.wants(HookType.PRE_TERMINATE):
-            response = await self._ask(HookType.PRE_TERMINATE, upload, context)
-            response.require_agreement()
+            await self._require_agreement(HookType.PRE_TERMINATE, upload, context)
 
     async def begin(self, upload: Upload, context: RequestContext | None) -> None:
         """Store a new upload, and tell; if the hook fails the upload is removed again.
@@ -234,6 +232,19 @@ class Lifecycle:
     def _publish_finished(self, upload: Upload, context: RequestContext | None) -> None:
         if upload.role is not Role.PARTIAL:
             self.publish(Finished, upload, context)
+
+    async def _require_agreement(
+        self, kind: HookType, upload: Upload, context: RequestContext | None
+    ) -> UploadChanges | None:
+        response = await self._ask(kind, upload, context)
+        changes, refusal = response.changes, response.refusal
+        del response
+        if refusal is not None:
+            try:
+                raise refusal
+            finally:
+                del refusal  # its traceback holds this frame
+        return changes
 
     async def _ask(self, kind: HookType, upload: Upload, context: RequestContext | None) -> HookResponse:
         response = await self.hooks.ask(self._hook(kind, upload, context))
