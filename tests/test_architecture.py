@@ -28,9 +28,7 @@ INIT_LINES = 40
 
 # What is still larger. No other module or function may grow so large, and one that was split is to be removed here:
 # both fail.
-STILL_LARGE_MODULES = {
-    "stores/file/store.py",
-}
+STILL_LARGE_MODULES: set[str] = set()
 STILL_LONG_FUNCTIONS: set[str] = set()
 
 

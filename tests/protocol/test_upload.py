@@ -36,8 +36,14 @@ uploads = st.builds(
     finished=st.booleans(),
     complete=st.booleans(),
     protocol=st.sampled_from(["tus", "other"]),
-    place=st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
-    seal=st.none() | numbers,
+    storage=st.fixed_dictionaries(
+        {},
+        optional={
+            "path": st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
+            "mtime_ns": numbers.map(str),
+            "key": st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+        },
+    ),
 )
 
 

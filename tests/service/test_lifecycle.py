@@ -53,8 +53,7 @@ def draw(clock: Clock, length: int, role: Role = Role.REGULAR) -> Upload:
 
 def content_of(upload: Upload) -> bytes:
     """Bytes at the place where a finished file was put."""
-    assert upload.place is not None
-    return Path(upload.place).read_bytes()
+    return Path(upload.storage["path"]).read_bytes()
 
 
 async def test_an_upload_is_stored_when_its_creation_is_told(store: Store, observers: Observers, clock: Clock) -> None:

@@ -51,7 +51,7 @@ async def check_that_all_is_whole(life: Life) -> None:
     for upload in await life.uploads():
         assert upload.finished, f"{life.where}: {upload.id} was left unfinished"
         assert await life.bytes_of(upload) == WHOLE[upload.id], life.where
-        expected += [f"{upload.id}.record", upload.id if upload.place is None else Path(upload.place).name]
+        expected += [f"{upload.id}.record", Path(upload.storage.get("path", upload.id)).name]
         if f"{upload.id}.awaited" in life.files():
             assert upload.role is Role.PARTIAL, life.where
             expected.append(f"{upload.id}.awaited")

@@ -85,7 +85,7 @@ def forget_readable_names(life: Life, uploads: list[Upload]) -> None:
     back after it was removed. File systems with a journal keep the order, and leave none of these.
     """
     kept = {path.stat().st_ino for path in (life.folder / "data" / "uploads").rglob("*")}
-    placed = {upload.place for upload in uploads}
+    placed = {upload.storage.get("path") for upload in uploads}
     for path in (life.folder / "finished").rglob("*"):
         if path.is_file() and path.stat().st_ino not in kept and str(path) not in placed:
             path.unlink()

@@ -26,8 +26,7 @@ UPLOAD = Upload(
     metadata=Metadata("filename bmHDr3ZlLnR4dA==,\xff"),
     role=Role.PARTIAL,
     concat="partial",
-    place="/srv/na\u00efve.txt",
-    seal=1,
+    storage={"path": "/srv/na\u00efve.txt", "mtime_ns": "1"},
 )
 
 BOOT = "this run--------"

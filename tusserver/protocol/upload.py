@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, NewType
 
 from tusserver.protocol.errors import UploadNotFound
@@ -44,6 +45,13 @@ class Role(StrEnum):
     REGULAR = "regular"
     PARTIAL = "partial"
     FINAL = "final"
+
+
+_NO_FACTS: Mapping[str, str] = MappingProxyType({})
+
+
+def _no_facts() -> Mapping[str, str]:
+    return _NO_FACTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +93,8 @@ class Upload:
     """Of a final upload: whether no client knows of it yet, as the one that asked for it went away."""
     updated_at: datetime | None = field(default=None, compare=False)
     """UTC. When bytes came last, or when it was finished; set by the store."""
-    place: str | None = None
-    """Where the store put the finished bytes, if not at their own place."""
-    seal: int | None = None
-    """What the store knows the bytes at `place` by, as others may come there once these were taken away."""
+    storage: Mapping[str, str] = field(default_factory=_no_facts)
+    """What the store needs to find the bytes. Its names are for the store alone; it is never changed in place."""
 
     @property
     def completes_by_length(self) -> bool:
@@ -121,9 +127,12 @@ class Upload:
             "role": self.role.value,
             "concat": self.concat,
             "parts": list(self.parts),
-            "place": self.place,
-            "seal": self.seal,
+            # As older versions know these two; they do not read the others.
+            "place": self.storage.get("path"),
+            "seal": int(self.storage["mtime_ns"]) if "mtime_ns" in self.storage else None,
         }
+        if others := {name: fact for name, fact in self.storage.items() if name not in ("path", "mtime_ns")}:
+            data["storage"] = others
         if self.protocol != TUS:
             data["protocol"] = self.protocol
         return data
@@ -146,8 +155,7 @@ class Upload:
             role=Role(data["role"]),
             concat=data["concat"],
             parts=tuple(UploadId(part) for part in data["parts"]),
-            place=data["place"],
-            seal=data["seal"],
+            storage=_storage(data),
         )
 
     def with_progress(
@@ -184,6 +192,13 @@ class Upload:
             retry_at=self.retry_at,
             unclaimed=self.unclaimed,
             updated_at=self.updated_at,
-            place=self.place,
-            seal=self.seal,
+            storage=self.storage,
         )
+
+
+def _storage(data: Mapping[str, Any]) -> Mapping[str, str]:
+    found = {str(name): str(fact) for name, fact in data.get("storage", {}).items()}
+    for name, known in (("path", data["place"]), ("mtime_ns", data["seal"])):
+        if known is not None:
+            found[name] = str(known)
+    return found or _NO_FACTS

@@ -14,7 +14,7 @@ from tusserver.disk.faults import FaultLog
 from tusserver.protocol.checksum import Digest
 from tusserver.protocol.errors import MaxSizeExceeded, OutOfSpace, StoreUnavailable, UploadNotFound
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.stores.file.layout import Layout
+from tusserver.stores.file.layout import MTIME_NS, PATH, Layout
 from tusserver.stores.file.untouched import Untouched
 
 logger = logging.getLogger("tusserver.store")
@@ -183,7 +183,8 @@ class Contents:
         """Whether the bytes are still where they were put: people move finished files away, and names are reused."""
         with self._translating("looking for the bytes"):
             found = files.mtime_ns(self._layout.bytes_path(upload))
-        return found is not None and (upload.place is None or not upload.finished or found == upload.seal)
+        known = PATH not in upload.storage or not upload.finished or upload.storage.get(MTIME_NS) == str(found)
+        return found is not None and known
 
     def reserves_much(self, upload: Upload, more: int) -> bool:
         """Whether much may have to be reserved for `more` bytes: the length is unknown, or no byte has come yet."""

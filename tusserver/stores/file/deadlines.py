@@ -188,8 +188,8 @@ class Deadlines:
 
     def _drop_spare_name(self, upload: Upload) -> None:
         """Remove the first name of a file that has its readable one: a power cut may have brought it back."""
-        if upload.place is not None and upload.finished:
+        if (readable := upload.storage.get(layout.PATH)) is not None and upload.finished:
             path = self._layout.path(upload.id)
             with contextlib.suppress(OSError):
-                if os.path.samestat(os.lstat(path), os.lstat(upload.place)):
+                if os.path.samestat(os.lstat(path), os.lstat(readable)):
                     files.unlink(path)

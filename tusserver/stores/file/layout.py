@@ -19,6 +19,10 @@ from tusserver.protocol.upload import Upload, UploadId, as_upload_id
 
 logger = logging.getLogger("tusserver.store")
 
+PATH = "path"
+"""In `Upload.storage`: where the bytes of a finished upload are, if they have a readable name."""
+MTIME_NS = "mtime_ns"
+"""When these were written: others may come to that path once they were moved away."""
 RECORD = ".record"
 AWAITED = ".awaited"
 NEW = ".new"
@@ -64,7 +68,8 @@ class Layout:
 
     def bytes_path(self, upload: Upload) -> str:
         """Return the path of an upload's bytes, also if they have a readable name."""
-        return self.path(upload.id) if upload.place is None else upload.place
+        path = upload.storage.get(PATH)
+        return self.path(upload.id) if path is None else path
 
     # what is there ---------------------------------------------------------------------------------------------------
 

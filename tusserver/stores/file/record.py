@@ -360,8 +360,7 @@ def _with_cell(upload: Upload, slot: Slot, head: bytes) -> Upload:
         retry_at=slot.retry_at,
         unclaimed=slot.unclaimed and not claimed,
         updated_at=_moment(round(slot.written_at * 1000)),
-        place=upload.place,
-        seal=upload.seal,
+        storage=upload.storage,
     )
 
 

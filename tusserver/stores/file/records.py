@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 
 from tusserver.clock import WallClock, boot_id
 from tusserver.disk import files
 from tusserver.disk.cached import Cached
 from tusserver.disk.faults import FaultLog
-from tusserver.protocol.errors import StoreUnavailable, UploadNotFound
+from tusserver.protocol.errors import StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.file import record
-from tusserver.stores.file.layout import Layout
+from tusserver.stores.file.layout import PATH, Layout
 
 logger = logging.getLogger("tusserver.store")
 
@@ -112,6 +114,26 @@ class Records:
             return self._after_restart(upload, slot)
         return self._dated(upload, slot)
 
+    def load_some(self, found: Iterator[UploadId], most: int) -> tuple[list[Upload], bool]:
+        """Load some uploads in one call, as a thread costs more than a record; return whether there may be more."""
+        uploads = []
+        with self._translating("looking for uploads"):
+            ids = list(islice(found, most))
+            for upload_id in ids:
+                # It was removed meanwhile, or what is wrong with it was logged where it was read.
+                with contextlib.suppress(UploadNotFound, StoreUnavailable):
+                    uploads.append(self.load(upload_id))
+        return uploads, len(ids) == most
+
+    def holds_untouched(self, upload_id: UploadId) -> bool:
+        """Whether an upload holds space without having got a byte, or that cannot be told."""
+        try:
+            return self.load(upload_id).untouched
+        except UploadNotFound:  # it is being created, or a crash has left its bytes
+            return files.mtime_ns(self._layout.path(upload_id)) is not None
+        except TusError:
+            return True
+
     def _dated(self, upload: Upload, slot: record.Slot) -> Upload:
         if slot.clock is not None and abs(self.clock.believed + slot.clock - slot.written_at) > 1:
             # The wall clock was wrong then, or is now; the steady one knows how long ago that is.
@@ -124,7 +146,7 @@ class Records:
             logger.warning("upload %s goes back to byte %d after a restart of the machine", upload.id, slot.synced)
             told = min(upload.told, slot.synced)
             upload = replace(upload, offset=slot.synced, complete=False, finished=False, told=told)
-        in_hand = upload.place is None or not upload.finished  # people move finished files away
+        in_hand = PATH not in upload.storage or not upload.finished  # people move finished files away
         with self._translating("looking for the bytes"):
             if in_hand and files.mtime_ns(self._layout.bytes_path(upload)) is None:
                 raise UploadNotFound  # a power cut came while it was created or removed
@@ -245,7 +267,7 @@ class Records:
         head = os.pread(fd, record.JSON_AT, 0)
         last = record.latest(head, self.boot)
         number, synced = (last.number, self._known_synced(last)) if last is not None else (0, 0)
-        if upload.place is None and upload.length is not None:
+        if PATH not in upload.storage and upload.length is not None:
             files.truncate_to(path, upload.length)  # it had grown ahead
         slot = self.slot(upload, number + 1, min(synced, upload.offset))
         content = record.pack(upload, slot, cell=record.cell_of(head), parsed=self._parsed)

@@ -13,7 +13,7 @@ from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.base import Reaped
 from tusserver.stores.file.contents import Contents
 from tusserver.stores.file.finished import Template
-from tusserver.stores.file.layout import Layout
+from tusserver.stores.file.layout import PATH, Layout
 from tusserver.stores.file.records import Records
 
 DOING = "removing an upload"
@@ -88,13 +88,14 @@ class Removal:
 
         That comes first, as only the record knows it: a power cut could bring it back when the record has gone.
         """
-        place = upload.place if upload.place is not None and self._contents.are_there(upload) else None
-        if upload.place is None and self._template is not None:
-            path = Path(self._layout.path(upload.id))
+        path = upload.storage.get(PATH)
+        readable = path if path is not None and self._contents.are_there(upload) else None
+        if path is None and self._template is not None:
+            first = Path(self._layout.path(upload.id))
             with contextlib.suppress(FileNotFoundError):
-                if path.lstat().st_nlink > 1:
-                    place = str(self._template.link(path, upload))
-        if place is None:
+                if first.lstat().st_nlink > 1:
+                    readable = str(self._template.link(first, upload))
+        if readable is None:
             return set()
-        files.unlink(place)
-        return {Path(place).parent}
+        files.unlink(readable)
+        return {Path(readable).parent}

@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from tusserver import clock
 from tusserver.clock import WallClock
-from tusserver.disk import faults, files, space, writeback
+from tusserver.disk import faults, files, space
 from tusserver.disk.space import FILES
-from tusserver.disk.writeback import Ahead
 from tusserver.indexes import file_dependents
 from tusserver.lanes import Lane, Lanes
 from tusserver.protocol.checksum import Digest
@@ -41,21 +39,18 @@ from tusserver.protocol.messages import Content
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.base import OnCopied, Reaped
 from tusserver.stores.file import folder, layout, record
-from tusserver.stores.file.contents import GROWTH, SMALL, Contents
+from tusserver.stores.file.bodies import Bodies
+from tusserver.stores.file.contents import GROWTH, Contents
 from tusserver.stores.file.deadlines import Deadlines
 from tusserver.stores.file.finished import Template
 from tusserver.stores.file.layout import Layout
 from tusserver.stores.file.records import Durability, Records
 from tusserver.stores.file.removal import Removal
 from tusserver.stores.file.untouched import Untouched
-from tusserver.streams import FileTarget, OnProgress, Source
+from tusserver.streams import OnProgress, Source
 
-BATCH_BYTES: Final = 512 * 1024
-"""Bytes written at once: above, ext4 takes page-cache folios that cost more than they save."""
 SYNC_BYTES: Final = 8 << 20
 """Bytes that are synced in one call."""
-COPY_BYTES: Final = 16 << 20
-"""Bytes that are copied at once, in much less than a second."""
 LOAD_RECORDS: Final = 64
 """Records that are read in one call, where all are read."""
 
@@ -118,13 +113,16 @@ class FileStore:
             self._layout,
             fault_log,
             self._reservation,
-            Untouched(f"{self.root}/untouched", file_mode, untouched, self._reservation.free, self._holds_untouched),
+            Untouched(
+                f"{self.root}/untouched", file_mode, untouched, self._reservation.free, self._records.holds_untouched
+            ),
             on_growth=self._deadlines.note_now,
             file_mode=file_mode,
             folder_mode=folder_mode,
             sync_folders=self._sync,
             growth=growth,
         )
+        self._bodies = Bodies(self._layout, self._records, self._contents, fault_log, self._lanes)
         self._removal = Removal(self._layout, self._records, self._contents, fault_log, self._template)
         self._open_records: dict[UploadId, record.OpenRecord] = {}
         with contextlib.suppress(StoreUnavailable):
@@ -218,14 +216,6 @@ class FileStore:
                 files.unlink_quietly(self._layout.record_path(upload.id), path)
                 raise
 
-    def _holds_untouched(self, upload_id: UploadId) -> bool:
-        try:
-            return self._records.load(upload_id).untouched
-        except UploadNotFound:  # it is being created, or a crash has left its bytes
-            return files.mtime_ns(self._layout.path(upload_id)) is not None
-        except TusError:
-            return True
-
     async def load(self, upload_id: UploadId) -> Upload:
         """See `Store.load`."""
         upload = self._records.load_cached(upload_id)
@@ -235,57 +225,18 @@ class FileStore:
 
     async def write(self, upload: Upload, source: Source, on_progress: OnProgress) -> int:
         """See `Store.write`."""
-        fd = -1
-        ahead = Ahead(self._lanes, upload.offset) if self.durability is Durability.FINISH else None
-
-        def on_disk(added: int) -> Awaitable[None] | None:
-            if ahead is not None:
-                ahead.note(fd, upload.offset + added)
-            return on_progress(added)
-
         try:
-            if source.can_receive_into:
-                fd = await self._open(upload, source.expected or 0)
-                reserve = partial(self._contents.grow, fd, upload, source.limit) if source.expected is None else None
-                target = FileTarget(fd=fd, offset=upload.offset, disk=self._lanes, reserve=reserve)
-                with self._translating("writing"):
-                    return await source.receive_into(target, on_disk)
-            written = 0
-            write = self._contents.write
-            while batch := await source.read(BATCH_BYTES):
-                size = sum(map(len, batch))
-                if fd < 0:
-                    fd = await self._open(upload, source.expected or size, size)
-                if size <= SMALL:
-                    written += await self._run_inline(write, fd, upload, batch, written, source.limit)
-                else:
-                    written += await self._lanes.run(Lane.BODIES, write, fd, upload, batch, written, source.limit)
-                del batch  # while the next one is waited for
-                if (committing := on_disk(written)) is not None:
-                    await committing
-            return written
+            return await self._bodies.write(upload, source, on_progress)
         finally:
-            try:
-                if ahead is not None:
-                    await ahead.end()
-            finally:
-                if fd >= 0:
-                    os.close(fd)
-                if (opened := self._open_records.pop(upload.id, None)) is not None:
-                    opened.end()
-
-    async def _open(self, upload: Upload, more: int, here: int = 0) -> int:
-        """See `Contents.open`."""
-        if self._contents.reserves_much(upload, more):
-            return await self._lanes.run(Lane.SPACE, self._contents.open, upload, more, here, discard=os.close)
-        return await self._run_inline(self._contents.open, upload, more, here, discard=os.close)
+            if (opened := self._open_records.pop(upload.id, None)) is not None:
+                opened.end()
 
     async def put(self, upload: Upload, data: bytes) -> None:
         """See `Store.put`: one call where there is little to do, as most of what it costs is to go to a thread."""
         start = upload.with_progress(upload.offset - len(data), expires_at=upload.expires_at, finished=False)
         syncs = self._records.syncs(upload)
         if self._contents.reserves_much(start, len(data)) or (syncs and upload.offset > SYNC_BYTES):
-            fd = await self._open(start, len(data), len(data))
+            fd = await self._bodies.open(start, len(data), len(data))
             try:
                 await self._run_inline(self._contents.write, fd, start, [data], 0, None)
             finally:
@@ -311,39 +262,17 @@ class FileStore:
     async def trim(self, upload_id: UploadId) -> None:
         """See `Store.trim`."""
         upload = await self.load(upload_id)
-        if upload.length is not None and not upload.pending:
-            return
-        if excess := await self._run_inline(self._contents.excess, upload):
-            if self._sync or not self._contents.is_small(excess):
-                await self._lanes.run(Lane.BRIEF, self._trim, upload)
-            else:
-                await self._run_inline(self._trim, upload)
-
-    def _trim(self, upload: Upload) -> None:
-        with self._translating("giving back space"):
-            self._contents.trim(upload, self._records.reach(upload.id))
+        if upload.length is None or upload.pending:
+            await self._bodies.trim(upload, sync=self._sync)
 
     async def commit(self, upload: Upload) -> None:
         """See `Store.commit`."""
         if not self._records.syncs(upload):
             await self._run_inline(self._records.commit, upload)
-        elif upload.offset > SYNC_BYTES and await self._sync_most(upload):
+        elif upload.offset > SYNC_BYTES and await self._bodies.sync_most(upload, SYNC_BYTES):
             await self._lanes.run(Lane.LONG_SYNCS, self._records.commit, upload)
         else:
             await self._lanes.run(Lane.SYNCS, self._records.commit, upload)
-
-    async def _sync_most(self, upload: Upload) -> bool:
-        """Write what may be much to the disk, in steps between which others have their turn; return whether it was."""
-        at = await self._lanes.run(Lane.BRIEF, self._records.first_unsynced, upload)
-        if upload.offset - at <= SYNC_BYTES:
-            return False
-        path = self._layout.bytes_path(upload)
-        with self._translating("syncing"):
-            while at < upload.offset:
-                length = min(writeback.STEP, upload.offset - at)
-                await self._lanes.run(Lane.LONG_SYNCS, writeback.step, path, at, length)
-                at += length
-        return True
 
     def checkpoint(self, upload: Upload) -> Awaitable[None] | None:
         """See `Store.checkpoint`. A task for each, with thousands of slow clients, would cost more than their bytes."""
@@ -381,28 +310,12 @@ class FileStore:
 
     async def concatenate(self, final: Upload, parts: Sequence[Upload], on_progress: OnCopied) -> None:
         """See `Store.concatenate`."""
-        assert final.length is not None
-        fd = -1
         try:
-            more = final.length - final.offset
-            fd = await self._lanes.run(Lane.SPACE, self._contents.open, final, more, discard=os.close)
-            begins = 0
-            for part in parts:
-                ends = begins + part.offset
-                done = min(max(final.offset, begins), ends)
-                while done < ends:
-                    step = min(COPY_BYTES, ends - done)
-                    await self._lanes.run(Lane.COPIES, self._contents.copy, part, done - begins, fd, done, step)
-                    done += step
-                    await on_progress(done)
-                begins = ends
+            await self._bodies.concatenate(final, parts, on_progress)
         except (StoreUnavailable, OutOfSpace, MaxSizeExceeded):
             with contextlib.suppress(TusError):
                 await self.trim(final.id)  # it may take long until it can be tried again
             raise
-        finally:
-            if fd >= 0:
-                os.close(fd)
 
     async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
         """See `Store.note_awaiting`."""
@@ -435,16 +348,20 @@ class FileStore:
         with self._translating("renaming a finished upload"):
             path = self._layout.path(upload.id)
             # The file has both names until the record knows the new one, so a crash loses neither.
-            place = upload.place or str(template.link(Path(path), upload))
+            known = upload.storage.get(layout.PATH)
+            readable = known or str(template.link(Path(path), upload))
             if self._records.syncs(upload):
-                if upload.place is None:
-                    files.sync_file(place)  # with the time that it is known by: fdatasync has no need of that
-                files.sync_folder(Path(place).parent)
-            sealed = replace(upload, place=place, seal=files.mtime_ns(place))
-            if sealed != upload:
-                self._records.replace(sealed)
+                if known is None:
+                    files.sync_file(readable)  # with the time that it is known by: fdatasync has no need of that
+                files.sync_folder(Path(readable).parent)
+            storage = {layout.PATH: readable}
+            if (written := files.mtime_ns(readable)) is not None:
+                storage[layout.MTIME_NS] = str(written)
+            named = replace(upload, storage=storage)
+            if named != upload:
+                self._records.replace(named)
             files.unlink(path)
-        return sealed
+        return named
 
     async def content(self, upload: Upload) -> Content:
         """See `Store.content`."""
@@ -471,24 +388,13 @@ class FileStore:
             with contextlib.closing(layout.recorded(shard)) as found:
                 more = True
                 while more:
-                    some, more = await self._lanes.run(Lane.SWEEPS, self._load_some, found)
+                    some, more = await self._lanes.run(Lane.SWEEPS, self._records.load_some, found, LOAD_RECORDS)
                     for upload in some:
                         yield upload
 
     def _shards(self) -> list[Path]:
         with self._translating("looking for uploads"):
             return self._layout.shards()
-
-    def _load_some(self, found: Iterator[UploadId]) -> tuple[list[Upload], bool]:
-        """Read some records in one call, as a thread costs more than a record; return whether there may be more."""
-        uploads = []
-        with self._translating("looking for uploads"):
-            ids = list(islice(found, LOAD_RECORDS))
-            for upload_id in ids:
-                # It was removed meanwhile, or what is wrong with it was logged where it was read.
-                with contextlib.suppress(UploadNotFound, StoreUnavailable):
-                    uploads.append(self._records.load(upload_id))
-        return uploads, len(ids) == LOAD_RECORDS
 
     async def due(
         self, now: datetime, latest: datetime | None = None, *, owed: bool = False
