@@ -27,11 +27,11 @@ NEEDS = {
     Extension.CONCATENATION: Extension.CREATION,
     Extension.CONCATENATION_UNFINISHED: Extension.CONCATENATION,
 }
-"""Extension → the one it makes no sense without."""
+"""Extensions, each with the one that it needs."""
 
 
 def enabled(can: frozenset[Extension], disable: Iterable[str], *, expires: bool) -> frozenset[Extension]:
-    """Return the extensions that are on: what the store can, less what is disabled and what needs that.
+    """Return the extensions that are on: those of the store without the disabled ones and those that need them.
 
     Raises:
         ValueError: a name in `disable` is no extension.
@@ -39,11 +39,11 @@ def enabled(can: frozenset[Extension], disable: Iterable[str], *, expires: bool)
     on = set(can)
     for name in disable:
         if name not in set(Extension):
-            raise ValueError(f"disable: {name!r} is no extension; there are {', '.join(Extension)}")
+            raise ValueError(f"features.disable: {name!r} is no extension; there are {', '.join(Extension)}")
         on.discard(Extension(name))
     if not expires:
         on.discard(Extension.EXPIRATION)
-    for extension, needed in NEEDS.items():  # ordered: what is needed by others comes first
+    for extension, needed in NEEDS.items():  # in an order in which what others need comes first
         if needed not in on:
             on.discard(extension)
     return frozenset(on)
