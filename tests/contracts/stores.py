@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 
 from tests.contracts.sources import Chunks, noting, read, unheard
 from tests.support.uploads import changed
-from tusserver.protocol.errors import UploadExists, UploadNotFound
+from tusserver.protocol.errors import LeaseLost, UploadExists, UploadNotFound
 from tusserver.protocol.extensions import Extension
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
@@ -72,6 +72,74 @@ class StoreContract:
     def test_a_store_says_which_extensions_it_can_do(self, store: Store) -> None:
         assert Extension.CREATION in store.extensions
         assert store.extensions <= set(Extension)
+
+    # fences ----------------------------------------------------------------------------------------------------------
+
+    async def test_the_fence_of_a_commit_is_loaded(self, store: Store) -> None:
+        upload = an_upload(fence=1)
+        await store.create(upload)
+        assert (await store.load(ID)).fence == 1
+        upload = await put(store, replace(upload, fence=2), b"hello")
+        assert await store.load(ID) == upload
+        upload = replace(upload, fence=2**62)
+        await store.replace(upload)
+        assert await store.load(ID) == upload
+
+    async def test_a_load_with_a_fence_is_of_the_last_commit_and_stays(self, store: Store) -> None:
+        upload = await complete(store, b"hello")
+        assert await store.load(ID, 7) == replace(upload, fence=7)
+        assert await store.load(ID, 7) == replace(upload, fence=7)
+        assert await store.load(ID) == replace(upload, fence=7)
+        assert await bytes_of(store, upload) == b"hello"
+
+    async def test_a_load_with_an_older_fence_is_refused(self, store: Store) -> None:
+        await store.create(an_upload(fence=3))
+        with pytest.raises(LeaseLost):
+            await store.load(ID, 2)
+        assert (await store.load(ID)).fence == 3
+
+    async def test_nothing_is_fenced_that_is_not_there(self, store: Store) -> None:
+        with pytest.raises(UploadNotFound):
+            await store.load(ID, 5)
+        await store.create(an_upload())
+        assert (await store.load(ID)).fence == 0
+
+    @pytest.mark.parametrize("fence", [0, 1])
+    async def test_nothing_is_recorded_under_an_older_fence(self, store: Store, fence: int) -> None:
+        older = an_upload(fence=fence)
+        await store.create(older)
+        older = await put(store, older, b"hello")
+        upload = await store.load(ID, 2)
+        moved = replace(older, offset=7)
+
+        async def checkpoint() -> None:
+            if (saving := store.checkpoint(moved)) is not None:
+                await saving
+
+        changes: list[Callable[[], Awaitable[None]]] = [
+            lambda: store.commit(moved),
+            lambda: store.put(moved, b"??"),
+            checkpoint,
+            lambda: store.revert(replace(older, offset=1)),
+            lambda: store.replace(replace(older, length=20)),
+        ]
+        for refused in changes:
+            with pytest.raises(LeaseLost):
+                await refused()
+            assert await store.load(ID) == upload
+        upload = changed(upload, offset=10, finished=True)
+        await store.put(upload, b", wor")
+        assert await store.load(ID) == upload
+        assert await bytes_of(store, upload) == b"hello, wor"
+
+    async def test_what_was_told_is_recorded_under_any_fence(self, store: Store) -> None:
+        """By who holds nothing; what it tells of was committed."""
+        upload = an_upload()
+        await store.create(upload)
+        upload = await put(store, upload, b"hello")
+        await store.load(ID, 2)
+        await store.tell(replace(upload, told=5))
+        assert await store.load(ID) == replace(upload, told=5, fence=2)
 
     # records ---------------------------------------------------------------------------------------------------------
 

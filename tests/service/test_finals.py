@@ -36,13 +36,13 @@ class Counting(MemoryStore):
         self.most = 0
         self.damaged: set[UploadId] = set()
 
-    async def load(self, upload_id: UploadId) -> Upload:
+    async def load(self, upload_id: UploadId, fence: int = 0) -> Upload:
         self.loads += 1
         self.in_a_row += 1
         self.most = max(self.most, self.in_a_row)
         if upload_id in self.damaged:
             raise StoreUnavailable
-        return await super().load(upload_id)
+        return await super().load(upload_id, fence)
 
     @contextmanager
     def counted(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ import pytest
 from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, Feed, World
 from tusserver.hooks.base import HookType
+from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import StoreUnavailable, UploadLocked
 from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Upload, UploadId
@@ -77,11 +78,13 @@ async def test_whoever_is_removed_is_held(watched: World, store: Watched) -> Non
     for _ in range(GROUP + 3):
         await watched.upload(11)
     held: list[bool] = []
-    store.before = lambda ids: held.extend(watched.locker.holds(upload_id) for upload_id in ids)
+    locker = watched.locker
+    assert isinstance(locker, MemoryLocker)
+    store.before = lambda ids: held.extend(locker.holds(upload_id) for upload_id in ids)
     watched.clock.advance(DAY + LATE)
     await watched.sweeper.sweep()
     assert held == [True] * (GROUP + 3)
-    assert watched.locker._leases == {}
+    assert locker._leases == {}
 
 
 async def test_a_listener_is_told_when_the_lock_is_free_again(world: World) -> None:

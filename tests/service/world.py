@@ -15,6 +15,7 @@ from tusserver.hooks.base import Hooks, HookType
 from tusserver.hooks.callables import CallableHooks, Callback
 from tusserver.indexes.base import Ledger
 from tusserver.indexes.memory import MemoryLedger
+from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol import messages
 from tusserver.protocol.checksum import Checksum
@@ -165,6 +166,7 @@ class World:
         new_id: Callable[[], UploadId] | None = None,
         ledger: Ledger | None = None,
         hooks: bool | Hooks = True,
+        make_locker: Callable[[], Locker] = MemoryLocker,
     ) -> None:
         self.clock = clock or Clock()
         self.told: list[tuple[HookType, Upload]] = []
@@ -177,6 +179,7 @@ class World:
         self._options = Options(limits=limits, expiry=expiry, timeouts=timeouts, features=features)
         self._new_id = new_id or _ids().__next__
         self.hooks = hooks if not isinstance(hooks, bool) else self._make_hooks(hooks, before_create)
+        self._make_locker = make_locker
         self._ledger = ledger or MemoryLedger()
         self.restart()
 
@@ -185,7 +188,7 @@ class World:
         self.store = self._open_store()
         if self._wall is not None:
             self.store.clock = self._wall  # type: ignore[misc]  # a clock that the test can set
-        self.locker = MemoryLocker()
+        self.locker = self._make_locker()
         service = wire(
             self.store,
             self.locker,

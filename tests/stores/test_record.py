@@ -52,6 +52,7 @@ slots = st.builds(
     takeovers=st.integers(0, 255),
     tries=st.integers(0, 255),
     retry_at=st.none() | milliseconds.map(lambda at: datetime.fromtimestamp(at / 1000, UTC)),
+    fence=st.just(0) | st.integers(0, 2**63 - 1),
 )
 
 
@@ -111,7 +112,7 @@ def test_a_slot_torn_over_an_older_one_is_one_of_them_or_none(old: Slot, new: Sl
 
 def plain(slot: Slot) -> Slot:
     """The slot as an older version would have written it: it knows the first group of numbers."""
-    return replace(slot, clock=None, told=None, takeovers=0, tries=0, retry_at=None)
+    return replace(slot, clock=None, told=None, takeovers=0, tries=0, retry_at=None, fence=0)
 
 
 @given(slots)
@@ -144,6 +145,13 @@ def test_the_cell_tells_more_than_the_slot_and_never_more_than_there_is(slot: Sl
     assert found == slot
     assert upload.told == min(max(slot.told or 0, told), slot.offset)
     assert upload.unclaimed == (slot.unclaimed and not claimed)
+
+
+@given(slots)
+def test_a_slot_without_a_fence_is_what_older_versions_write_and_read(slot: Slot) -> None:
+    unfenced, fenced = replace(slot, fence=0), replace(slot, fence=1)
+    assert len(unfenced.pack()) < len(fenced.pack())
+    assert Slot.unpack(unfenced.pack() + fenced.pack()[len(unfenced.pack()) :]) == unfenced
 
 
 @given(st.binary(max_size=SLOT_SPACE))
@@ -250,6 +258,7 @@ def test_a_record_reads_back_as_it_was_written(slot: Slot) -> None:
         tries=slot.tries,
         retry_at=slot.retry_at,
         unclaimed=slot.unclaimed,
+        fence=slot.fence,
     )
 
 

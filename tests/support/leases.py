@@ -34,7 +34,7 @@ class LeaseServer:
     def holder(self, upload_id: UploadId) -> ExpiringLease | None:
         """Return the lease that holds an upload, if it has not expired."""
         lease = self.holders.get(upload_id)
-        return None if lease is None or lease.lost else lease
+        return None if lease is None or lease.expired else lease
 
 
 class ExpiringLease:
@@ -47,10 +47,13 @@ class ExpiringLease:
         self._taken = False
         self._on_lost: Callable[[], None] | None = None
         self._on_release_request: OnReleaseRequest | None = None
-        self._on_report: OnReport | None = None
+        self.reporting: OnReport | None = None
+        """What its holder answers who asks how far it is."""
         self.fence = server.next_fence()
         self.frozen = False
         """Whether its node is frozen: then nothing is renewed, nothing is called and nobody is answered."""
+        self.unaware = False
+        """Whether its node takes it for held whatever happens, as one does whose clock is wrong."""
         self.renew()
 
     def renew(self) -> None:
@@ -63,15 +66,20 @@ class ExpiringLease:
             self.renew()
 
     @property
+    def expired(self) -> bool:
+        """Whether somebody else may have the upload."""
+        return self._taken or self._loop.time() >= self._until
+
+    @property
     def lost(self) -> bool:
         """See `Lease.lost`."""
-        return self._taken or self._loop.time() >= self._until
+        return self.expired and not self.unaware
 
     def lose(self) -> None:
         """Let the lease be lost at this moment."""
         self._taken = True
         self._timer.cancel()
-        if not self.frozen and self._on_lost is not None:
+        if not self.frozen and not self.unaware and self._on_lost is not None:
             self._on_lost()
 
     def thaw(self) -> None:
@@ -94,7 +102,7 @@ class ExpiringLease:
 
     def on_report(self, call: OnReport | None) -> None:
         """See `Lease.on_report`."""
-        self._on_report = call
+        self.reporting = call
 
     def ask(self, preempt: Preempt) -> bool:
         """Ask the holder to release the upload."""
@@ -102,12 +110,12 @@ class ExpiringLease:
 
     async def report(self) -> int | None:
         """Ask the holder how far it is."""
-        return None if self.frozen or self._on_report is None else await self._on_report()
+        return None if self.frozen or self.reporting is None else await self.reporting()
 
     def release(self) -> None:
         """End the lease; of one that was lost nothing is left to release."""
         self._timer.cancel()
-        self._on_lost = self._on_release_request = self._on_report = None
+        self._on_lost = self._on_release_request = self.reporting = None
         if self._server.holders.get(self._id) is self:
             del self._server.holders[self._id]
 

@@ -445,7 +445,7 @@ async def test_a_store_that_breaks_is_not_the_end_of_the_upload(serve: Serve) ->
     """On any 4xx but 423 to a HEAD clients forget the upload."""
 
     class Broken(MemoryStore):
-        async def load(self, upload_id: object) -> Upload:
+        async def load(self, upload_id: object, fence: int = 0) -> Upload:
             raise OSError(5, "input/output error")
 
     client = await serve(store=Broken())

@@ -20,7 +20,7 @@ Codes are those of tusd where it has one, so that clients and dashboards need no
     ├── HeaderTooLarge 431
     ├── ChecksumMismatch 460
     ├── InternalError 500        FinishFailed
-    ├── BodyTimeout 503           BodyTooSlow  TooManyConnections  ServerFull  ShuttingDown  StoreUnavailable
+    ├── BodyTimeout 503          BodyTooSlow  TooManyConnections  ServerFull  ShuttingDown  LeaseLost  StoreUnavailable
     └── OutOfSpace 507           SpaceReserved
 
 `ClientDisconnected` is no refusal: it says that a body ended early because its client disconnected.
@@ -302,8 +302,7 @@ class UploadInterrupted(TusError):
 
     status, code = 423, "ERR_UPLOAD_INTERRUPTED"
     message = "upload has been interrupted by another request for this upload resource"
-    retry_after = 1
-    closes = True
+    retry_after, closes = 1, True
 
     def __init__(self, takeovers: int = 0) -> None:
         super().__init__(retry_after=min(1 << min(takeovers, 5), 30))
@@ -362,7 +361,6 @@ class InternalError(TusError):
 
     status, code = 500, "ERR_INTERNAL_SERVER_ERROR"
     message = "internal server error"
-    retry_after = None
 
 
 class FinishFailed(TusError):
@@ -381,8 +379,7 @@ class BodyTimeout(TusError):
 
     status, code = 503, "ERR_READ_TIMEOUT"
     message = "timeout while reading request body"
-    retry_after = 1
-    closes = True
+    retry_after, closes = 1, True
 
 
 class BodyTooSlow(TusError):
@@ -390,8 +387,7 @@ class BodyTooSlow(TusError):
 
     status, code = 503, "ERR_BODY_TOO_SLOW"
     message = "request body came in too slowly"
-    retry_after = 1
-    closes = True
+    retry_after, closes = 1, True
 
 
 class TooManyConnections(TusError):
@@ -399,8 +395,7 @@ class TooManyConnections(TusError):
 
     status, code = 503, "ERR_TOO_MANY_CONNECTIONS"
     message = "too many connections"
-    retry_after = 5
-    closes = True
+    retry_after, closes = 5, True
 
 
 class ServerFull(TusError):
@@ -416,8 +411,15 @@ class ShuttingDown(TusError):
 
     status, code = 503, "ERR_SERVER_SHUTDOWN"
     message = "request has been interrupted because the server is shutting down"
-    retry_after = 1
-    closes = True
+    retry_after, closes = 1, True
+
+
+class LeaseLost(TusError):
+    """This server lost its lock of the upload in the middle of a request; nothing more of that is committed."""
+
+    status, code = 503, "ERR_LEASE_LOST"
+    message = "the lock of the upload was lost"
+    retry_after, closes = 1, True
 
 
 class StoreUnavailable(TusError):

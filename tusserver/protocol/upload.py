@@ -91,6 +91,9 @@ class Upload:
     """UTC. When it is tried again."""
     unclaimed: bool = False
     """Of a final upload: whether no client knows of it yet, as the one that asked for it went away."""
+    fence: int = 0
+    """Of the lease under which it was committed last; 0 where a lock is lost only with its process. A store refuses
+    what is committed under an older one."""
     updated_at: datetime | None = field(default=None, compare=False)
     """UTC. When bytes came last, or when it was finished; set by the store."""
     storage: Mapping[str, str] = field(default_factory=_no_facts)
@@ -191,6 +194,7 @@ class Upload:
             tries=self.tries,
             retry_at=self.retry_at,
             unclaimed=self.unclaimed,
+            fence=self.fence,
             updated_at=self.updated_at,
             storage=self.storage,
         )

@@ -24,6 +24,7 @@ from tusserver.protocol.dialect import RequestContext
 from tusserver.protocol.errors import (
     ClientDisconnected,
     InvalidConcat,
+    LeaseLost,
     PartsUnfinished,
     ShuttingDown,
     TusError,
@@ -49,6 +50,10 @@ CHECKPOINT = 1.0
 """Seconds between commits of a copy."""
 MAX_COPIES = 16
 """Copies under way beside which a sweep starts no further one: its time comes with the next sweep."""
+
+
+_NOT_OURS = (UploadLocked, UploadNotFound, UploadInterrupted, LeaseLost, ShuttingDown)
+"""Why a copy ends that somebody else goes on with, or nobody."""
 
 
 class Concatenator:
@@ -175,8 +180,8 @@ class Concatenator:
                 break
             await self._store.tell(replace(final, unclaimed=False))
             with contextlib.suppress(UploadLocked):
-                async with self._locker.hold(final_id):
-                    final = replace(await self._store.load(final_id), unclaimed=False)
+                async with self._locker.hold(final_id) as lease:
+                    final = replace(await self._store.load(final_id, lease.fence), unclaimed=False)
                     return await self._lifecycle.commit_finished(final) if final.finished else final
         return final
 
@@ -236,8 +241,8 @@ class Concatenator:
         Raises:
             UploadLocked, UploadNotFound
         """
-        async with self._locker.hold(final_id):
-            final = await self.prolong(await self._store.load(final_id))
+        async with self._locker.hold(final_id) as lease:
+            final = await self.prolong(await self._store.load(final_id, lease.fence))
             if not final.pending:
                 return False
             if rules.is_expired(final, self._now()):
@@ -308,7 +313,9 @@ class Concatenator:
         error = joining.exception()
         if isinstance(error, ShuttingDown):
             logger.info("joining is interrupted; it goes on after the next start", extra={"upload_id": final_id})
-        if error is None or isinstance(error, UploadLocked | UploadNotFound | UploadInterrupted | ShuttingDown):
+        if error is None or isinstance(
+            error, UploadLocked | UploadNotFound | UploadInterrupted | LeaseLost | ShuttingDown
+        ):
             return  # somebody else is at it, or it is gone
         if isinstance(error, TusError):
             logger.warning("joining failed: %s", error, extra={"upload_id": final_id})
@@ -327,12 +334,14 @@ class Concatenator:
                 return True
 
             def raise_if_stopped() -> None:
+                if lease.lost:
+                    raise LeaseLost
                 if self._closing:
                     raise ShuttingDown
                 if preempted:
                     raise UploadInterrupted
 
-            final = await self.prolong(await self._store.load(final_id))
+            final = await self.prolong(await self._store.load(final_id, lease.fence))
             rules.require_unexpired(final, self._now())
             joined = final.pending
             if joined:
@@ -369,6 +378,8 @@ class Concatenator:
                 stops: TusError | None = None
                 try:
                     raise_if_stopped()
+                except LeaseLost:
+                    raise
                 except TusError as error:
                     stops = error
                 if done < (length or 0) and (stops is not None or time.monotonic() - committed_at >= CHECKPOINT):

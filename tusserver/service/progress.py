@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
-from tusserver.locks.base import Preempt
+from tusserver.locks.base import Lease, Preempt
 from tusserver.protocol import rules
 from tusserver.protocol.dialect import SendInterim
 from tusserver.protocol.errors import UploadInterrupted
@@ -43,6 +43,7 @@ class BodyProgress:
         store: Store,
         start: Upload,
         intake: Intake,
+        lease: Lease,
         expiry: Expiry,
         now: Callable[[], datetime],
         on_commit: Callable[[Upload], None] | None = None,
@@ -53,6 +54,7 @@ class BodyProgress:
         self._start = start
         self._store = store
         self._intake = intake
+        self._lease = lease
         self._expiry = expiry
         self._now = now
         self._on_commit = on_commit
@@ -72,7 +74,7 @@ class BodyProgress:
         if self._moved is not None:
             self._moved.set()
         now = time.monotonic()
-        if self._commit is not None or now - self._last < CHECKPOINT:
+        if self._commit is not None or now - self._last < CHECKPOINT or self._lease.lost:
             return None
         reached = self._touched() if self._intake.all_or_nothing else self._reached()
         saving = None if reached is None else self._checkpoint(reached)
@@ -163,7 +165,7 @@ class BodyProgress:
             await self._store.tell(self.upload)
 
     def _over(self) -> bool:
-        return self._ended or self._interrupted
+        return self._ended or self._interrupted or self._lease.lost
 
     @property
     def _interrupted(self) -> bool:
@@ -171,7 +173,7 @@ class BodyProgress:
 
     def _last_word(self) -> int | None:
         """Who takes over goes on at what was told; else whoever asks finds out when this one is gone."""
-        return self.upload.told if self._interrupted else None
+        return self.upload.told if self._interrupted and not self._lease.lost else None
 
     async def _settled(self) -> None:
         """Wait a little for the commit under way, if there is one."""

@@ -13,9 +13,9 @@ import anyio
 import anyio.lowlevel
 
 from tusserver.events import Expired
-from tusserver.locks.base import Locker
+from tusserver.locks.base import Lease, Locker
 from tusserver.protocol import rules
-from tusserver.protocol.errors import UploadLocked
+from tusserver.protocol.errors import LeaseLost, UploadLocked
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.lifecycle import RETRY_DELAY, Lifecycle, must_propagate
 from tusserver.stores.base import Reaped, Store
@@ -103,17 +103,20 @@ class Reaper:
             return (upload.role is not Role.FINAL or upload.finished) and rules.is_expired(upload, now)
 
         held: list[UploadId] = []
+        leases: list[Lease] = []
         try:
             async with contextlib.AsyncExitStack() as locks:
                 for number, upload_id in enumerate(ids, 1):
                     await _let_others(number)
                     try:
-                        await locks.enter_async_context(self._locker.hold(upload_id))
+                        leases.append(await locks.enter_async_context(self._locker.hold(upload_id)))
                     except UploadLocked:
                         # "Expiring never touches an upload that is being written": its writer may move the deadline.
                         await self._store.remind(upload_id, self._now() + RETRY_DELAY)
                     else:
                         held.append(upload_id)
+                if any(lease.lost for lease in leases):
+                    raise LeaseLost
                 return await self._store.reap(held, is_over), held
         except Exception as error:  # neither locks nor the store: nobody can be looked at
             return Reaped((), dict.fromkeys(ids, error)), held

@@ -13,7 +13,7 @@ from tusserver.events import Interrupted, Progressed
 from tusserver.locks.base import Lease
 from tusserver.protocol import rules
 from tusserver.protocol.dialect import RequestContext
-from tusserver.protocol.errors import ChecksumMismatch, OutOfSpace, TusError, UploadInterrupted
+from tusserver.protocol.errors import ChecksumMismatch, LeaseLost, OutOfSpace, TusError, UploadInterrupted
 from tusserver.protocol.limits import Expiry, Limits, Timeouts
 from tusserver.protocol.messages import Append
 from tusserver.protocol.rules import AppendPlan
@@ -53,12 +53,19 @@ class Receiver:
         self._buffers = Buffers(limits.buffers, activity.bodies)
 
     @contextlib.asynccontextmanager
-    async def trimming(self, before: Upload) -> AsyncIterator[None]:
-        """Leave an upload that had no length no more space than it has bytes, however its request ends."""
+    async def trimming(self, before: Upload, lease: Lease) -> AsyncIterator[None]:
+        """Leave an upload that had no length no more space than it has bytes, however its request ends.
+
+        Not when its lease is lost: the bytes behind the offset may be those of a newer holder.
+        """
+        lost = False
         try:
             yield
+        except LeaseLost:
+            lost = True
+            raise
         finally:
-            if before.length is None:
+            if before.length is None and not lost and not lease.lost:
                 # If that fails a sweep does it.
                 with anyio.CancelScope(shield=True), contextlib.suppress(TusError):
                     await self._store.trim(before.id)
@@ -106,12 +113,15 @@ class Receiver:
             return await self._complete(upload, context) if append.completes else upload, None
         intake = self._intake(plan, append, body)
         if has_arrived(body, append.body_length):
-            return await self._receive_small(upload, append, intake, context, before), None
+            return await self._receive_small(upload, append, intake, lease, context, before), None
         observers = self._lifecycle.observers
         on_commit = partial(self._publish_progress, context) if observers.wants(Progressed) else None
-        progress = BodyProgress(self._store, upload, intake, self._expiry, self._now, on_commit, context.send_interim)
+        progress = BodyProgress(
+            self._store, upload, intake, lease, self._expiry, self._now, on_commit, context.send_interim
+        )
         lease.on_release_request(progress.release_requested)
         lease.on_report(progress.report)
+        lease.on_lost(partial(intake.stop, LeaseLost()))
         self._activity.add(intake, context)
         try:
             try:
@@ -119,6 +129,8 @@ class Receiver:
             finally:
                 with anyio.CancelScope(shield=True):
                     await progress.end()
+            if lease.lost:
+                raise LeaseLost
             try:
                 await self._verify(upload, intake, added)  # raises before anything is told
             except TusError:
@@ -156,7 +168,13 @@ class Receiver:
         return upload
 
     async def _receive_small(
-        self, start: Upload, append: Append, intake: Intake, context: RequestContext, before: Upload | None
+        self,
+        start: Upload,
+        append: Append,
+        intake: Intake,
+        lease: Lease,
+        context: RequestContext,
+        before: Upload | None,
     ) -> Upload:
         """Verify a body that is here, and write and commit it in one stroke."""
         try:
@@ -165,6 +183,8 @@ class Receiver:
             with anyio.CancelScope(shield=True):
                 await self._undo(start, start, before)
             raise
+        if lease.lost:
+            raise LeaseLost
         upload = rules.advance(start, len(data), self._expiry, self._now(), told=True, completes=append.completes)
         with anyio.CancelScope(shield=True):  # what is written shall be told
             await self._schedule_waiting_finals(upload)

@@ -210,8 +210,8 @@ class Sweeper:
         assert self._left is not None
         self._left.add(upload_id)
         try:
-            async with self._locker.hold(upload_id):
-                upload = await self._store.load(upload_id)
+            async with self._locker.hold(upload_id) as lease:
+                upload = await self._store.load(upload_id, lease.fence)
                 if self._wants_deadline(upload, anew):
                     await self._lifecycle.give_deadline(upload)
         except UploadLocked:
@@ -230,9 +230,9 @@ class Sweeper:
 
     async def _look(self, upload_id: UploadId) -> bool:
         try:
-            async with self._locker.hold(upload_id):
+            async with self._locker.hold(upload_id) as lease:
                 try:
-                    upload = await self._store.load(upload_id)
+                    upload = await self._store.load(upload_id, lease.fence)
                 except UploadNotFound:
                     if not await self._concatenator.is_noted(upload_id) and await self._store.remove(upload_id):
                         logger.info("removed what was left of an upload", extra={"upload_id": upload_id})
@@ -282,8 +282,8 @@ class Sweeper:
             await self._leave_to_others(upload)
             return False
         if rules.gave_up(upload) or not rules.is_time_to_finish(upload, self._now()):
-            async with self._locker.hold(upload.id):
-                return await self._look_at(await self._store.load(upload.id))
+            async with self._locker.hold(upload.id) as lease:
+                return await self._look_at(await self._store.load(upload.id, lease.fence))
         await self._store.remind(upload.id, self._now() + RETRY_DELAY)
         await self._concatenator.resume(upload.id, None)
         return False

@@ -155,6 +155,8 @@ class UploadService:
             return await self._create_final(create, body, context)
         upload = await self._new_upload(create, context)
         async with self._reserve(upload, context), self._locker.hold(upload.id) as lease:
+            if lease.fence:
+                upload = replace(upload, fence=lease.fence)
             # Also without a first body: "The Client ... MAY set Upload-Length to 0", complete without any PATCH.
             first = create.first or Append(id=None, offset=0, body_length=0)
             return await self._receive_first(upload, first, body, lease, context)
@@ -198,7 +200,7 @@ class UploadService:
                 located = await context.send_interim(Created(upload=upload))
         try:
             if not arrived:
-                async with self._receiver.trimming(upload):
+                async with self._receiver.trimming(upload, lease):
                     upload, stop_reason = await self._receiver.receive(plan, first, body, lease, context)
             if isinstance(stop_reason, ClientDisconnected):
                 try:
@@ -268,12 +270,12 @@ class UploadService:
             contended = True
 
         async with self._locker.hold(upload_id, Preempt(append.offset), self._lock_timeout, refuse_early) as lease:
-            upload = before = await self._store.load(upload_id)
+            upload = before = await self._store.load(upload_id, lease.fence)
             plan = rules.plan_append(upload, append, self._limits, self._now())
             if contended:
                 plan = replace(plan, upload=rules.take_over(plan.upload))
             try:
-                async with self._receiver.trimming(upload):
+                async with self._receiver.trimming(upload, lease):
                     upload, stop_reason = await self._write_behind(upload, plan, append, body, lease, context)
             except TusError as error:  # of the body, the disk or a quota, which do not know the upload
                 error.expiring(rules.announced_deadline(plan.upload))
@@ -332,8 +334,11 @@ class UploadService:
             return upload
         for timeout in (0.0, HEAD_WAIT):
             try:
-                async with self._locker.hold(upload_id, timeout=timeout):
-                    return await self._commit_told(await self._store.load(upload_id))
+                async with self._locker.hold(upload_id, timeout=timeout) as lease:
+                    upload = await self._store.load(upload_id)
+                    if lease.fence and upload.told < upload.offset:
+                        upload = await self._store.load(upload_id, lease.fence)
+                    return await self._commit_told(upload)
             except UploadLocked:
                 offset = await self._locker.report(upload_id)
                 if offset is not None:
@@ -383,8 +388,8 @@ class UploadService:
 
     async def _try_to_finish(self, upload_id: UploadId, context: RequestContext) -> None:
         try:
-            async with self._locker.hold(upload_id):
-                await self._finish_if_complete(await self._store.load(upload_id), context)
+            async with self._locker.hold(upload_id) as lease:
+                await self._finish_if_complete(await self._store.load(upload_id, lease.fence), context)
         except (UploadLocked, FinishFailed, FinishPending, UploadNotFound):
             pass  # somebody else is at it, or it is tried again later
         except TusError as error:

@@ -42,7 +42,11 @@ class Claim(Protocol):
 
 
 class Store(Protocol):
-    """A place for uploads. Every method may raise `StoreUnavailable` when the place does not work right now."""
+    """A place for uploads. Every method may raise `StoreUnavailable` when the place does not work right now.
+
+    `put`, `commit`, `checkpoint`, `revert` and `replace` refuse an upload whose `fence` is older than that of its
+    record, with `LeaseLost`, and leave the record as it is. Bytes behind the offset may be written all the same.
+    """
 
     @property
     def extensions(self) -> frozenset[Extension]:
@@ -82,11 +86,15 @@ class Store(Protocol):
             MaxSizeExceeded: there never can be.
         """
 
-    async def load(self, upload_id: UploadId) -> Upload:
+    async def load(self, upload_id: UploadId, fence: int = 0) -> Upload:
         """Return the record as last committed. What a commit under way says counts once it is certain to last.
+
+        `fence`: that of the caller's lease. Unless it is 0, the record has it from now on, in one step with the load:
+        what an older holder still commits is refused, so nothing changes behind the caller's back.
 
         Raises:
             UploadNotFound
+            LeaseLost: the record has a newer fence.
         """
 
     async def write(self, upload: Upload, source: Source, on_progress: OnProgress) -> int:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from tusserver.clock import WallClock
 from tusserver.protocol.checksum import Digest
-from tusserver.protocol.errors import UploadExists, UploadNotFound
+from tusserver.protocol.errors import LeaseLost, UploadExists, UploadNotFound
 from tusserver.protocol.extensions import Extension
 from tusserver.protocol.messages import Content
 from tusserver.protocol.upload import Upload, UploadId
@@ -60,8 +60,10 @@ class MemoryStore:
         if upload.expires_at is not None:
             self._looks[upload.id] = upload.expires_at
 
-    async def load(self, upload_id: UploadId) -> Upload:
+    async def load(self, upload_id: UploadId, fence: int = 0) -> Upload:
         """See `Store.load`."""
+        if fence and (last := self._records.get(upload_id)) is not None:
+            self._records[upload_id] = replace(_fenced(last, fence), fence=fence)
         try:
             return replace(self._records[upload_id], updated_at=self.clock.at(self._moments[upload_id]))
         except KeyError:
@@ -88,6 +90,8 @@ class MemoryStore:
 
     async def put(self, upload: Upload, data: bytes) -> None:
         """See `Store.put`."""
+        if (last := self._records.get(upload.id)) is not None:
+            _fenced(last, upload.fence)
         self._bytes_of(upload.id)[upload.offset - len(data) :] = data
         self.checkpoint(upload)
 
@@ -100,6 +104,7 @@ class MemoryStore:
         last = self._records.get(upload.id)
         if last is None:
             raise UploadNotFound
+        _fenced(last, upload.fence)
         if (last.offset, last.finished) != (upload.offset, upload.finished):
             self._moments[upload.id] = self.clock.steady()
         self._records[upload.id] = upload
@@ -232,3 +237,14 @@ class MemoryStore:
 
     async def flush(self) -> None:
         """See `Store.flush`."""
+
+
+def _fenced(last: Upload, fence: int) -> Upload:
+    """Return the record as it is; refuse to change it under an older fence than its own.
+
+    Raises:
+        LeaseLost
+    """
+    if fence < last.fence:
+        raise LeaseLost
+    return last

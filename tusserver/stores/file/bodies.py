@@ -36,6 +36,8 @@ class Bodies:
 
     async def open(self, upload: Upload, more: int, here: int = 0) -> int:
         """See `Contents.open`."""
+        if upload.fence:
+            await self._lanes.run_inline(self._records.require_fence, upload)
         if self._contents.reserves_much(upload, more):
             return await self._lanes.run(Lane.SPACE, self._contents.open, upload, more, here, discard=os.close)
         return await self._lanes.run_inline(self._contents.open, upload, more, here, discard=os.close)

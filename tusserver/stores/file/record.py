@@ -14,7 +14,8 @@ if the offset is the length. The slot is committed before the JSON has a length 
 upload that is complete the offset is the length.
 
 The first numbers of a slot are those that every version of this format knows. An older version writes them alone; then
-the second group belongs to another commit, which its number shows, and counts for nothing.
+the second group belongs to another commit, which its number shows, and counts for nothing. A third group is the fence,
+written only where that is not 0: a flag says so.
 """
 
 from __future__ import annotations
@@ -38,11 +39,14 @@ _UNSYNCED = 2
 _OWED = 4
 _UNCLAIMED = 8
 _COMPLETE = 16
+_FENCED = 32
 _FIELDS = struct.Struct(">QQQQQB16s")
 _CRC = struct.Struct(">I")
 _SLOT = _FIELDS.size + _CRC.size
 _MORE = struct.Struct(">QQQQBB")
 _WHOLE = _SLOT + _MORE.size + _CRC.size
+_FENCE = struct.Struct(">QQ")
+_LONGEST = _WHOLE + _FENCE.size + _CRC.size
 _CELL = struct.Struct(">QB")
 _CELL_AT = 256
 _MARK = struct.Struct(">Q")
@@ -92,6 +96,8 @@ class Slot:
     takeovers: int = 0
     tries: int = 0
     retry_at: datetime | None = None
+    fence: int = 0
+    """See `Upload.fence`."""
 
     def pack(self) -> bytes:
         """Write a slot, much shorter than the place of the cell."""
@@ -101,6 +107,7 @@ class Slot:
             | (_OWED if self.owed else 0)
             | (_UNCLAIMED if self.unclaimed else 0)
             | (_COMPLETE if self.complete else 0)
+            | (_FENCED if self.fence else 0)
         )
         fields = _FIELDS.pack(
             self.number,
@@ -121,7 +128,8 @@ class Slot:
             min(self.takeovers, _MOST),
             min(self.tries, _MOST),
         )
-        return _sealed(fields) + _sealed(more)
+        packed = _sealed(fields) + _sealed(more)
+        return packed + _sealed(_FENCE.pack(self.number + 1, self.fence)) if self.fence else packed
 
     @classmethod
     def unpack(cls, space: bytes) -> Slot | None:
@@ -132,7 +140,7 @@ class Slot:
                 return None
             number, offset, synced, expires, written, flags, boot = _FIELDS.unpack(fields)
             clock = told = retry = None
-            takeovers = tries = 0
+            takeovers = tries = fence = 0
             more = space[_SLOT : _SLOT + _MORE.size]
             if any(more):
                 if not _is_intact(space, _SLOT, _MORE.size):
@@ -140,6 +148,10 @@ class Slot:
                 of, *numbers = _MORE.unpack(more)
                 if of == number + 1:
                     told, clock, retry, takeovers, tries = numbers
+            if flags & _FENCED:
+                of, fence = _FENCE.unpack(space[_WHOLE : _WHOLE + _FENCE.size])
+                if of != number + 1 or not _is_intact(space, _WHOLE, _FENCE.size):
+                    return None
             return cls(
                 number=number,
                 offset=offset,
@@ -157,6 +169,7 @@ class Slot:
                 takeovers=takeovers,
                 tries=tries,
                 retry_at=_moment(retry),
+                fence=fence,
             )
         except (struct.error, ValueError, OverflowError, OSError):
             return None
@@ -180,6 +193,7 @@ class Slot:
             takeovers=upload.takeovers,
             tries=upload.tries,
             retry_at=upload.retry_at,
+            fence=upload.fence,
         )
 
 
@@ -359,6 +373,7 @@ def _with_cell(upload: Upload, slot: Slot, head: bytes) -> Upload:
         tries=slot.tries,
         retry_at=slot.retry_at,
         unclaimed=slot.unclaimed and not claimed,
+        fence=slot.fence,
         updated_at=_moment(round(slot.written_at * 1000)),
         storage=upload.storage,
     )
@@ -412,7 +427,7 @@ def unpack(content: bytes, boot: str, parsed: ParsedTexts | None = None) -> tupl
     slot = latest(content[:JSON_AT], boot)
     if slot is None:
         # Nothing before the JSON, or nothing behind the place of the first slot.
-        if not content[:JSON_AT].strip(b"\0") or not content[_WHOLE:].strip(b"\0"):
+        if not content[:JSON_AT].strip(b"\0") or not content[_LONGEST:].strip(b"\0"):
             raise IncompleteRecord
         raise ValueError("neither slot is valid")
     if slot.number == 0 and not content.endswith(_END):

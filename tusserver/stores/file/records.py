@@ -15,7 +15,7 @@ from tusserver.clock import WallClock, boot_id
 from tusserver.disk import files
 from tusserver.disk.cached import Cached
 from tusserver.disk.faults import FaultLog
-from tusserver.protocol.errors import StoreUnavailable, TusError, UploadNotFound
+from tusserver.protocol.errors import LeaseLost, StoreUnavailable, TusError, UploadNotFound
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.file import record
 from tusserver.stores.file.layout import PATH, Layout
@@ -159,6 +159,23 @@ class Records:
             return not self.syncs_all
         return self._may_be_lost(last) and not record.has_end(content)
 
+    def load_fenced(self, upload_id: UploadId, fence: int) -> Upload:
+        """See `Store.load`, of a caller whose lease has a fence."""
+        upload = self.load(upload_id)
+        if upload.fence != fence:
+            upload = replace(upload, fence=fence)
+            self.commit(upload)
+        return upload
+
+    def require_fence(self, upload: Upload) -> None:
+        """Refuse to write the bytes of an upload whose record has a newer fence.
+
+        Raises:
+            LeaseLost
+        """
+        if upload.fence < self.load(upload.id).fence:
+            raise LeaseLost
+
     # writing ---------------------------------------------------------------------------------------------------------
 
     def create(self, upload: Upload, path: str, *, sync: bool) -> None:
@@ -183,6 +200,8 @@ class Records:
                 last = record.latest(head, self.boot)
                 if last is None:
                     raise StoreUnavailable
+                if upload.fence < last.fence:
+                    raise LeaseLost
                 unsynced = upload.offset > last.synced
                 if syncs and unsynced:
                     files.sync_data_of(self._layout.bytes_path(upload))
@@ -194,10 +213,11 @@ class Records:
                 if syncs and promised and not record.was_synced(head, last):
                     files.sync_data(fd)  # else a power cut may take the last slot and tear the one that is written now
                 # `finished` alone needs no sync: if it is lost, finalizing is done again.
-                changed = unsynced or (slot.offset, slot.complete, slot.expires_at) != (
+                changed = unsynced or (slot.offset, slot.complete, slot.expires_at, slot.fence) != (
                     last.offset,
                     last.complete,
                     last.expires_at,
+                    last.fence,
                 )
                 if slot.offset < last.offset or (syncs and changed):
                     self._write_synced(fd, slot)
@@ -236,8 +256,13 @@ class Records:
 
     def checkpoint(self, opened: record.OpenRecord, upload: Upload) -> None:
         """See `Store.checkpoint`; never with a sync."""
+        if upload.fence:  # another machine may have committed since
+            self.commit(upload)
+            return
         try:
             with opened.use(lambda: self._layout.record_path(upload.id)) as last:
+                if last.fence:
+                    raise LeaseLost
                 opened.write(self.slot(upload, last.number + 1, min(self._known_synced(last), upload.offset)))
         except (OSError, ValueError):
             self.commit(upload)  # it finds the same, and raises what that means
@@ -266,6 +291,8 @@ class Records:
         path = self._layout.path(upload.id)
         head = os.pread(fd, record.JSON_AT, 0)
         last = record.latest(head, self.boot)
+        if last is not None and upload.fence < last.fence:
+            raise LeaseLost
         number, synced = (last.number, self._known_synced(last)) if last is not None else (0, 0)
         if PATH not in upload.storage and upload.length is not None:
             files.truncate_to(path, upload.length)  # it had grown ahead

@@ -216,8 +216,10 @@ class FileStore:
                 files.unlink_quietly(self._layout.record_path(upload.id), path)
                 raise
 
-    async def load(self, upload_id: UploadId) -> Upload:
-        """See `Store.load`."""
+    async def load(self, upload_id: UploadId, fence: int = 0) -> Upload:
+        """See `Store.load`. On a file system that machines share, another one may commit between load and fence."""
+        if fence:
+            return await self._lanes.run(Lane.SYNCS, self._records.load_fenced, upload_id, fence)
         upload = self._records.load_cached(upload_id)
         return await self._run_inline(self._records.load, upload_id) if upload is None else upload
 
@@ -248,6 +250,8 @@ class FileStore:
             await self._run_inline(self._put, start, data, upload)
 
     def _put(self, start: Upload, data: bytes, upload: Upload) -> None:
+        if upload.fence:
+            self._records.require_fence(upload)
         fd = self._contents.open(start, len(data), len(data))
         try:
             self._contents.write(fd, start, [data], 0, None)
