@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from tusserver.protocol.dialect import plain_refusal
 from tusserver.protocol.errors import TooManyConnections, TusError
 
 TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -35,26 +36,23 @@ def interim(status: int, headers: Mapping[str, str]) -> bytes:
     return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
 
 
-def refusal(error: TusError) -> bytes:
-    """Return the answer of a refusal, after which the connection is closed."""
-    retry = "" if error.retry_after is None else f"retry-after: {error.retry_after}\r\n"
-    return plain(error.status, f"{error.code}: {error}\n", retry)
+def refusal(error: TusError, method: str = "") -> bytes:
+    """Return the answer to a request that no dialect has read, after which the connection is closed."""
+    reply = plain_refusal(error, method)
+    fields = "".join(f"{name.lower()}: {value}\r\n" for name, value in reply.headers.items())
+    if method != "HEAD":
+        fields += f"content-length: {len(reply.body)}\r\n"
+    return bare(reply.status, fields) + reply.body
 
 
-def refusal_of_head(error: TusError) -> bytes:
-    """Return the same for a HEAD, whose answer has no body: 423, which does not make a client forget its upload."""
-    return bare(http.HTTPStatus.LOCKED, f"retry-after: {error.retry_after}\r\n")
-
-
-def plain(status: int, text: str, fields: str = "") -> bytes:
-    """Return an answer of plain text, after which the connection is closed. `fields`: lines of further fields."""
+def plain(status: int, text: str) -> bytes:
+    """Return an answer of plain text, after which the connection is closed."""
     body = text.encode()
-    described = f"content-type: text/plain; charset=utf-8\r\ncontent-length: {len(body)}\r\n"
-    return bare(status, described + fields) + body
+    return bare(status, f"content-type: text/plain; charset=utf-8\r\ncontent-length: {len(body)}\r\n") + body
 
 
 def bare(status: int, fields: str = "") -> bytes:
-    """Return the same without a body."""
+    """Return the same without a body. `fields`: their lines."""
     known = http.HTTPStatus(status)
     return (
         f"HTTP/1.1 {known.value} {known.phrase}\r\ncache-control: no-store\r\n{fields}connection: close\r\n\r\n"
@@ -62,11 +60,7 @@ def bare(status: int, fields: str = "") -> bytes:
 
 
 class Rejection:
-    """The answer to a connection that is rejected, once the method of its request is known.
-
-    It depends on that: on a HEAD that is refused with anything but 423, tus-js-client takes the upload for lost and
-    starts again with the first byte.
-    """
+    """The answer to a connection that is rejected, once the method of its request is known (see `plain_refusal`)."""
 
     __slots__ = ("_count", "_error", "_start")
 
@@ -83,4 +77,4 @@ class Rejection:
         self._count += len(data)
         if b"HEAD ".startswith(self._start[:5]) and len(self._start) < 5 and self._count < FIRST_BYTES:
             return None
-        return refusal_of_head(self._error) if self._start.startswith(b"HEAD ") else refusal(self._error)
+        return refusal(self._error, "HEAD" if self._start.startswith(b"HEAD ") else "")
