@@ -69,7 +69,7 @@ def test_a_text_is_a_number_only_as_plain_digits(text: str) -> None:
             integer("Upload-Offset", text, InvalidOffset)
 
 
-def test_a_refused_number_is_told_with_the_field_and_the_rule() -> None:
+def test_the_refusal_of_a_number_names_the_field_and_the_rule() -> None:
     with pytest.raises(BadRequest, match=r"Upload-Offset must be a whole number from 0 to 2\^63-1"):
         integer("Upload-Offset", "five", InvalidOffset)
 

@@ -164,7 +164,7 @@ def test_a_body_anywhere_else_is_refused(offset: int, held: bool) -> None:
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_a_body_may_go_where_the_upload_was_told_to_stand_whatever_came_beyond(held: bool) -> None:
+def test_a_body_may_start_at_the_offset_that_was_told_whatever_is_beyond(held: bool) -> None:
     plan = rules.plan_append(an_upload(offset=6, told=4), a_body(4, 6), UNLIMITED, NOW, held=held)
     assert (plan.upload.offset, plan.upload.told, plan.limit) == (4, 4, 6)
 
@@ -182,7 +182,7 @@ def test_between_and_beyond_them_none_may(offset: int) -> None:
         rules.plan_append(an_upload(offset=6, told=4), a_body(offset, 1), UNLIMITED, NOW)
 
 
-def test_a_wrong_offset_is_told_before_a_wrong_length() -> None:
+def test_a_wrong_offset_is_refused_before_a_wrong_length() -> None:
     with pytest.raises(OffsetMismatch):
         rules.plan_append(an_upload(offset=4), a_body(3, 1000, length=11), UNLIMITED, NOW)
 
@@ -399,7 +399,7 @@ def test_an_upload_that_its_application_has_not_taken_cannot_be_downloaded() -> 
 # applications that fail ----------------------------------------------------------------------------------------------
 
 
-def test_an_application_is_told_again_after_pauses_that_grow_and_not_for_ever() -> None:
+def test_an_application_is_called_again_after_growing_pauses_and_not_for_ever() -> None:
     upload, pauses = an_upload(offset=10, owed=True), []
     while not rules.gave_up(upload):
         upload = rules.fail_to_finish(upload, Expiry(after=DAY), NOW)

@@ -790,7 +790,7 @@ def test_trailers_are_advertised_only_where_they_can_arrive() -> None:
     assert "checksum-trailer" in options(trailers=True).headers["Tus-Extension"].split(",")
 
 
-def test_a_maximum_is_told_if_there_is_one() -> None:
+def test_options_has_the_maximum_size_if_there_is_one() -> None:
     assert options(max_size=10).headers["Tus-Max-Size"] == "10"
     assert "Tus-Max-Size" not in options().headers
 
@@ -799,7 +799,7 @@ def test_an_extension_that_is_off_is_not_advertised() -> None:
     assert "termination" not in options(Extension.TERMINATION).headers["Tus-Extension"].split(",")
 
 
-def test_algorithms_are_not_told_where_checksums_are_off() -> None:
+def test_options_has_no_algorithms_where_checksums_are_off() -> None:
     assert "Tus-Checksum-Algorithm" not in options(Extension.CHECKSUM).headers
 
 
@@ -822,7 +822,7 @@ def test_every_answer_tells_the_version() -> None:
     assert {DIALECT.write(outcome, a_head("GET", "abc")).headers["Tus-Resumable"] for outcome in outcomes} == {"1.0.0"}
 
 
-def test_a_new_upload_is_told_by_its_url() -> None:
+def test_a_creation_is_answered_with_the_url() -> None:
     assert DIALECT.write(Created(upload=an_upload()), a_head("POST")) == Reply(
         201,
         {
@@ -839,12 +839,12 @@ def test_a_relative_location_starts_with_the_path() -> None:
     assert reply.headers["Location"] == "/files/abc"
 
 
-def test_the_offset_at_creation_is_told_only_where_bytes_can_come_along() -> None:
+def test_a_creation_is_answered_with_the_offset_only_where_it_may_have_a_body() -> None:
     dialect = a_dialect(ALL - {Extension.CREATION_WITH_UPLOAD})
     assert "Upload-Offset" not in dialect.write(Created(upload=an_upload()), a_head("POST")).headers
 
 
-def test_the_offset_of_a_waiting_final_upload_is_not_told_at_creation() -> None:
+def test_a_final_upload_that_waits_is_created_without_an_offset() -> None:
     reply = DIALECT.write(Created(upload=an_upload(role=Role.FINAL)), a_head("POST"))
     assert "Upload-Offset" not in reply.headers
 
@@ -853,17 +853,17 @@ def test_a_creation_that_was_cut_short_ends_the_connection() -> None:
     assert DIALECT.write(Created(upload=an_upload(), closes=True), a_head("POST")).closes
 
 
-def test_progress_is_told_by_the_offset() -> None:
+def test_an_append_is_answered_with_the_offset() -> None:
     reply = DIALECT.write(Appended(upload=an_upload(offset=5)), a_head("PATCH", "abc"))
     assert reply == Reply(204, {"Tus-Resumable": "1.0.0", "Cache-Control": "no-store", "Upload-Offset": "5"})
 
 
-def test_the_end_of_an_upload_is_told_without_a_word() -> None:
+def test_a_termination_is_answered_without_content() -> None:
     reply = DIALECT.write(Terminated(), a_head("DELETE", "abc"))
     assert reply == Reply(204, {"Tus-Resumable": "1.0.0", "Cache-Control": "no-store"})
 
 
-def test_the_state_of_an_upload_is_told_with_all_it_was_created_with() -> None:
+def test_head_is_answered_with_all_that_the_upload_was_created_with() -> None:
     upload = an_upload(offset=5, role=Role.PARTIAL, concat="partial", metadata=Metadata("b Mg==, a"), expires_at=NOW)
     assert DIALECT.write(Inspected(upload=upload), a_head("HEAD", "abc")) == Reply(
         200,
@@ -883,14 +883,14 @@ def state(**values: Any) -> dict[str, str]:
     return DIALECT.write(Inspected(upload=an_upload(**values)), a_head("HEAD", "abc")).headers
 
 
-def test_a_deferred_length_is_told_instead_of_a_length() -> None:
+def test_head_says_that_the_length_is_deferred() -> None:
     # "the Server … MUST set the Upload-Defer-Length header if the Upload-Length header is not set"
     headers = state(length=None)
     assert headers["Upload-Defer-Length"] == "1"
     assert "Upload-Length" not in headers
 
 
-def test_what_was_not_given_is_not_told() -> None:
+def test_head_has_nothing_that_was_not_given() -> None:
     assert state() == {
         "Tus-Resumable": "1.0.0",
         "Cache-Control": "no-store",
@@ -916,7 +916,7 @@ def test_a_joined_final_upload_tells_both() -> None:
 
 
 @pytest.mark.parametrize("outcome", [Created, Appended, Inspected])
-def test_a_deadline_is_told_as_long_as_it_counts(outcome: Any) -> None:
+def test_an_answer_has_the_deadline_as_long_as_it_counts(outcome: Any) -> None:
     def told(dialect: TusDialect, **values: Any) -> str | None:
         answer = dialect.write(outcome(upload=an_upload(expires_at=NOW, **values)), a_head("HEAD", "abc"))
         return answer.headers.get("Upload-Expires")
@@ -929,7 +929,7 @@ def test_a_deadline_is_told_as_long_as_it_counts(outcome: Any) -> None:
 # refusals ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_refusal_is_told_by_status_code_and_words() -> None:
+def test_a_refusal_has_status_code_and_message() -> None:
     assert DIALECT.refuse(OffsetMismatch(expected=5, provided=7), a_head("PATCH", "abc")) == Reply(
         409,
         {
@@ -945,7 +945,7 @@ def test_a_refusal_is_told_by_status_code_and_words() -> None:
 @pytest.mark.parametrize(
     "error", [StoreUnavailable(), ShuttingDown(), OutOfSpace(), FinishFailed(), BodyTimeout(), Broken()], ids=type
 )
-def test_trouble_that_passes_by_itself_is_423_on_head_and_5xx_elsewhere(error: TusError) -> None:
+def test_what_is_transient_is_423_on_head_and_5xx_elsewhere(error: TusError) -> None:
     """On any other refusal of a HEAD tus-js-client starts at byte 0."""
     told = DIALECT.refuse(error, a_head("HEAD", "abc"))
     assert (told.status, told.body) == (423, b"")
@@ -953,14 +953,14 @@ def test_trouble_that_passes_by_itself_is_423_on_head_and_5xx_elsewhere(error: T
     assert DIALECT.refuse(error, a_head("PATCH", "abc")).status == error.status >= 500
 
 
-def test_a_download_is_told_with_what_head_tells_and_is_asked_for_anew_by_caches() -> None:
+def test_a_download_has_the_headers_of_head_and_is_revalidated_by_caches() -> None:
     upload = an_upload(offset=10, finished=True, metadata=Metadata("b Mg=="))
     content = Content(upload=upload, size=10, etag="abc")
     head = DIALECT.write(Inspected(upload=upload), a_head("HEAD", "abc")).headers
     assert DIALECT.write(content, a_head("GET", "abc")).headers == {**head, "Cache-Control": "private, no-cache"}
 
 
-def test_a_download_of_what_is_not_all_here_is_told_its_state_and_to_come_again() -> None:
+def test_a_download_of_an_incomplete_upload_has_its_state_and_when_to_retry() -> None:
     upload = an_upload(offset=5)
     reply = DIALECT.write(Unfinished(upload=upload), a_head("GET", "abc"))
     assert (reply.status, reply.headers["Retry-After"], reply.headers["Cache-Control"]) == (423, "1", "no-store")
@@ -980,21 +980,21 @@ def test_a_refusal_of_head_has_no_body() -> None:
     assert DIALECT.refuse(UploadNotFound(), a_head("HEAD", "abc")).body == b""
 
 
-def test_a_wrong_version_is_told_the_right_one() -> None:
+def test_a_wrong_version_is_answered_with_the_right_one() -> None:
     # "… MUST respond with the 412 Precondition Failed status and MUST include the Tus-Version header"
     assert DIALECT.refuse(UnsupportedVersion(), a_head("POST")).headers["Tus-Version"] == "1.0.0"
 
 
-def test_a_method_that_does_not_apply_is_told_those_that_do() -> None:
+def test_a_method_that_does_not_apply_is_answered_with_those_that_do() -> None:
     assert DIALECT.refuse(MethodNotAllowed("OPTIONS, POST"), a_head("PUT")).headers["Allow"] == "OPTIONS, POST"
 
 
-def test_a_client_that_shall_come_again_is_told_when() -> None:
+def test_a_refusal_that_can_be_retried_says_when() -> None:
     assert DIALECT.refuse(UploadLocked(), a_head("PATCH", "abc")).headers["Retry-After"] == "1"
 
 
 @pytest.mark.parametrize(("method", "told"), [("PATCH", True), ("HEAD", False)])
-def test_a_refused_patch_is_told_the_deadline_too(method: str, told: bool) -> None:
+def test_a_refused_patch_has_the_deadline_too(method: str, told: bool) -> None:
     # "This header MUST be included in every PATCH response if the upload is going to expire."
     error = OffsetMismatch(expected=5, provided=7)
     error.expires_at = NOW

@@ -68,7 +68,7 @@ async def test_a_refusal_says_in_words_what_is_wrong_and_is_not_remembered(clien
     assert response.headers["Content-Length"] == str(len(response.content))
 
 
-async def test_a_version_that_is_not_spoken_is_told_those_that_are(client: Client) -> None:
+async def test_a_version_that_is_not_spoken_is_answered_with_those_that_are(client: Client) -> None:
     for headers in ({}, {"Tus-Resumable": "0.2.2"}):
         response = await client.ask("POST", headers={"Upload-Length": "5", **headers}, tus=False)
         assert (response.status_code, response.headers["Tus-Version"]) == (412, "1.0.0")
@@ -91,7 +91,7 @@ async def test_the_answer_to_head_has_neither_body_nor_content_length(client: Cl
         assert head.whole
 
 
-async def test_a_method_that_does_not_apply_is_told_those_that_do(client: Client) -> None:
+async def test_a_method_that_does_not_apply_is_answered_with_those_that_do(client: Client) -> None:
     url = await client.upload(5)
     for target, allowed in (
         ("/files", {"OPTIONS", "POST"}),
@@ -231,7 +231,7 @@ async def test_blanks_around_a_number_are_no_part_of_it(client: Client) -> None:
     assert exchange.status == 201
 
 
-# trouble of our own --------------------------------------------------------------------------------------------------
+# errors of this server ------------------------------------------------------------------------------------------------
 
 
 async def test_an_error_of_ours_tells_the_log_everything_and_the_client_nothing(
@@ -248,7 +248,7 @@ async def test_an_error_of_ours_tells_the_log_everything_and_the_client_nothing(
     assert "the secret of /srv/secret" in caplog.text
 
 
-async def test_a_callback_that_fails_at_the_end_is_told_and_tried_again(serve: Serve) -> None:
+async def test_a_callback_that_fails_at_the_end_is_answered_with_500_and_called_again(serve: Serve) -> None:
     calls = 0
 
     async def fail_once(upload: Upload) -> None:

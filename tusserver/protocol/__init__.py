@@ -1,1 +1,1 @@
-"""GROUND: what tus says. Pure: no I/O, no await, no clock, no room above is imported here."""
+"""The bottom layer: what tus says. Pure: no I/O, no await, no clock, no import of another layer."""

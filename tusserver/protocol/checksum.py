@@ -1,4 +1,4 @@
-"""Checksums: the algorithms on offer, what a client announced, and a digest that runs along with the bytes.
+"""Checksums: the algorithms that are offered, the checksum of a request, and running digests.
 
 tus 1.0.0, Checksum: "The Tus-Checksum-Algorithm header MUST be a comma-separated list"; a server "MUST support at
 least the SHA1 checksum algorithm identified by sha1". crc32 is sent as its four bytes, most significant first.
@@ -22,7 +22,7 @@ class Digest(Protocol):
     """A running hash."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Take the next bytes."""
+        """Add the next bytes."""
 
     def digest(self) -> bytes:
         """Return the value so far."""
@@ -40,7 +40,7 @@ class _Crc32:
 
 
 def _algorithms() -> dict[str, tuple[int, Callable[[], Digest]]]:
-    """Name → digest size in bytes, and how to begin one."""
+    """Name → digest size in bytes, and a function that returns a new digest."""
     known: dict[str, tuple[int, Callable[[], Digest]]] = {
         "sha1": (20, lambda: hashlib.sha1(usedforsecurity=False)),
         "md5": (16, lambda: hashlib.md5(usedforsecurity=False)),
@@ -61,12 +61,12 @@ def _algorithms() -> dict[str, tuple[int, Callable[[], Digest]]]:
 
 
 ALGORITHMS = _algorithms()
-"""What this installation can verify, sha1 first."""
+"""Algorithms of this installation, sha1 first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """What the client says the body of one request hashes to."""
+    """The checksum that a client gives for the body of one request."""
 
     algorithm: str
     value: bytes
@@ -91,9 +91,9 @@ class Checksum:
         return cls(algorithm, value)
 
     def digest(self) -> Digest:
-        """Begin the hash that has to come out as `value`."""
+        """Return a new digest of the algorithm."""
         return ALGORITHMS[self.algorithm][1]()
 
     def matches(self, digest: Digest) -> bool:
-        """Whether it did."""
+        """Whether the digest has the value of the checksum."""
         return hmac.compare_digest(self.value, digest.digest())

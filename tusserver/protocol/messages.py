@@ -1,4 +1,4 @@
-"""The one language above the dialects: commands that come in, outcomes that go out."""
+"""The language between dialects and service: commands, outcomes and interim outcomes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tusserver.protocol.upload import TUS, Role, Upload, UploadId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discover:
-    """Tell what the server can do."""
+    """Say what the server offers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +41,10 @@ class Append:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Create:
-    """Make an upload; `first` is set if its first bytes come along."""
+    """Create an upload; `first` is set if the request has a body for it."""
 
     length: int | None
-    """Bytes; None if deferred, or if it follows from `parts`."""
+    """Bytes; None if deferred, or if it is the sum of the `parts`."""
     metadata: Metadata
     role: Role = Role.REGULAR
     concat: str | None = None
@@ -57,14 +57,14 @@ class Create:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspect:
-    """Tell how far an upload came."""
+    """Return the state of an upload."""
 
     id: UploadId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """Give back a finished upload."""
+    """Return the bytes of a finished upload."""
 
     id: UploadId
 
@@ -84,7 +84,7 @@ Command = Discover | Append | Create | Inspect | Download | Terminate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovered:
-    """What the server can do is known to the dialect."""
+    """The dialect knows what the server offers (`Offer`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,26 +93,26 @@ class Created:
 
     upload: Upload
     closes: bool = False
-    """Whether the body that came along was cut short by us, so that the connection cannot go on."""
+    """Whether this server ended the body early, so that the connection cannot carry another request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appended:
-    """The bytes exist."""
+    """The bytes are stored."""
 
     upload: Upload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspected:
-    """This is how far the upload came."""
+    """The state of the upload."""
 
     upload: Upload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfinished:
-    """There is nothing to download yet; this is how far the upload came."""
+    """There is nothing to download yet; the state of the upload."""
 
     upload: Upload
 
@@ -134,7 +134,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terminated:
-    """The upload is gone."""
+    """The upload is removed."""
 
 
 Outcome = Discovered | Created | Appended | Inspected | Unfinished | Content | Terminated

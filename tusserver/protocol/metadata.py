@@ -1,4 +1,4 @@
-"""Metadata: Upload-Metadata, kept as the client wrote it and read when somebody asks.
+"""Metadata: Upload-Metadata, kept as the client sent it, parsed on demand.
 
 tus 1.0.0, Creation: "The Upload-Metadata request and response header MUST consist of one or more comma-separated
 key-value pairs. The key and value MUST be separated by a space. The key MUST NOT contain spaces and commas and MUST
@@ -21,11 +21,11 @@ class Metadata:
     """Verbatim text, so that HEAD can give back "the value as specified by the client"."""
 
     text: str = ""
-    """As it came, one character a byte (latin-1)."""
+    """As it was sent, one character for each byte (latin-1)."""
 
     @classmethod
     def parse(cls, text: str) -> Metadata:
-        """Check a header value. An empty one counts as absent: tuspy sends it.
+        """Check a header value. An empty one, which tuspy sends, counts as absent.
 
         Raises:
             InvalidMetadata: with the pair and the rule it breaks.
@@ -58,7 +58,7 @@ class Metadata:
         return pairs
 
     def value(self, *keys: str) -> str | None:
-        """Text of the first of `keys` that is there and not empty; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of the first of `keys` that is not empty; bytes that are not UTF-8 become U+FFFD."""
         pairs = self.pairs()
         for key in keys:
             if value := pairs.get(key):
@@ -67,10 +67,10 @@ class Metadata:
 
     @property
     def name(self) -> str | None:
-        """File name the client gave (`filename`, as tus clients say; `name`, as Uppy does)."""
+        """File name given by the client (`filename` by most, `name` by Uppy)."""
         return self.value("filename", "name")
 
     @property
     def type(self) -> str | None:
-        """Media type the client gave (`filetype`; `type`, as Uppy does)."""
+        """Media type given by the client (`filetype` by most, `type` by Uppy)."""
         return self.value("filetype", "type")

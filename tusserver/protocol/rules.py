@@ -25,15 +25,15 @@ from tusserver.protocol.messages import Append, Create
 from tusserver.protocol.upload import TUS, Role, Upload, UploadId
 
 RETRIES = 20
-"""How often it is told again: for about half a day, as the pauses grow from a second on."""
+"""How often an application is called again: for about half a day, as the pauses grow from a second on."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppendPlan:
-    """What an Append may do."""
+    """What an Append is allowed to do."""
 
     upload: Upload
-    """At the offset where the body goes, and with the length it declares, if it does."""
+    """At the offset where the body starts, with the length that it declares, if it does."""
     limit: int | None
     """Most bytes the body may have; None: no limit."""
     overflow: type[TusError] = SizeExceeded
@@ -41,24 +41,24 @@ class AppendPlan:
 
 
 def lacking(upload: Upload) -> int:
-    """Return the bytes that are still to come, as far as that was declared. A final upload gets none from outside."""
+    """Return the bytes that the upload lacks of its declared length. A final upload gets none from clients."""
     return 0 if upload.length is None or upload.role is Role.FINAL else upload.length - upload.offset
 
 
 def is_expired(upload: Upload, now: datetime) -> bool:
-    """Whether the upload's time is over. One that is complete but not finished yet is finished first, if that works."""
+    """Whether the upload has expired. One that is complete but not finished is finished first, if that works."""
     if upload.complete and not upload.finished and not gave_up(upload):
         return False
     return upload.expires_at is not None and upload.expires_at <= now
 
 
 def gave_up(upload: Upload) -> bool:
-    """Whether the application failed so often to take the upload that it is not told again by itself."""
+    """Whether the application has failed so often to accept the upload that it is not called again by itself."""
     return upload.tries > RETRIES
 
 
 def is_time_to_finish(upload: Upload, now: datetime) -> bool:
-    """Whether an application is to be told again. A clock that was set back does not put that off."""
+    """Whether an application is to be called again. A clock that was set back does not delay that."""
     return upload.retry_at is None or not now < upload.retry_at <= now + MAX_RETRY_PAUSE
 
 
@@ -68,7 +68,7 @@ def announced_deadline(upload: Upload) -> datetime | None:
 
 
 def require_unexpired(upload: Upload, now: datetime) -> None:
-    """Refuse what is to be removed: "404 Not Found or 410 Gone".
+    """Refuse an upload that has expired: "404 Not Found or 410 Gone".
 
     Raises:
         UploadExpired
@@ -83,8 +83,8 @@ def check_creation(create: Create, limits: Limits) -> None:
     Raises:
         InvalidMetadata: too much of it.
         MaxSizeExceeded: the whole upload or its first body would be too large.
-        SizeExceeded: the first body runs over the length declared beside it.
-        BodyTooLarge: the first body is more than one request may bring.
+        SizeExceeded: the first body is longer than the length declared with it.
+        BodyTooLarge: the first body is more than one request may have.
     """
     if len(create.metadata.text) > limits.metadata_size:
         raise InvalidMetadata(f"Upload-Metadata is longer than {limits.metadata_size} bytes")
@@ -121,8 +121,8 @@ def plan_first(upload: Upload, first: Append, limits: Limits) -> AppendPlan:
 def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime, *, held: bool = False) -> AppendPlan:
     """Decide what a body may do to an upload; `held`: while another request writes it.
 
-    What was told is binding, what nobody was told can be taken back. So a body may go where the upload was told to
-    stand, whatever came beyond that; and where it stands, if nobody is at it.
+    An offset that a client was told is binding; bytes beyond it can be discarded. So a body may start at the offset
+    that was told, whatever was stored beyond it; and at the end of the upload, if no other request is writing it.
 
     Raises:
         UploadExpired, FinalIsReadOnly, ProtocolMismatch, OffsetMismatch, InconsistentLength, MaxSizeExceeded,
@@ -147,7 +147,7 @@ def plan_append(upload: Upload, append: Append, limits: Limits, now: datetime, *
 def advance(
     upload: Upload, added: int, expiry: Expiry, now: datetime, *, told: bool = False, completes: bool = False
 ) -> Upload:
-    """Move an upload past `added` bytes that are stored and verified; `told`: and somebody is told of that.
+    """Move an upload past `added` bytes that are stored and verified; `told`: a client is told of that.
 
     It is complete if that is all of its length; where the length does not say so, if they are the whole of a body that
     `completes` it. What is complete counts as told: from then on it may be processed.
@@ -174,12 +174,12 @@ def undeclared(start: Upload, before: Upload) -> Upload:
 
 
 def touch(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
-    """Note that bytes come in which cannot be kept yet, as their checksum comes last: it does not expire meanwhile."""
+    """Extend the deadline while bytes arrive that cannot be committed yet, as their checksum comes last."""
     return upload.with_progress(upload.offset, expires_at=expiry.after_append(upload, now), finished=upload.finished)
 
 
 def take_over(upload: Upload) -> Upload:
-    """Note that a request takes the upload over from another one."""
+    """Record that a request takes the upload over from another one."""
     return upload.with_progress(
         upload.offset,
         expires_at=upload.expires_at,
@@ -189,20 +189,20 @@ def take_over(upload: Upload) -> Upload:
 
 
 def tell(upload: Upload, offset: int | None = None) -> Upload:
-    """Note that somebody is told of an offset; None: of where the upload stands."""
+    """Record that a client is told an offset; None: that of the upload."""
     told = upload.offset if offset is None else offset
     return upload.with_progress(upload.offset, expires_at=upload.expires_at, finished=upload.finished, told=told)
 
 
 def finish(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
-    """Close the books of a complete upload; from now on its retention counts."""
+    """Record that everything is done for a complete upload; its retention starts now."""
     return upload.with_progress(upload.offset, expires_at=expiry.after_completion(upload, now), finished=True)
 
 
 def fail_to_finish(upload: Upload, expiry: Expiry, now: datetime) -> Upload:
-    """Note that the application failed to take a complete upload: it is told again after a pause that grows.
+    """Record that the application failed to accept a complete upload: it is called again after a pause that grows.
 
-    In the end it is not, and the upload expires like one that is not finished.
+    After the last attempt the upload expires like one that is not finished.
     """
     tries = upload.tries + 1
     upload = replace(
@@ -243,11 +243,11 @@ def require_size(length: int | None, limits: Limits, deadline: datetime | None =
 
 
 def may_download(upload: Upload, now: datetime) -> bool:
-    """Whether an upload is all here and may be given back.
+    """Whether an upload is complete and may be downloaded.
 
     Raises:
         UploadExpired
-        UploadWithheld: the application has not taken it yet.
+        UploadWithheld: the application has not accepted it yet.
     """
     require_unexpired(upload, now)
     if upload.withheld:

@@ -154,11 +154,11 @@ class TusDialect:
         if method == "OPTIONS":
             return Discover()
         if on_upload:
-            # An id that cannot exist is not found, whatever is asked of it.
+            # An upload with an id that cannot exist is not found, whatever the method.
             upload_id = as_upload_id(head.name)
         if method not in self._allowed[on_upload]:
             raise MethodNotAllowed(self._allow[on_upload])
-        # HEAD of who knows nothing of tus (`curl -I`, checkers of links) is answered as GET is.
+        # HEAD of a client that does not speak tus (`curl -I`, link checkers) is answered as GET.
         if method == "GET" or (method == "HEAD" and self._download and "tus-resumable" not in head.headers):
             return Download(id=upload_id)
         # "If the version is not supported by the Server, it MUST respond with the 412 Precondition Failed status and
@@ -211,8 +211,8 @@ class TusDialect:
         if "upload-checksum" not in announced:
             return None if text is None else Checksum.parse(text), False
         if text is not None:
-            raise InvalidChecksum("it came as a header and is announced as a trailer")
-        # What cannot come would not be checked, and its client believes that it was.
+            raise InvalidChecksum("it is sent as a header and announced as a trailer")
+        # A checksum that cannot arrive would not be checked, and the client would believe that it was.
         if head.body_length is not None:
             raise InvalidChecksum("it is announced as a trailer, which only a chunked body can have")
         if not head.trailers or Extension.CHECKSUM_TRAILER not in self._on:
@@ -245,7 +245,7 @@ class TusDialect:
             raise FinalIsReadOnly
         urls = concat[len(_FINAL) :]
         if not (urls.isascii() and urls.isprintable()):
-            # Parsers of URLs drop such characters in silence: what they see would not be what was sent.
+            # URL parsers drop such characters without an error: they would read another URL than was sent.
             raise InvalidConcat("a URL has visible ASCII characters only")
         named = urls.split()
         if not named:
@@ -270,8 +270,8 @@ class TusDialect:
     def _part(self, url: str, head: RequestHead) -> UploadId:
         """Find the id in the URL of a partial upload, by its path.
 
-        The host does not count: behind a proxy, clients may know us by another one than we see. A path without a
-        leading slash is relative to the collection, be that meant as a folder (`ID`) or not (`files/ID`).
+        The host is ignored: behind a proxy, clients may use another one than this server sees. A path without a leading
+        slash is relative to the collection, with (`ID`) or without (`files/ID`) its slash at the end.
         """
         try:
             target = urlsplit(url)
@@ -324,7 +324,7 @@ class TusDialect:
                 return reply
             case Content(upload=upload):
                 # RFC 9110 §9.3.2: HEAD "SHOULD send the same header fields in response ... as ... GET"; and a cache
-                # that has seen this answers HEAD with it. Each use asks us whether it is still there.
+                # that has this answers HEAD with it. Each use asks this server whether the upload is still there.
                 headers = {**self._state(upload), "Cache-Control": "private, no-cache"}
                 if len(upload.concat or "") > _LONG_CONCAT:
                     del headers["Upload-Concat"]
@@ -352,7 +352,7 @@ class TusDialect:
         return headers
 
     def _add_expiry(self, headers: dict[str, str], upload: Upload) -> None:
-        # A partial upload is not the end of anything: it expires also when it is complete.
+        # A partial upload expires also when it is complete.
         ends = upload.complete and upload.role is not Role.PARTIAL
         if self._expires and upload.expires_at is not None and not ends:
             headers["Upload-Expires"] = http_date(upload.expires_at)

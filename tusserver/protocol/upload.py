@@ -1,4 +1,4 @@
-"""Upload, the record: what an upload is, how far it came, and its JSON form."""
+"""Upload, the record: what an upload is, its progress, and its JSON form."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def as_upload_id(text: str) -> UploadId:
 
 
 class Role(StrEnum):
-    """Part an upload plays in a concatenation."""
+    """Role of an upload in a concatenation."""
 
     REGULAR = "regular"
     PARTIAL = "partial"
@@ -78,24 +78,24 @@ class Upload:
     expires_at: datetime | None = None
     """UTC. When an unfinished upload is removed; once finished, when its retention ends."""
     finished: bool = False
-    """Whether everything that follows completion was done (renamed, told)."""
+    """Whether everything that follows completion is done: named, and the application called."""
     told: int = 0
-    """Highest offset that anybody was told. It is binding; bytes beyond it may still be taken back."""
+    """Highest offset that a client was told. It is binding; bytes beyond it can still be discarded."""
     takeovers: int = 0
-    """Requests in a row that lost the upload to a newer one."""
+    """Requests in a row that were interrupted by a newer one."""
     owed: bool = False
-    """Whether an application has to be told of the end before the upload counts as finished."""
+    """Whether an application must accept the upload before it is finished."""
     tries: int = 0
-    """How often telling the application has failed."""
+    """How often the application has failed to accept it."""
     retry_at: datetime | None = None
-    """UTC. When it is tried again."""
+    """UTC. When the application is called again."""
     unclaimed: bool = False
-    """Of a final upload: whether no client knows of it yet, as the one that asked for it went away."""
+    """Of a final upload: whether no client knows its URL, as the one that asked for it disconnected."""
     fence: int = 0
     """Of the lease under which it was committed last; 0 where a lock is lost only with its process. A store refuses
     what is committed under an older one."""
     updated_at: datetime | None = field(default=None, compare=False)
-    """UTC. When bytes came last, or when it was finished; set by the store."""
+    """UTC. When bytes were added last, or when it was finished; set by the store."""
     storage: Mapping[str, str] = field(default_factory=_no_facts)
     """What the store needs to find the bytes. Its names are for the store alone; it is never changed in place."""
 
@@ -106,7 +106,7 @@ class Upload:
 
     @property
     def untouched(self) -> bool:
-        """Whether this is an upload that bytes are sent to, and that never got one."""
+        """Whether clients send its bytes, and none was stored yet."""
         return self.offset == 0 and self.length != 0 and self.role is not Role.FINAL
 
     @property

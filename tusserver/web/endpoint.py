@@ -94,7 +94,7 @@ class UploadEndpoint:
             reply = self._refuse(dialect, error, context)
         except ClientDisconnected:
             logger.info("client disconnected", extra={"method": head.method, "upload_id": head.name or None})
-            # Nobody reads it, but middleware around us would take silence for a broken app.
+            # Nobody reads this, but middleware would take an app that sends nothing for a broken one.
             reply = Reply(499, closes=True)
         except Exception:
             logger.exception("a request failed", extra={"method": head.method, "upload_id": head.name or None})
