@@ -29,8 +29,9 @@ test: $(STAMP)  ## run the tests (ARGS='-k checksum')
 
 # What stands on other packages. The rest of the tests asks other programs (browsers, proxies, foreign clients, kernels), and
 # those do not change with a version of ours; or it kills servers and asks the disk, which takes minutes.
-STANDING := $(addprefix tests/server/test_,wire.py drain.py pour.py heads.py trailers.py run.py logs.py) tests/web \
-	tests/conformance tests/cli tests/service tests/test_app.py tests/test_assembly.py tests/settings \
+STANDING := $(addprefix tests/server/test_,compat.py wire.py protocol.py recvfile.py recvfile_parsed.py heads.py trailers.py \
+	sockets.py logs.py) tests/web tests/conformance tests/cli tests/service tests/test_app.py tests/test_assembly.py \
+	tests/settings \
 	--ignore tests/service/test_upload_machine.py
 
 test-lowest: .venv-lowest/.installed  ## run what stands on other packages at the lowest versions that pyproject.toml allows

@@ -35,7 +35,7 @@ class Seen:
 
     how: str
     """`whole`, `gone`, `cancelled`, or what was raised."""
-    moved: tuple[int, ...] = ()
+    written: tuple[int, ...] = ()
     trailers: Mapping[str, str] = field(default_factory=dict)
     headers: tuple[tuple[bytes, bytes], ...] = ()
     digest: str = ""
@@ -43,7 +43,7 @@ class Seen:
     @property
     def total(self) -> int:
         """Bytes that were reported."""
-        return sum(self.moved)
+        return sum(self.written)
 
 
 def wire_of(scope: Scope) -> Wire:
@@ -91,14 +91,14 @@ async def read_body(receive: Receive) -> tuple[bytes, str]:
 class Keep:
     """An app that receives each body into `<folder>/<path>` and says so in `seen` before it answers.
 
-    `flags` open the files. `stop` cancels what is received at the moment, `moved` is called after each report, on the
+    `flags` open the files. `stop` cancels what is received at the moment, `written` is called after each report, on the
     loop.
     """
 
     def __init__(self, folder: Path, *, flags: int = os.O_RDWR | os.O_CREAT, hashed: str = "") -> None:
         self.folder = folder
         self.seen: queue.Queue[Seen] = queue.Queue()
-        self.moved: Callable[[int], None] = lambda count: None
+        self.written: Callable[[int], None] = lambda count: None
         self.started = threading.Event()
         self._flags = flags
         self._hashed = hashed
@@ -110,11 +110,11 @@ class Keep:
         self._loop = asyncio.get_running_loop()
         wire = wire_of(scope)
         digest = hashlib.new(self._hashed, usedforsecurity=False) if self._hashed else None
-        moved: list[int] = []
+        written: list[int] = []
 
         def note(count: int) -> None:
-            moved.append(count)
-            self.moved(count)
+            written.append(count)
+            self.written(count)
 
         fd = os.open(self.folder / scope["path"].strip("/"), self._flags, 0o600)
         receiving = asyncio.ensure_future(receive_into(scope, fd, on_written=note, digest=digest))
@@ -135,13 +135,13 @@ class Keep:
         self.seen.put(
             Seen(
                 how=how,
-                moved=tuple(moved),
+                written=tuple(written),
                 trailers=dict(wire.trailers or {}),
                 headers=tuple(scope["headers"]),
                 digest=digest.hexdigest() if digest is not None else "",
             )
         )
-        await answer(send, status, str(sum(moved)).encode())
+        await answer(send, status, str(sum(written)).encode())
 
     def stop(self) -> None:
         """Cancel all that is being received, from the test's thread."""

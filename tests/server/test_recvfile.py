@@ -52,7 +52,7 @@ def reported(keep: Keep) -> Callable[[int], None]:
     total = 0
     changed = threading.Condition()
 
-    def moved(count: int) -> None:
+    def written(count: int) -> None:
         nonlocal total
         with changed:
             total += count
@@ -62,7 +62,7 @@ def reported(keep: Keep) -> Callable[[int], None]:
         with changed:
             assert changed.wait_for(lambda: total >= count, TIMEOUT), f"{total} of {count} bytes were reported"
 
-    keep.moved = moved
+    keep.written = written
     return wait
 
 
@@ -360,9 +360,9 @@ def test_a_body_that_is_cancelled_while_a_thread_writes_waits_for_the_thread(
             return b""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        moved: list[int] = []
+        written: list[int] = []
         fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
-        work = asyncio.ensure_future(receive_into(scope, fd, digest=Slow(), on_written=moved.append))
+        work = asyncio.ensure_future(receive_into(scope, fd, digest=Slow(), on_written=written.append))
         assert await asyncio.to_thread(at_work.wait, TIMEOUT)
         work.cancel()
         for _ in range(3):  # turns of the loop in which it could end, and must not
@@ -371,7 +371,7 @@ def test_a_body_that_is_cancelled_while_a_thread_writes_waits_for_the_thread(
         go_on.set()
         await asyncio.wait([work])
         os.close(fd)
-        seen.put((sum(moved), work.cancelled()))
+        seen.put((sum(written), work.cancelled()))
         await answer(send, 503)
 
     stage.play(app)
@@ -388,13 +388,13 @@ def test_a_cancelled_body_that_had_all_its_bytes_leaves_a_connection_to_use(
     stage: Stage, tmp_path: Path, client: Connection, engine: str
 ) -> None:
     keep = Keep(tmp_path)
-    keep.moved = lambda count: keep.stop()  # comes to pass when the last byte was written
+    keep.written = lambda count: keep.stop()  # comes to pass when the last byte was written
     stage.play(keep)
     client.send(head("a", 10))
     assert keep.started.wait(TIMEOUT)
     client.send(b"0123456789")
     assert client.answer()["Connection"] is None
-    keep.moved = lambda count: None
+    keep.written = lambda count: None
     client.send(head("b", 3) + b"abc")
     assert client.answer().body == b"3"
 
@@ -448,7 +448,7 @@ def test_a_report_that_raises_ends_the_body(keep: Keep, client: Connection, engi
     def full(count: int) -> None:
         raise OSError(28, "said the app")
 
-    keep.moved = full
+    keep.written = full
     client.send(head("a", MIB))
     assert keep.started.wait(TIMEOUT)
     client.send(b"x" * 100)

@@ -53,16 +53,16 @@ class Keep:
         self.loop = asyncio.get_running_loop()
         wire = wire_of(scope)
         digest = hashlib.new(self.hashed, usedforsecurity=False) if self.hashed else None
-        moved: list[int] = []
+        written: list[int] = []
 
         def note(count: int) -> None:
-            moved.append(count)
+            written.append(count)
             with self.changed:
                 self.total += count
                 self.changed.notify_all()
 
         def admit(count: int) -> None:
-            if sum(moved) + count > self.room:
+            if sum(written) + count > self.room:
                 raise SizeExceeded
 
         fd = os.open(self.folder / scope["path"].strip("/"), os.O_RDWR | os.O_CREAT, 0o600)
@@ -89,12 +89,12 @@ class Keep:
         self.seen.put(
             Seen(
                 how=how,
-                moved=tuple(moved),
+                written=tuple(written),
                 trailers=dict(wire.trailers or {}),
                 digest=digest.hexdigest() if digest is not None else "",
             )
         )
-        await answer(send, status, str(sum(moved)).encode())
+        await answer(send, status, str(sum(written)).encode())
 
     def wait(self, count: int) -> None:
         """Wait until so many bytes were reported."""
@@ -341,5 +341,5 @@ def test_no_more_is_read_at_once_than_the_share_of_the_buffers(keep: Keep, clien
     keep.wait(1)
     client.send(chunk(body[1:]) + LAST)
     assert client.answer().status == 200
-    assert max(keep.next().moved) <= keep.share
+    assert max(keep.next().written) <= keep.share
     assert keep.stored("a") == body

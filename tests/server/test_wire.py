@@ -164,12 +164,12 @@ def test_bodies_of_an_app_without_interest_in_the_wire_arrive(stage: Stage, clie
 def test_what_follows_a_head_waits_in_the_kernel_until_the_app_says_where_it_goes(
     stage: Stage, client: Connection, tmp_path: Path
 ) -> None:
-    gate, moved = Gate(), queue.Queue[int]()
+    gate, written = Gate(), queue.Queue[int]()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await gate.passed()
         fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
-        await receive_into(scope, fd, on_written=moved.put)
+        await receive_into(scope, fd, on_written=written.put)
         os.close(fd)
         await answer(send)
 
@@ -179,7 +179,7 @@ def test_what_follows_a_head_waits_in_the_kernel_until_the_app_says_where_it_goe
     client.send(b"x" * 1000)
     gate.open()
     assert client.answer().status == 200
-    assert [moved.get(timeout=TIMEOUT) for _ in range(2)] == [10, 1000]
+    assert [written.get(timeout=TIMEOUT) for _ in range(2)] == [10, 1000]
 
 
 def test_a_body_over_http_1_0_goes_into_the_file(keep: Keep, client: Connection) -> None:
