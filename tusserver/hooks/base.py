@@ -63,7 +63,8 @@ class UploadChanges:
     id: UploadId | None = None
     metadata: Metadata | None = None
     storage: Mapping[str, str] | None = None
-    """Where the store is to put the upload, in the store's own words (`path` of the finished file, say)."""
+    """Where the store is to put the upload, in words of the store, such as `path`. No store takes it yet: what is in
+    `Upload.storage` says where bytes are, and must not come from outside."""
     max_size: int | None = None
     """Bytes that the upload may have at most, beside the server's own limit."""
     expires_at: datetime | None = None

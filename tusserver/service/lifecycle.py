@@ -66,6 +66,10 @@ class Lifecycle:
         if self.hooks.wants(HookType.PRE_TERMINATE):
             await self._require_agreement(HookType.PRE_TERMINATE, upload, context)
 
+    async def ask_while_receiving(self, upload: Upload, context: RequestContext) -> TusError | None:
+        """Ask the application whether more of a body is wanted; return its refusal. Only if a hook wants that."""
+        return (await self._ask(HookType.POST_RECEIVE, upload, context)).refusal
+
     async def begin(self, upload: Upload, context: RequestContext | None) -> None:
         """Store a new upload, and tell; if the hook fails the upload is removed again.
 

@@ -117,8 +117,9 @@ class BodyProgress:
 
     def _note(self, reached: Upload) -> None:
         """Something may have been told while that was committed."""
+        added = reached.offset > self.upload.offset
         self.upload = reached if reached.told >= self.upload.told else rules.tell(reached, self.upload.told)
-        if self._on_commit is not None:
+        if added and self._on_commit is not None:
             self._on_commit(self.upload)
         if self._send_interim is not None and self._sending is None and not self._intake.all_or_nothing:
             self._sending = asyncio.get_running_loop().create_task(self._confirm(self._send_interim))

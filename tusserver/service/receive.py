@@ -9,7 +9,8 @@ from functools import partial
 
 import anyio
 
-from tusserver.events import Interrupted, Progressed
+from tusserver.events import Interrupted, Progressed, Terminated
+from tusserver.hooks.base import HookType
 from tusserver.locks.base import Lease
 from tusserver.protocol import rules
 from tusserver.protocol.dialect import RequestContext
@@ -23,6 +24,7 @@ from tusserver.service.buffers import Buffers
 from tusserver.service.concat import Concatenator
 from tusserver.service.intake import Intake, StopReason, has_arrived
 from tusserver.service.lifecycle import Lifecycle
+from tusserver.service.post_receive import PostReceive
 from tusserver.service.progress import BodyProgress
 from tusserver.stores.base import Store
 from tusserver.streams import Body
@@ -45,6 +47,7 @@ class Receiver:
     ) -> None:
         self._store = store
         self._lifecycle = lifecycle
+        self._hooks = lifecycle.hooks
         self._concatenator = concatenator
         self._activity = activity
         self._expiry = expiry
@@ -114,8 +117,8 @@ class Receiver:
         intake = self._intake(plan, append, body)
         if has_arrived(body, append.body_length):
             return await self._receive_small(upload, append, intake, lease, context, before), None
-        observers = self._lifecycle.observers
-        on_commit = partial(self._publish_progress, context) if observers.wants(Progressed) else None
+        hook = PostReceive(self._lifecycle, intake, context) if self._hooks.wants(HookType.POST_RECEIVE) else None
+        on_commit = self._on_commit(hook, context)
         progress = BodyProgress(
             self._store, upload, intake, lease, self._expiry, self._now, on_commit, context.send_interim
         )
@@ -129,6 +132,8 @@ class Receiver:
             finally:
                 with anyio.CancelScope(shield=True):
                     await progress.end()
+                    if hook is not None:
+                        await hook.end()
             if lease.lost:
                 raise LeaseLost
             try:
@@ -138,15 +143,31 @@ class Receiver:
                     await self._undo(upload, progress.upload, before)
                 raise
             upload = await self._commit(upload, progress.upload, append, intake, added, context)
-            if intake.stop_reason is not None and observers.wants(Interrupted):
-                at = self._now()
-                observers.publish(Interrupted(upload=upload, context=context, at=at, reason=intake.stop_reason))
+            if intake.stop_reason is not None:
+                self._publish_interruption(upload, intake.stop_reason, context)
+                if hook is not None and intake.stop_reason is hook.refusal:
+                    await self._lifecycle.remove(upload, Terminated, context)
+                    raise hook.refusal
             return upload, intake.stop_reason
         finally:
             self._activity.remove(intake)
 
-    def _publish_progress(self, context: RequestContext, upload: Upload) -> None:
-        self._lifecycle.publish(Progressed, upload, context)
+    def _on_commit(self, hook: PostReceive | None, context: RequestContext) -> Callable[[Upload], None] | None:
+        """Return what is to be called after each checkpoint of a body; None if nobody wants to know."""
+        if hook is None and not self._lifecycle.observers.wants(Progressed):
+            return None
+
+        def committed(upload: Upload) -> None:
+            self._lifecycle.publish(Progressed, upload, context)
+            if hook is not None:
+                hook.committed(upload)
+
+        return committed
+
+    def _publish_interruption(self, upload: Upload, reason: StopReason, context: RequestContext) -> None:
+        observers = self._lifecycle.observers
+        if observers.wants(Interrupted):
+            observers.publish(Interrupted(upload=upload, context=context, at=self._now(), reason=reason))
 
     def _intake(self, plan: AppendPlan, append: Append, body: Body) -> Intake:
         return Intake(
