@@ -29,14 +29,14 @@ class Activity:
             intake.stop(ShuttingDown())
 
     def open(self) -> None:
-        """Receive bodies, again if need be: an app may be started more than once."""
+        """Receive bodies, also after `close`: an app may be started more than once."""
         self.closing = False
 
     def add(self, intake: Intake, context: RequestContext) -> None:
         """Note that a body is received from now on."""
         self.bodies[intake] = context
         self._minimum_rate.start()
-        if self.closing:  # it was waiting for something when the others were stopped
+        if self.closing:  # its request was waiting when the others were stopped
             intake.stop(ShuttingDown())
 
     def remove(self, intake: Intake) -> None:

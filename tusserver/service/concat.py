@@ -1,8 +1,8 @@
-"""Partial uploads become a final one: at once if they are complete, else when the last of them is.
+"""Partial uploads become a final one: at once if they are complete, otherwise when the last of them is.
 
-The copying goes on by itself, whatever becomes of the request that asked for it. A client that asks for the same final
-upload again waits for the copy under way, and HEAD tells when it is whole. What a stop or a crash interrupts the
-sweeper starts again, where it was.
+A copy runs in a task of its own, whatever becomes of the request that asked for it. A client that asks for the same
+final upload again waits for the copy under way, and HEAD says when it is complete. If a stop or a crash interrupts a
+copy, the sweeper resumes it where it was.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from tusserver.streams import Body
 logger = logging.getLogger("tusserver")
 
 COPY_WAIT = 10.0
-"""Seconds that a client is kept waiting for a copy: proxies give up after some more."""
+"""Seconds that a client waits for a copy, less than the timeouts of proxies."""
 SHORT_WAIT = 0.1
-"""Seconds that others wait for it."""
+"""Seconds that other requests wait for it."""
 CHECKPOINT = 1.0
 """Seconds between commits of a copy."""
 MAX_COPIES = 16
-"""Copies under way beside which a sweep starts no further one: its time comes with the next sweep."""
+"""Copies under way beside which a sweep starts no further one; the next sweep does."""
 
 
 _NOT_OURS = (UploadLocked, UploadNotFound, UploadInterrupted, LeaseLost, ShuttingDown)
@@ -94,7 +94,7 @@ class Concatenator:
     # of the requests -------------------------------------------------------------------------------------------------
 
     async def total_length(self, ids: Sequence[UploadId]) -> int | None:
-        """Check the parts of a final upload that is to be; return its length, None while that is unknown.
+        """Check the parts of a final upload before it is created; return its length, None while that is unknown.
 
         Raises:
             InvalidConcat, PartsUnfinished, MaxSizeExceeded
@@ -117,7 +117,7 @@ class Concatenator:
         return None
 
     async def create(self, final: Upload, context: RequestContext) -> tuple[Upload, bool]:
-        """Make a final upload, or find the one that was made of the same parts; return it and whether it is new.
+        """Create a final upload, or find the one that was made of the same parts; return it and whether it is new.
 
         Raises:
             InvalidConcat: one of the parts is in too many others; also what `Lifecycle.begin` raises.
@@ -129,7 +129,7 @@ class Concatenator:
             await self._finals.require_room(final.parts)
             await self._lifecycle.begin(final, context)
             try:
-                # Each part knows of it before anybody looks whether all are complete: so the last one finds it.
+                # It is noted with each part before it is checked whether all are complete: so the last one finds it.
                 async for part in in_turns(final.parts):
                     await self._store.note_awaiting(final.id, part)
                 await self._finals.require_room(final.parts, final.id)  # many may have come at once
@@ -141,10 +141,10 @@ class Concatenator:
     async def concatenate(self, final: Upload, body: Body, context: RequestContext, *, new: bool) -> Upload:
         """Wait for the parts to be joined, but not too long; return the final upload as it is then.
 
-        `new`: it was made for this request; if it cannot be, nothing is left of it.
+        `new`: it was created for this request; if it cannot be joined, nothing is left of it.
 
         Raises:
-            ClientDisconnected: the copy goes on; who asks again finds it.
+            ClientDisconnected: the copy goes on; a client that asks again finds it.
             TusError: it cannot be joined, or not now.
         """
         joining = self._start_copy(final.id, context)
@@ -186,7 +186,7 @@ class Concatenator:
         return final
 
     async def discard(self, final: Upload, context: RequestContext) -> None:
-        """Remove a final upload that was made for nothing, as far as it is still there and not finished."""
+        """Remove a final upload that cannot be joined, if it is still there and not complete."""
         try:
             async with self._locker.hold(final.id, Preempt(), self._lock_timeout):
                 found = await self._store.load(final.id)
@@ -195,20 +195,20 @@ class Concatenator:
         except (UploadNotFound, UploadLocked):
             pass
         async for part in in_turns(final.parts):
-            await self._lifecycle.remove_note(part)  # for one that had just gone: nobody else would
+            await self._lifecycle.remove_note(part)  # of a part that had just been removed: nothing else would
 
     async def schedule_look(self, part: UploadId) -> None:
-        """Have a part looked after soon if final uploads wait for it; called before it is complete."""
+        """Schedule a look at a part if final uploads wait for it; called before it is complete."""
         if await self._finals.noted(part):
             await self._store.remind(part, self._now() + RETRY_DELAY)
 
     async def part_completed(self, part: UploadId, context: RequestContext) -> None:
-        """Join the final uploads that waited for a part, and wait a little for them. Never fails."""
+        """Join the final uploads that waited for a part, and wait for them for `COPY_WAIT`. Never fails."""
         if (task := await self._start_part(part, context)) is not None:
             await asyncio.wait((task,), timeout=COPY_WAIT)
 
     async def resume_waiting(self, part: UploadId) -> None:
-        """Join, for a sweep, what waited for a complete part and was not joined when that came: there was a crash, say.
+        """Join, for a sweep, what waited for a complete part and was not joined then, as after a crash.
 
         Raises:
             StoreUnavailable
@@ -225,18 +225,18 @@ class Concatenator:
         try:
             return await self._parts.are_complete(final)
         except InvalidConcat:
-            return False  # one has gone: it waits for its own end
+            return False  # a part was removed: the final upload waits until it expires
 
     async def resume(self, final_id: UploadId, context: RequestContext | None) -> None:
         """Join the parts of a waiting final upload if they are all complete now. Never fails.
 
-        Waits a moment, as small ones are joined at once; not for a copy that is under way already.
+        Waits for `SHORT_WAIT`, as small ones are joined at once; not for a copy that is under way already.
         """
         if final_id not in self._copies:
             await asyncio.wait((self._start_copy(final_id, context),), timeout=SHORT_WAIT)
 
     async def sweep_final(self, final_id: UploadId) -> bool:
-        """Look after a final upload that waits, for a sweep; return whether it was removed, as its time was over.
+        """Join or remove a final upload that waits, for a sweep; return whether it was removed, as it had expired.
 
         Raises:
             UploadLocked, UploadNotFound
@@ -263,11 +263,11 @@ class Concatenator:
     # the copies under way --------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop copying, within a second; what is copied is kept, and a later start goes on from there."""
+        """Stop copying, within a second; what is copied is kept, and the copy is resumed after the next start."""
         self._closing = True
 
     def open(self) -> None:
-        """Copy again, if need be: an app may be started more than once."""
+        """Copy, also after `close`: an app may be started more than once."""
         self._closing = False
 
     async def wait_for_copies(self) -> None:
@@ -276,7 +276,7 @@ class Concatenator:
             await asyncio.wait(running)
 
     async def _start_part(self, part: UploadId, context: RequestContext | None) -> asyncio.Task[None] | None:
-        """Start to join what waits for a part, if anything is noted; return the task that does it."""
+        """Start to join what waits for a part, if anything does; return the task."""
         task = self._part_tasks.get(part)
         if task is None and not self._closing and await self._finals.noted(part) and part not in self._part_tasks:
             task = asyncio.get_running_loop().create_task(
@@ -287,14 +287,14 @@ class Concatenator:
         return task
 
     async def _concatenate_all(self, part: UploadId, context: RequestContext | None) -> None:
-        """One after the other: each holds the part, so that others would wait for it, or give up."""
+        """Join one after the other: each copy holds the lock of the part, so that others would wait for it or fail."""
         try:
             async for final in self._finals.of(part, lenient=True):
                 if self._closing:
                     return
                 if final.pending and await self._is_ready(final):
                     await asyncio.wait((self._start_copy(final.id, context),))
-        except TusError as error:  # a sweep looks after the part
+        except TusError as error:  # a sweep does it
             logger.warning("joining what waited for a part failed: %s", error, extra={"upload_id": part})
 
     def _start_copy(self, final_id: UploadId, context: RequestContext | None) -> asyncio.Task[None]:
@@ -316,7 +316,7 @@ class Concatenator:
         if error is None or isinstance(
             error, UploadLocked | UploadNotFound | UploadInterrupted | LeaseLost | ShuttingDown
         ):
-            return  # somebody else is at it, or it is gone
+            return  # another process does it, or it was removed
         if isinstance(error, TusError):
             logger.warning("joining failed: %s", error, extra={"upload_id": final_id})
         else:
@@ -345,7 +345,7 @@ class Concatenator:
             rules.require_unexpired(final, self._now())
             joined = final.pending
             if joined:
-                # The second look is at all of them, as what is remembered of them is a hint only.
+                # The second check is of all parts, as what is remembered of them is a hint only.
                 if not await self._parts.are_complete(final) or not all(
                     part.complete for part in await self._parts.load(final.parts)
                 ):
@@ -363,7 +363,7 @@ class Concatenator:
         self, final: Upload, context: RequestContext | None, raise_if_stopped: Callable[[], None]
     ) -> Upload:
         """Copy under the lock of the final upload; return it, complete. `raise_if_stopped`: called now and then."""
-        # If it is interrupted, by whatever, a sweep goes on with it.
+        # If it is interrupted, by whatever, a sweep resumes it.
         await self._store.remind(final.id, self._now() + RETRY_DELAY)
         async with self._hold_all(final.parts):
             parts = await self._parts.load(final.parts)
@@ -399,7 +399,7 @@ class Concatenator:
         async for part in in_turns(final.parts):
             try:
                 await self._store.remove(part, notes=part != final.parts[0])
-            except TusError as error:  # they go when their time is over
+            except TusError as error:  # they are removed when they expire
                 logger.warning("a part could not be removed: %s", error, extra={"upload_id": part})
         if not await self.is_noted(final.parts[0]):  # by a clock that was set
             await self._lifecycle.remove_note(final.parts[0])
@@ -417,7 +417,7 @@ class Concatenator:
 
     @asynccontextmanager
     async def _hold_all(self, ids: Sequence[UploadId]) -> AsyncIterator[None]:
-        """Hold every distinct part, in one order for everybody, so that nobody waits in a circle."""
+        """Hold the lock of every distinct part, always in the same order, so that there is no deadlock."""
         async with AsyncExitStack() as held:
             async for upload_id in in_turns(sorted(set(ids))):
                 await held.enter_async_context(self._locker.hold(upload_id, timeout=self._lock_timeout))

@@ -88,7 +88,7 @@ class Intake:
         self._ended = False
         self._stop_reason = reason
 
-    # from outside ----------------------------------------------------------------------------------------------------
+    # from outside -----------------------------------------------------------------------------------------------------
 
     def stop(self, reason: TusError) -> None:
         """End the body as soon as the bytes received are written; its client gets `reason`."""
@@ -116,7 +116,7 @@ class Intake:
             self.stop(BodyTooSlow())
         self._checked_at = self.received
 
-    # the Source ------------------------------------------------------------------------------------------------------
+    # the Source -------------------------------------------------------------------------------------------------------
 
     @property
     def can_receive_into(self) -> bool:
@@ -246,7 +246,7 @@ class Intake:
         if self._scope is not None:
             self._scope.cancel()
 
-    # after it --------------------------------------------------------------------------------------------------------
+    # after it ---------------------------------------------------------------------------------------------------------
 
     @property
     def all_or_nothing(self) -> bool:

@@ -27,7 +27,7 @@ logger = logging.getLogger("tusserver")
 Commit = Callable[[Upload], Awaitable[None]]
 
 RETRY_DELAY = timedelta(minutes=1)
-"""After which a sweep finishes what could not be finished."""
+"""After which a sweep tries again what failed."""
 
 _TOLD: dict[type[UploadEvent], HookType] = {
     Terminated: HookType.POST_TERMINATE,
@@ -135,13 +135,13 @@ class Lifecycle:
         again, after pauses that grow. If the application refuses the upload, it is removed.
 
         Raises:
-            FinishPending: an application has to be told, and it is not in this process.
+            FinishPending: an application has to be asked or told, and it is not in this process.
             FinishFailed: it failed.
             TusError: it refused, or the store failed.
         """
         if upload.owed and not self.has_finish_hooks:
             raise FinishPending
-        await self._store.remind(upload.id, self._now() + RETRY_DELAY)  # likewise: the first one may have been used up
+        await self._store.remind(upload.id, self._now() + RETRY_DELAY)  # likewise: the first one may be past
         upload = await self._store.finalize(upload)
         if upload.role is not Role.PARTIAL:
             refusal = await self._call_finish_hooks(upload, context)
@@ -192,7 +192,7 @@ class Lifecycle:
             await self._store.remind(upload.id, again)
 
     async def _mark_finished(self, upload: Upload, commit: Commit | None = None) -> Upload:
-        if upload.unclaimed:  # somebody may have asked since
+        if upload.unclaimed:  # a client may have asked for it since
             upload = replace(upload, unclaimed=(await self._store.load(upload.id)).unclaimed)
         upload = await self.commit_finished(upload, commit)
         logger.info("upload finished", extra={"upload_id": upload.id, "length": upload.length})
@@ -203,7 +203,7 @@ class Lifecycle:
         return await self._commit_deadline(rules.finish(upload, self._expiry, self._now()), commit)
 
     async def give_deadline(self, upload: Upload, *, now: bool = False) -> Upload:
-        """Give an upload the deadline that it has by the rules of today, from its last bytes on or from `now` on."""
+        """Give an upload the deadline that it has by the current settings, from its last bytes on or from `now` on."""
         expires_at = self._expiry.of(replace(upload, updated_at=None) if now else upload, self._now())
         upload = upload.with_progress(upload.offset, expires_at=expires_at, finished=upload.finished)
         return await self._commit_deadline(upload)
@@ -260,7 +260,7 @@ class Lifecycle:
         return HookRequest(type=kind, upload=upload, context=context, at=self._now())
 
     async def remove_note(self, part: UploadId) -> None:
-        """Remove what is left of a part that has gone: by that note its final upload was found again."""
+        """Remove what is left of a part that was removed: the note by which its final upload was found."""
         try:
             await self._store.load(part)
         except UploadNotFound:
@@ -268,7 +268,7 @@ class Lifecycle:
 
 
 def must_propagate(error: BaseException) -> bool:
-    """Whether this is no failure of an application, but our own task or the process that is to end."""
+    """Whether this is no failure of an application, but the end of our own task or of the process."""
     task = asyncio.current_task()
     cancelled = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
     return task is None or cancelled or isinstance(error, KeyboardInterrupt | SystemExit)

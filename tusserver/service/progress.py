@@ -1,8 +1,8 @@
-"""How far a body under way is committed, and what was told of that: checkpoints, reports, takeovers.
+"""How far a body under way is committed, and which offset was acknowledged: checkpoints, reports, takeovers.
 
-What was told is binding, what nobody was told can be taken back. So whoever asks how far the upload is gets an offset
-that is committed, and from then on nobody may write below it; and who comes back at that offset may take the upload
-over from a request that is still writing, whose later bytes nobody was told of.
+An offset that a client was told stays; bytes beyond it can be reverted. So a request for the offset gets one that is
+committed, and from then on no request may write below it; and a request that starts at that offset may take the upload
+over from one that is still writing, whose later bytes no client was told of.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tusserver.stores.base import Store
 
 CHECKPOINT = FLUSH / 2
 """Seconds between commits while a body comes in. With `FLUSH`, a killed server loses at most the last second."""
-LIVELY = 0.25
+RUNNING = 0.25
 """Seconds since its last bytes for which a body counts as running."""
-LIGHT = 1 << 20
-"""Bytes of a running body that are written to the disk for somebody who asks."""
-REPORT = 0.25
-"""Seconds that somebody who asks may have to wait for bytes to be written; then what is committed is told."""
+REPORT_BYTES = 1 << 20
+"""Bytes of a running body that are committed for a report."""
+REPORT_TIMEOUT = 0.25
+"""Seconds that a report waits for bytes to be written; then it says what is committed."""
 
 
 class BodyProgress:
@@ -66,7 +66,7 @@ class BodyProgress:
         self._ended = False
         self._touching = False
 
-    # what the store tells --------------------------------------------------------------------------------------------
+    # from the store ---------------------------------------------------------------------------------------------------
 
     def on_progress(self, added: int) -> Awaitable[None] | None:
         """See `streams.OnProgress`: commit progress now and then, while that says nothing about the end."""
@@ -116,7 +116,7 @@ class BodyProgress:
             self._commit = None
 
     def _note(self, reached: Upload) -> None:
-        """Something may have been told while that was committed."""
+        """Note a commit; more may have been acknowledged meanwhile."""
         added = reached.offset > self.upload.offset
         self.upload = reached if reached.told >= self.upload.told else rules.tell(reached, self.upload.told)
         if added and self._on_commit is not None:
@@ -128,65 +128,65 @@ class BodyProgress:
     async def _confirm(self, send_interim: SendInterim) -> None:
         """Send the client the offset that is committed."""
         try:
-            if not self._over():
+            if not self._has_ended():
                 await self._tell()
                 await send_interim(Progressed(upload=self.upload))
         finally:
             self._sending = None
 
-    # who asks --------------------------------------------------------------------------------------------------------
+    # other requests ---------------------------------------------------------------------------------------------------
 
     async def report(self) -> int | None:
-        """See `locks.base.OnReport`: write and commit what is here, and return the offset that is told.
+        """See `locks.base.OnReport`: write and commit what is here, and return the offset that is acknowledged.
 
-        A large body that is running on a disk that must be waited for is not held up: of it the last commit is told.
+        A large body that is running, on a disk that must be waited for, is not held up: its last commit is reported.
         """
-        if self._over():
-            return self._last_word()
+        if self._has_ended():
+            return self._final_report()
         if not self._intake.all_or_nothing:
-            await self._catch_up()
+            await self._write_pending()
             reached = self._reached()
-            running = self._intake.idle_for < LIVELY
+            running = self._intake.idle_for < RUNNING
             if not running:
-                await self._settled()
+                await self._wait_for_commit()
             if self._commit is None and reached is not None and not self._ended:
                 more = reached.offset - self.upload.offset
-                if more > 0 and (more <= LIGHT or not running or not self._store.waits_for_disk):
-                    self._checkpoint(reached)  # not told yet: until it is there somebody may take over
-                    await self._settled()
-        if self._over():
-            return self._last_word()
+                if more > 0 and (more <= REPORT_BYTES or not running or not self._store.waits_for_disk):
+                    self._checkpoint(reached)  # not acknowledged yet: until it is committed a request may take over
+                    await self._wait_for_commit()
+        if self._has_ended():
+            return self._final_report()
         await self._tell()
         return self.upload.told
 
     async def _tell(self) -> None:
         """Make the offset that is committed binding, as somebody is told of it."""
         if self.upload.told < self.upload.offset:
-            self.upload = rules.tell(self.upload)  # at once: a takeover at an older offset comes too late now
+            self.upload = rules.tell(self.upload)  # at once: a takeover at an older offset is too late now
             await self._store.tell(self.upload)
 
-    def _over(self) -> bool:
+    def _has_ended(self) -> bool:
         return self._ended or self._interrupted or self._lease.lost
 
     @property
     def _interrupted(self) -> bool:
         return isinstance(self._intake.stop_reason, UploadInterrupted)
 
-    def _last_word(self) -> int | None:
-        """Who takes over goes on at what was told; else whoever asks finds out when this one is gone."""
+    def _final_report(self) -> int | None:
+        """The offset at which the next request goes on; None if the record says it once this one has ended."""
         return self.upload.told if self._interrupted and not self._lease.lost else None
 
-    async def _settled(self) -> None:
-        """Wait a little for the commit under way, if there is one."""
+    async def _wait_for_commit(self) -> None:
+        """Wait for the commit under way, if there is one, for `REPORT_TIMEOUT`."""
         if self._commit is not None:
-            await asyncio.wait([self._commit], timeout=REPORT)
+            await asyncio.wait([self._commit], timeout=REPORT_TIMEOUT)
 
-    async def _catch_up(self) -> None:
-        """Have written what is in our hands now, but do not wait for long."""
+    async def _write_pending(self) -> None:
+        """Have the bytes written that have arrived, but do not wait longer than `REPORT_TIMEOUT`."""
         self._intake.catch_up()
         wanted = self._intake.received
         try:
-            async with asyncio.timeout(REPORT):
+            async with asyncio.timeout(REPORT_TIMEOUT):
                 while self._intake.written < wanted and not self._ended:
                     self._moved = self._moved or asyncio.Event()
                     self._moved.clear()
@@ -195,15 +195,15 @@ class BodyProgress:
             pass
 
     def release_requested(self, preempt: Preempt) -> bool:
-        """See `locks.base.OnReleaseRequest`: go if the newcomer starts where the upload was told to stand."""
+        """See `locks.base.OnReleaseRequest`: release if the other request starts at the acknowledged offset."""
         if preempt.at is None or preempt.at == self.upload.told:
             self._intake.stop(UploadInterrupted(self._start.takeovers))
         return self._interrupted
 
-    # the end ---------------------------------------------------------------------------------------------------------
+    # the end ----------------------------------------------------------------------------------------------------------
 
     async def end(self) -> None:
-        """Commit nothing any more; return once nothing is being committed."""
+        """Commit nothing more; return once nothing is being committed."""
         self._ended = True
         if self._moved is not None:
             self._moved.set()
@@ -212,6 +212,6 @@ class BodyProgress:
 
 
 def _seen(saving: asyncio.Task[None]) -> None:
-    """Look at what a commit raised: who waits for it hears of it, and there may be nobody."""
+    """Retrieve what a commit raised, as there may be nothing that awaits it."""
     if not saving.cancelled():
         saving.exception()

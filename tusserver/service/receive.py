@@ -57,7 +57,7 @@ class Receiver:
 
     @contextlib.asynccontextmanager
     async def trimming(self, before: Upload, lease: Lease) -> AsyncIterator[None]:
-        """Leave an upload that had no length no more space than it has bytes, however its request ends.
+        """Give back the space behind the offset of an upload that had no length, however its request ends.
 
         Not when its lease is lost: the bytes behind the offset may be those of a newer holder.
         """
@@ -74,10 +74,10 @@ class Receiver:
                     await self._store.trim(before.id)
 
     async def start_at(self, start: Upload, upload: Upload) -> None:
-        """Record where a body starts, and the length that it declares: that stands even if the body does not arrive.
+        """Record where a body starts, and the length that it declares: it stays even if the body does not arrive.
 
         Raises:
-            OutOfSpace, MaxSizeExceeded: there is no room for that length, and nothing has changed.
+            OutOfSpace, MaxSizeExceeded: that length does not fit, and nothing has changed.
         """
         declares = start.length != upload.length and not start.complete
         if declares:
@@ -107,7 +107,7 @@ class Receiver:
         *,
         before: Upload | None = None,
     ) -> tuple[Upload, StopReason | None]:
-        """Write, verify, commit; return the upload as committed, and what cut the body short.
+        """Write, verify, commit; return the upload as committed, and why the body ended early.
 
         `before`: the upload as it was before the body declared a length; None while it is created.
         """
@@ -137,7 +137,7 @@ class Receiver:
             if lease.lost:
                 raise LeaseLost
             try:
-                await self._verify(upload, intake, added)  # raises before anything is told
+                await self._verify(upload, intake, added)  # raises before anything is acknowledged
             except TusError:
                 with anyio.CancelScope(shield=True):
                     await self._undo(upload, progress.upload, before)
@@ -197,7 +197,7 @@ class Receiver:
         context: RequestContext,
         before: Upload | None,
     ) -> Upload:
-        """Verify a body that is here, and write and commit it in one stroke."""
+        """Verify a body that has arrived, then write and commit it in one step."""
         try:
             data = await intake.read_all()
         except TusError:
@@ -207,13 +207,13 @@ class Receiver:
         if lease.lost:
             raise LeaseLost
         upload = rules.advance(start, len(data), self._expiry, self._now(), told=True, completes=append.completes)
-        with anyio.CancelScope(shield=True):  # what is written shall be told
+        with anyio.CancelScope(shield=True):  # what is written is to be committed
             await self._schedule_waiting_finals(upload)
             upload = await self._lifecycle.commit(upload, context, partial(self._store.put, data=data))
         return upload
 
     async def _write(self, upload: Upload, intake: Intake, progress: BodyProgress) -> int:
-        """Return the bytes written: on a disk that got full those before. Of one that fails nobody can tell."""
+        """Return the bytes written; if the disk gets full, those before that. On other errors the number is unknown."""
         try:
             return await self._store.write(upload, intake, progress.on_progress)
         except OutOfSpace as error:
@@ -253,7 +253,7 @@ class Receiver:
         """Commit what a body brought; return the upload as it is committed."""
         stop_reason = intake.stop_reason
         if isinstance(stop_reason, UploadInterrupted) and reached.offset > reached.told:
-            # Here, and not only by who interrupts: somebody who asks in between would make the rest binding.
+            # Here, and not only by the new holder: a HEAD in between would acknowledge the rest.
             reached = reached.with_progress(reached.told, expires_at=reached.expires_at, finished=False)
             with anyio.CancelScope(shield=True):
                 await self._store.revert(reached)
@@ -266,7 +266,7 @@ class Receiver:
             return reached
         start = start.with_progress(start.offset, expires_at=start.expires_at, finished=False, told=reached.told)
         upload = rules.advance(start, added, self._expiry, self._now(), told=stop_reason is None, completes=completes)
-        with anyio.CancelScope(shield=True):  # what is written shall be told
+        with anyio.CancelScope(shield=True):  # what is written is to be committed
             await self._schedule_waiting_finals(upload)
             upload = await self._lifecycle.commit(upload, context)
             if upload.length != start.length:  # it follows from the end of the body
@@ -279,6 +279,6 @@ class Receiver:
         await self._store.replace(upload)
 
     async def _schedule_waiting_finals(self, upload: Upload) -> None:
-        """Before it is committed that a part is complete: a crash may come before what waits for it is joined."""
+        """Schedule a look at a part before it is complete: a crash may come before what waits for it is joined."""
         if upload.complete and upload.role is Role.PARTIAL:
             await self._concatenator.schedule_look(upload.id)

@@ -1,4 +1,4 @@
-"""The use-cases. Each method reads as the story of one request: write, verify, commit, answer, always in this order."""
+"""The use-cases: one method for each kind of request. The order is always write, verify, commit, answer."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ from tusserver.streams import Body
 logger = logging.getLogger("tusserver")
 
 HEAD_WAIT = 0.5
-"""Seconds for which HEAD tries again where somebody holds the upload and has nothing to say."""
+"""Seconds for which a HEAD waits for a lock whose holder reports no offset, or for an application."""
 
 GIVEN_UP_RETRY = 60
-"""Seconds after which to ask again for an upload whose application is not told again by itself."""
+"""Retry-After of an upload whose application failed so often that it is not called again."""
 
 
 class UploadService:
@@ -99,20 +99,20 @@ class UploadService:
         self._finishing: dict[UploadId, asyncio.Task[None]] = {}
 
     def close(self) -> None:
-        """Stop every body that is coming in, and take no more: bytes are kept, clients are told to come again.
+        """Stop every body that is coming in, and take no more: their bytes are kept, and clients get 503.
 
-        An upload can still be made, as that is short, and not every client asks for it twice (tuspy does not).
+        An upload can still be created, as that is short, and not every client tries that again (tuspy does not).
         """
         self.activity.close()
         self._concatenator.close()
 
     def open(self) -> None:
-        """Take bodies, again if need be: an app may be started more than once."""
+        """Take bodies, also after `close`: an app may be started more than once."""
         self.activity.open()
         self._concatenator.open()
 
     async def wait_for_background(self) -> None:
-        """Wait for what goes on without a request; give up telling applications, they are told again."""
+        """Wait for what runs without a request; hooks that are being called are cancelled, and called again later."""
         for trying in list(self._finishing.values()):
             trying.cancel()
         if self._finishing:
@@ -124,7 +124,7 @@ class UploadService:
 
         Raises:
             TusError: it was refused.
-            ClientDisconnected: nobody is there to be answered.
+            ClientDisconnected: there is no client to be answered.
         """
         self.activity.requests.add(context)
         try:
@@ -149,7 +149,7 @@ class UploadService:
     # POST ------------------------------------------------------------------------------------------------------------
 
     async def create(self, create: Create, body: Body, context: RequestContext) -> Created:
-        """Make an upload, with its first bytes if they came along."""
+        """Create an upload, with its first bytes if they came along."""
         rules.check_creation(create, self._limits)
         if create.role is Role.FINAL:
             return await self._create_final(create, body, context)
@@ -170,13 +170,13 @@ class UploadService:
 
     async def _create_final(self, create: Create, body: Body, context: RequestContext) -> Created:
         """Join partial uploads. The same parts asked for again give the same final upload, also when they are gone."""
-        if self.activity.closing:  # to join parts may take long
+        if self.activity.closing:  # joining parts may take long
             raise ShuttingDown
         found = await self._concatenator.find_existing(create.parts, create.metadata.text)
         if found is None:
             create = replace(create, length=await self._concatenator.total_length(create.parts))
         upload = await self._new_upload(create, context)
-        # One that is there already takes no further place.
+        # An upload that exists already is counted already.
         place = self._reserve(upload, context)
         async with place if found is None else contextlib.nullcontext():
             final, new = await self._concatenator.create(upload, context)
@@ -185,7 +185,7 @@ class UploadService:
     async def _receive_first(
         self, upload: Upload, first: Append, body: Body, lease: Lease, context: RequestContext
     ) -> Created:
-        """Make the upload and take the bytes that came along. It exists then, so a body cut short makes a Created."""
+        """Create the upload with the bytes that came along; also if the server ends their body early."""
         plan = rules.plan_first(upload, first, self._limits)
         arrived = has_arrived(body, first.body_length) and not self._lifecycle.hooks.wants(HookType.POST_CREATE)
         stop_reason: StopReason | None = None
@@ -214,7 +214,7 @@ class UploadService:
         except (TusError, ClientDisconnected) as error:
             if located and isinstance(error, ClientDisconnected):
                 raise  # it has the URL of an interim answer, and can resume
-            # A client that is told that it did wrong, or is gone, has no URL to resume at: leave nothing.
+            # A client that is refused, or has disconnected, has no URL to resume at: leave nothing.
             with contextlib.suppress(UploadNotFound):  # refused by the application, and removed
                 await self._lifecycle.remove(await self._store.load(upload.id), TerminatedEvent, context)
             raise
@@ -232,7 +232,7 @@ class UploadService:
     # PATCH -----------------------------------------------------------------------------------------------------------
 
     async def append(self, append: Append, body: Body, context: RequestContext) -> Appended:
-        """Write a body where the upload was told to stand, or where it stands if nobody is at it."""
+        """Write a body at the offset that was acknowledged, or at the current one if no other request writes."""
         assert append.id is not None
         for again in (True, False):
             if self.activity.closing:
@@ -242,7 +242,7 @@ class UploadService:
                 break
             except OffsetMismatch as error:
                 upload = await self._confirm_offset(append.id)
-                # Who held it meanwhile may have been somebody who asked how far it is.
+                # The lock may have been held by a request that only asked for the offset.
                 if not again or upload.offset != append.offset:
                     mismatch = OffsetMismatch(expected=upload.offset, provided=append.offset)
                     raise mismatch.expiring(rules.announced_deadline(upload)) from error
@@ -258,13 +258,13 @@ class UploadService:
     async def _append(
         self, append: Append, body: Body, context: RequestContext
     ) -> tuple[Upload, StopReason | None, bool]:
-        """Return the upload as it is now, what cut the body short, and whether it was this request that finished it."""
+        """Return the upload as it is now, why its body ended early, and whether this request finished the upload."""
         assert append.id is not None
         upload_id = append.id
         contended = False
 
         async def refuse_early() -> None:
-            """Refuse by the record, if at all, before whoever is writing is disturbed."""
+            """Refuse by the record, if at all, before the request that is writing is disturbed."""
             nonlocal contended
             rules.plan_append(await self._store.load(upload_id), append, self._limits, self._now(), held=True)
             contended = True
@@ -280,8 +280,8 @@ class UploadService:
             except TusError as error:  # of the body, the disk or a quota, which do not know the upload
                 error.expiring(rules.announced_deadline(plan.upload))
                 raise
-            # Also after a cut: a client that sent the last byte, and not the end of its chunked body, has no more to
-            # send.
+            # Also if the body ended early: a client that sent the last byte, but not the end of its chunked body, has
+            # no more to send.
             upload = await self._finish_if_complete(upload, context)
             if stop_reason is None:
                 upload = await self._commit_told(upload)
@@ -305,7 +305,7 @@ class UploadService:
         return upload
 
     async def _commit_told(self, upload: Upload) -> Upload:
-        """Make it binding where the upload stands, as somebody is told of it; with its lock."""
+        """Commit that the current offset is acknowledged, as a client is told of it; with the lock of the upload."""
         if upload.told < upload.offset:
             upload = rules.tell(upload)
             await self._store.commit(upload)
@@ -314,10 +314,10 @@ class UploadService:
     # HEAD, GET, DELETE -----------------------------------------------------------------------------------------------
 
     async def inspect(self, inspect: Inspect, context: RequestContext) -> Inspected:
-        """Tell how far an upload came. Nobody is interrupted for that: who writes it says what it has.
+        """Return an upload and its offset. No request is interrupted for that: one that writes reports its offset.
 
         Raises:
-            FinishPending: all bytes are here, and an application that has to be told of them was not told yet.
+            FinishPending: all bytes are here, and an application that has to be asked or told has not answered yet.
         """
         upload = await self._confirm_offset(inspect.id)
         if upload.role is Role.FINAL:
@@ -330,7 +330,7 @@ class UploadService:
     async def _confirm_offset(self, upload_id: UploadId) -> Upload:
         """Return an upload at an offset that is binding from now on."""
         upload = await self._store.load(upload_id)
-        if upload.complete or upload.pending:  # what is complete counts as told
+        if upload.complete or upload.pending:  # what is complete counts as acknowledged
             return upload
         for timeout in (0.0, HEAD_WAIT):
             try:
@@ -343,14 +343,14 @@ class UploadService:
                 offset = await self._locker.report(upload_id)
                 if offset is not None:
                     break
-        # What was told before is binding whatever the holder does.
+        # An offset that was acknowledged stays so, whatever the holder does.
         upload = await self._store.load(upload_id)
         if upload.complete:
             return upload
         return upload.with_progress(max(upload.told, offset or 0), expires_at=upload.expires_at, finished=False)
 
     async def _check_final(self, final: Upload, context: RequestContext) -> Upload:
-        """A crash or a full disk may have come between the last part and the joining; nobody waits for that here."""
+        """Resume the joining of a final upload that a crash or a full disk interrupted, without waiting for it."""
         if final.unclaimed:
             final = await self._concatenator.claim(final.id)
         if final.pending:
@@ -362,7 +362,7 @@ class UploadService:
         return final
 
     async def _finish_now(self, upload: Upload, context: RequestContext) -> Upload:
-        """Tell the application again, if it is time; who asks for the upload comes again later else.
+        """Call the hooks of the end again, if it is time; otherwise the client has to ask again later.
 
         Raises:
             FinishPending
@@ -379,7 +379,7 @@ class UploadService:
                 self._try_to_finish(upload.id, context)
             )
             trying.add_done_callback(lambda _: self._finishing.pop(upload.id, None))
-        # A proxy would give up on an application that takes its time.
+        # Not longer: a proxy would time out.
         await asyncio.wait((trying,), timeout=HEAD_WAIT)
         upload = await self._store.load(upload.id)  # if it was refused it is gone
         if upload.withheld:
@@ -391,12 +391,12 @@ class UploadService:
             async with self._locker.hold(upload_id) as lease:
                 await self._finish_if_complete(await self._store.load(upload_id, lease.fence), context)
         except (UploadLocked, FinishFailed, FinishPending, UploadNotFound):
-            pass  # somebody else is at it, or it is tried again later
+            pass  # another request does it, or it is tried again later
         except TusError as error:
             logger.info("finishing an upload: %s", error, extra={"upload_id": upload_id})
 
     async def download(self, download: Download, context: RequestContext) -> Content | Unfinished:
-        """Give back a finished upload; of another one, tell how far it came, as HEAD does."""
+        """Return the content of a finished upload; of another one the offset, as HEAD does."""
         upload = await self._store.load(download.id)
         if upload.pending or not rules.may_download(upload, self._now()):
             upload = (await self.inspect(Inspect(id=download.id), context)).upload
@@ -405,7 +405,7 @@ class UploadService:
         return await self._store.content(upload)
 
     async def terminate(self, terminate: Terminate, context: RequestContext) -> Terminated:
-        """Remove an upload, also under the hands of whoever writes it."""
+        """Remove an upload, also while another request writes it."""
         async with self._locker.hold(terminate.id, Preempt(), self._lock_timeout):
             upload = await self._store.load(terminate.id)
             await self._lifecycle.ask_to_terminate(upload, context)
