@@ -67,7 +67,6 @@ STILL_IN = {
     "tusserver/indexes/file_schedule.py",
     "tusserver/service/concat.py",
     "tusserver/service/lifecycle.py",
-    "tusserver/service/progress.py",
     "tusserver/service/quota.py",
     "tusserver/service/reaper.py",
     "tusserver/service/sweeper.py",
