@@ -4,6 +4,7 @@ import pytest
 
 from tests.settings.loading import by_flags, refusal
 from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
+from tusserver.server.options import ServerOptions
 from tusserver.settings.sources import load
 from tusserver.web.cors import Cors
 from tusserver.web.forwarded import Proxies
@@ -67,6 +68,7 @@ def test_a_refusal_about_a_default_says_so() -> None:
         ("tus", Features),
         ("proxies", Proxies),
         ("cors", Cors),
+        ("server", ServerOptions),
     ],
 )
 def test_options_have_the_names_and_defaults_of_settings(group: str, kind: type[object]) -> None:
