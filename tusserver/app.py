@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tusserver.events import Observers
 from tusserver.hooks.callables import CallableHooks, Callback
-from tusserver.indexes.base import Ledger
-from tusserver.indexes.file_open_uploads import FileLedger
-from tusserver.indexes.memory import MemoryLedger
+from tusserver.indexes.base import OpenUploads
+from tusserver.indexes.file_open_uploads import FileOpenUploads
+from tusserver.indexes.memory import MemoryOpenUploads
 from tusserver.locks import file
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
@@ -25,7 +25,7 @@ from tusserver.protocol.extensions import Extension
 from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
 from tusserver.protocol.tus import TusDialect
 from tusserver.service.wiring import Options, wire
-from tusserver.stores.base import Claim, Store
+from tusserver.stores.base import Attachment, SharedFolder, Store
 from tusserver.web.cors import Cors, CorsMiddleware
 from tusserver.web.endpoint import UploadEndpoint
 from tusserver.web.forwarded import Proxies, PublicUrl
@@ -48,8 +48,8 @@ class Tus:
     Args:
         store: where uploads are stored.
         locker: the locks of uploads; by default those of the store, which all processes on it share.
-        ledger: lists of unfinished uploads, if `limits` bound them; by default in the folder of the store, which all
-            processes on it share.
+        open_uploads: lists of unfinished uploads, if `limits` bound them; by default in the folder of the store, which
+            all processes on it share.
         limits: how much clients may ask for.
         expiry: when uploads are removed.
         timeouts: how long a request may take, and how slow its client may be.
@@ -77,7 +77,7 @@ class Tus:
     """Functions that are told of events and cannot fail a request: `tus.observers.subscribe(Finished, count)`."""
 
     _sweeping: asyncio.Task[None] | None = None
-    _claim: Claim | None = None
+    _attachment: Attachment | None = None
     _closed = False
 
     def __init__(
@@ -85,7 +85,7 @@ class Tus:
         store: Store,
         *,
         locker: Locker | None = None,
-        ledger: Ledger | None = None,
+        open_uploads: OpenUploads | None = None,
         limits: Limits = Limits(),
         expiry: Expiry = Expiry(),
         timeouts: Timeouts = Timeouts(),
@@ -105,7 +105,7 @@ class Tus:
         service = wire(
             store,
             self._locker,
-            ledger or _ledger_of(store),
+            open_uploads or _open_uploads_of(store),
             CallableHooks(before_create, on_created, on_finished, on_terminated, on_expired),
             self.observers,
             Options(limits=limits, expiry=expiry, timeouts=timeouts, features=features),
@@ -160,9 +160,9 @@ class Tus:
                 await self._service.wait_for_background()
                 await self._store.flush()
             await self._locker.aclose()
-            if self._claim is not None:
-                self._claim.close()
-                self._claim = None
+            if self._attachment is not None:
+                self._attachment.close()
+                self._attachment = None
 
     def _start_sweeping(self) -> asyncio.Task[None]:
         """Start the task that sweeps, unless it runs.
@@ -171,11 +171,11 @@ class Tus:
         request on another event loop starts it again, as the task ended with the loop that it was started on.
 
         Raises:
-            ValueError: see `Store.claim`, which is called here and not in the constructor: the process that makes
-                this app may fork those that serve it.
+            ValueError: see `SharedFolder.attach`, which is called here and not in the constructor: the process that
+                makes this app may fork those that serve it.
         """
-        if self._claim is None:
-            self._claim = self._store.claim(self._locker.domain)
+        if self._attachment is None and isinstance(self._store, SharedFolder):
+            self._attachment = self._store.attach(self._locker.domain)
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.get_running_loop().create_task(self._sweeper.run(), name="tusserver sweeper")
         return self._sweeping
@@ -208,12 +208,12 @@ class Tus:
 
 
 def _locker_of(store: Store) -> Locker:
-    if store.lock_folder is None or not file.AVAILABLE:
+    if not isinstance(store, SharedFolder) or not file.AVAILABLE:
         return MemoryLocker()
-    return file.FileLocker(store.lock_folder)
+    return file.FileLocker(store.root / "locks")
 
 
-def _ledger_of(store: Store) -> Ledger:
-    if store.lock_folder is None:
-        return MemoryLedger()
-    return FileLedger(store.lock_folder.parent / "tally")
+def _open_uploads_of(store: Store) -> OpenUploads:
+    if not isinstance(store, SharedFolder):
+        return MemoryOpenUploads()
+    return FileOpenUploads(store.root / "tally")

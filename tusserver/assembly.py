@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 from tusserver.addresses import TrustedProxies
 from tusserver.app import Tus
-from tusserver.indexes.file_open_uploads import FileLedger
+from tusserver.indexes.file_open_uploads import FileOpenUploads
 from tusserver.locks import file
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
@@ -19,7 +19,7 @@ from tusserver.server import sockets
 from tusserver.server.options import ConnectionLimits, RunOptions, ServerOptions
 from tusserver.settings.schema import Settings
 from tusserver.settings.sources import LoadedSettings, SettingsError
-from tusserver.stores.base import Claim
+from tusserver.stores.base import Attachment
 from tusserver.stores.file import folder
 from tusserver.stores.file.store import FileStore
 from tusserver.web.cors import Cors
@@ -36,18 +36,18 @@ _PORT_RETRY = 0.02
 class ServerApp(Router):
     """The ASGI app of `tusserver serve`: uploads below one path, health and the page beside it, 404 elsewhere."""
 
-    def __init__(self, tus: Tus, path: str, locker: Locker, claim: Claim, page: UploadPage | None) -> None:
+    def __init__(self, tus: Tus, path: str, locker: Locker, attachment: Attachment, page: UploadPage | None) -> None:
         rows: dict[str, ASGIApp] = {} if page is None else dict.fromkeys(PATHS, page)
         super().__init__(exact={**rows, LIVE: tus.health, READY: tus.health}, below={path: tus}, other=tus)
         self.tus = tus
         self.page = page
         self._locker = locker
-        self._claim = claim
+        self._attachment = attachment
 
     async def aclose(self) -> None:
         """Release the locks and the data folder."""
         await self._locker.aclose()
-        self._claim.close()
+        self._attachment.close()
 
 
 def assemble(configured: LoadedSettings) -> ServerApp:
@@ -59,11 +59,11 @@ def assemble(configured: LoadedSettings) -> ServerApp:
     settings = configured.settings
     store = open_store(configured)
     locker = open_locker(configured, store)
-    claim = claim_store(configured, store, locker)
+    attachment = attach(configured, store, locker)
     app = Tus(
         store,
         locker=locker,
-        ledger=FileLedger(
+        open_uploads=FileOpenUploads(
             settings.store.root.absolute() / "tally",
             file_mode=settings.store.file_mode,
             folder_mode=settings.store.folder_mode,
@@ -75,7 +75,7 @@ def assemble(configured: LoadedSettings) -> ServerApp:
         proxies=settings.proxies.fill(Proxies),
         cors=settings.cors.fill(Cors) if settings.cors.enabled else None,
     )
-    return ServerApp(app, settings.server.path, locker, claim, _page(settings))
+    return ServerApp(app, settings.server.path, locker, attachment, _page(settings))
 
 
 def _page(settings: Settings) -> UploadPage | None:
@@ -140,19 +140,19 @@ def open_locker(configured: LoadedSettings, store: FileStore) -> Locker:
             )
         return MemoryLocker()
     try:
-        return file.FileLocker(store.lock_folder)
+        return file.FileLocker(store.root / "locks")
     except ValueError as error:
         raise configured.refusal("store.root", f"cannot be used: {error}") from None
 
 
-def claim_store(configured: LoadedSettings, store: FileStore, locker: Locker) -> Claim:
-    """Claim the store, so that no process uses it with other locks.
+def attach(configured: LoadedSettings, store: FileStore, locker: Locker) -> Attachment:
+    """Attach this process to the store, so that no process uses it with other locks.
 
     Raises:
         SettingsError: a process does.
     """
     try:
-        return store.claim(locker.domain)
+        return store.attach(locker.domain)
     except ValueError as error:
         raise configured.refusal("store.root", f"cannot be used: {error}") from None
 

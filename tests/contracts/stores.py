@@ -278,24 +278,27 @@ class StoreContract:
         assert content.size == len(data)
         assert await read(content, 100_000, 200_001) == data[100_000:200_001]
 
-    async def test_progress_is_told_after_each_step_as_a_sum(self, store: Store) -> None:
+    async def test_progress_is_told_in_rising_sums_up_to_all_that_came(self, store: Store) -> None:
         upload, told = an_upload(), list[int]()
         await store.create(upload)
-        await store.write(upload, Chunks(b"abc", [b"d", b"ef"], b"g"), noting(told))
-        assert told == [3, 6, 7]
+        assert await store.write(upload, Chunks(b"abc", [b"d", b"ef"], b"g"), noting(told)) == 7
+        assert told == sorted(set(told))
+        assert told[-1] == 7
 
-    async def test_progress_may_be_committed_on_the_way(self, store: Store) -> None:
+    async def test_every_sum_that_is_told_can_be_committed(self, store: Store) -> None:
+        """How often progress is told is up to the store: some cannot commit any byte."""
         upload = an_upload()
         await store.create(upload)
-        seen = []
+        told, seen = [], []
 
         async def on_progress(count: int) -> None:
+            told.append(count)
             if (recording := store.checkpoint(changed(upload, offset=count))) is not None:
                 await recording
             seen.append((await store.load(ID)).offset)
 
         await store.write(upload, Chunks(b"abc", b"def", b"g"), on_progress)
-        assert seen == [3, 6, 7]
+        assert seen == told
         await store.commit(changed(upload, offset=7))
         assert (await store.load(ID)).offset == 7
 
@@ -393,33 +396,33 @@ class StoreContract:
 
     async def test_a_part_remembers_who_waits_for_it(self, store: Store) -> None:
         await store.create(an_upload(role=Role.PARTIAL))
-        assert await store.awaiting(ID) == ()
+        assert await store.dependents(ID) == ()
         for final in ("one", "two", "one"):
-            await store.note_awaiting(UploadId(final), ID)
-        assert await store.awaiting(ID) == ("one", "two")
+            await store.add_dependent(UploadId(final), ID)
+        assert await store.dependents(ID) == ("one", "two")
 
     async def test_what_is_struck_out_does_not_wait_for_a_part_any_more(self, store: Store) -> None:
         await store.create(an_upload(role=Role.PARTIAL))
         for final in ("one", "two", "three"):
-            await store.note_awaiting(UploadId(final), ID)
-        await store.strike_awaiting(ID, [UploadId("three"), UploadId("one"), UploadId("none")])
-        assert await store.awaiting(ID) == ("two",)
-        await store.strike_awaiting(ID, [UploadId("two")])
-        await store.strike_awaiting(ID, [UploadId("two")])
-        assert await store.awaiting(ID) == ()
+            await store.add_dependent(UploadId(final), ID)
+        await store.remove_dependents(ID, [UploadId("three"), UploadId("one"), UploadId("none")])
+        assert await store.dependents(ID) == ("two",)
+        await store.remove_dependents(ID, [UploadId("two")])
+        await store.remove_dependents(ID, [UploadId("two")])
+        assert await store.dependents(ID) == ()
 
     async def test_a_later_look_does_not_take_the_place_of_an_earlier_one(self, store: Store) -> None:
         await store.create(an_upload())
         now = datetime.now(UTC)
         for hours in (1, 50):
-            await store.remind(ID, now + timedelta(hours=hours))
+            await store.schedule(ID, now + timedelta(hours=hours))
         assert ID in [upload_id async for upload_id in store.due(now + timedelta(hours=2))]
 
     async def test_nobody_waits_for_a_part_that_is_gone(self, store: Store) -> None:
         await store.create(an_upload(role=Role.PARTIAL))
-        await store.note_awaiting(OTHER, ID)
+        await store.add_dependent(OTHER, ID)
         await store.remove(ID)
-        assert await store.awaiting(ID) == ()
+        assert await store.dependents(ID) == ()
 
     # the end ---------------------------------------------------------------------------------------------------------
 
@@ -491,14 +494,14 @@ class StoreContract:
 
     async def test_an_upload_is_named_once(self, store: Store) -> None:
         await store.create(an_upload(expires_at=NOW + HOUR))
-        await store.remind(ID, NOW + HOUR)
+        await store.schedule(ID, NOW + HOUR)
         assert (await named(store, NOW + HOUR + LATE)).count(ID) == 1
         assert await named(store, NOW + HOUR + LATE) == []
 
     async def test_an_upload_is_named_again_when_somebody_asked_for_it(self, store: Store) -> None:
         await store.create(an_upload(expires_at=NOW + HOUR))
         await named(store, NOW + HOUR + LATE)
-        await store.remind(ID, NOW + 3 * HOUR)
+        await store.schedule(ID, NOW + 3 * HOUR)
         assert await named(store, NOW + 2 * HOUR) == []
         assert await named(store, NOW + 3 * HOUR + LATE) == [ID]
 

@@ -728,9 +728,9 @@ async def test_a_part_that_is_being_written_is_not_joined_half(world: World) -> 
 class Forgetful(FileStore):
     """A part is deleted between the first look at it and the note that somebody waits for it."""
 
-    async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
+    async def add_dependent(self, final: UploadId, part: UploadId) -> None:
         await self.remove(part)
-        await super().note_awaiting(final, part)
+        await super().add_dependent(final, part)
 
 
 async def test_no_note_stays_behind_for_a_part_that_went_away(tmp_path: Path) -> None:

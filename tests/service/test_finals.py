@@ -103,7 +103,7 @@ async def another_final(world: World) -> None:
 async def a_sweep(world: World) -> None:
     part = await world.part(b"hello")
     await waiting(world, part, MANY)
-    await world.store.remind(part, world.clock())
+    await world.store.schedule(part, world.clock())
     with counted(world):
         await world.sweeper.sweep()
 
@@ -113,7 +113,7 @@ async def a_note_of_a_part_that_has_gone(world: World) -> None:
     for final in await waiting(world, part, MANY):
         await world.delete(final)
     await world.store.remove(part, notes=False)
-    await world.store.remind(part, world.clock())
+    await world.store.schedule(part, world.clock())
     with counted(world):
         await world.sweeper.sweep()
 
@@ -172,7 +172,7 @@ async def a_copy_of_many_parts(world: World) -> None:
 async def a_sweep_of_a_final_that_waits(world: World) -> None:
     final = await world.join(*await many_parts(world))
     world.restart()
-    await world.store.remind(final.id, world.clock())
+    await world.store.schedule(final.id, world.clock())
     with counted(world):
         await world.sweeper.sweep()
 
@@ -326,8 +326,8 @@ async def test_a_final_upload_that_was_deleted_makes_room_for_another(make_world
     for times in range(1, 20):
         await world.delete((await world.join(part, *[missing] * times)).id)
     finals = [await world.join(*[part] * times) for times in (1, 2)]
-    assert await world.store.awaiting(part) == tuple(final.id for final in finals)
-    assert len(await world.store.awaiting(missing)) <= 3
+    assert await world.store.dependents(part) == tuple(final.id for final in finals)
+    assert len(await world.store.dependents(missing)) <= 3
 
 
 async def test_of_many_who_ask_at_once_as_many_succeed_as_there_is_room_for(make_world: MakeWorld) -> None:
@@ -347,10 +347,10 @@ async def test_notes_of_final_uploads_that_are_gone_go_with_the_next_walk(make_w
     finals = await waiting(world, part, 10)
     for final in finals[1:]:
         await world.delete(final)
-    assert len(await world.store.awaiting(part)) == 10
+    assert len(await world.store.dependents(part)) == 10
     await world.append(part, 4, b"o")
     await world.concatenator.wait_for_copies()
-    assert await world.store.awaiting(part) == (finals[0],)
+    assert await world.store.dependents(part) == (finals[0],)
 
 
 async def test_the_notes_of_a_part_do_not_grow_with_the_requests_for_it(tmp_path: Path) -> None:
@@ -358,16 +358,16 @@ async def test_the_notes_of_a_part_do_not_grow_with_the_requests_for_it(tmp_path
     part = await world.part(b"a")
     for times in range(1, 30):
         await world.delete((await world.join(*[part] * times)).id)
-        assert len(await world.store.awaiting(part)) <= 3
+        assert len(await world.store.dependents(part)) <= 3
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.awaited")) < 200  # noqa: ASYNC240 - it is done
 
 
 class Racing(MemoryStore):
     """Something is noted while gone final uploads are struck out."""
 
-    async def strike_awaiting(self, part: UploadId, gone: Collection[UploadId]) -> None:
-        await self.note_awaiting(UploadId("late"), part)
-        await super().strike_awaiting(part, gone)
+    async def remove_dependents(self, part: UploadId, gone: Collection[UploadId]) -> None:
+        await self.add_dependent(UploadId("late"), part)
+        await super().remove_dependents(part, gone)
 
 
 async def test_what_is_noted_while_others_are_struck_out_stays() -> None:
@@ -377,4 +377,4 @@ async def test_what_is_noted_while_others_are_struck_out_stays() -> None:
         await world.delete(final)
     await world.append(part, 4, b"o")
     await world.concatenator.wait_for_copies()
-    assert await world.store.awaiting(part) == ("late",)
+    assert await world.store.dependents(part) == ("late",)

@@ -13,7 +13,7 @@ import pytest
 from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, Feed, World, a_request, elapse
 from tusserver.indexes.base import Listed
-from tusserver.indexes.memory import MemoryLedger
+from tusserver.indexes.memory import MemoryOpenUploads
 from tusserver.protocol.errors import (
     CreationRejected,
     MaxSizeExceeded,
@@ -144,8 +144,8 @@ async def test_of_many_creations_at_once_no_more_pass_than_there_is_room_for(mak
 
 
 async def test_counts_outlive_a_restart(make_world: MakeWorld) -> None:
-    ledger = MemoryLedger()
-    world = make_world(limits=Limits(uploads_per_client=3), ledger=ledger)
+    open_uploads = MemoryOpenUploads()
+    world = make_world(limits=Limits(uploads_per_client=3), open_uploads=open_uploads)
     for _ in range(3):
         await make(world)
     world.restart()
@@ -154,8 +154,11 @@ async def test_counts_outlive_a_restart(make_world: MakeWorld) -> None:
 
 
 async def test_two_servers_count_together(make_world: MakeWorld) -> None:
-    ledger, ids = MemoryLedger(), (UploadId(f"shared-{number}") for number in count())
-    one, two = (make_world(limits=Limits(uploads_per_client=3), ledger=ledger, new_id=ids.__next__) for _ in range(2))
+    open_uploads, ids = MemoryOpenUploads(), (UploadId(f"shared-{number}") for number in count())
+    one, two = (
+        make_world(limits=Limits(uploads_per_client=3), open_uploads=open_uploads, new_id=ids.__next__)
+        for _ in range(2)
+    )
     for world in (one, two, one):
         await make(world)
     for world in (one, two):
@@ -169,8 +172,8 @@ async def test_two_servers_count_together(make_world: MakeWorld) -> None:
 @pytest.fixture
 def shared(world: World) -> tuple[Quota, Quota]:
     """Of two processes on one store."""
-    ledger, limits = MemoryLedger(), Limits(uploads_per_client=3, reserved_per_client=1000)
-    one, two = (Quota(world.store, ledger, world.locker, limits, world.clock) for _ in range(2))
+    open_uploads, limits = MemoryOpenUploads(), Limits(uploads_per_client=3, reserved_per_client=1000)
+    one, two = (Quota(world.store, open_uploads, world.locker, limits, world.clock) for _ in range(2))
     return one, two
 
 
@@ -180,13 +183,13 @@ async def test_what_another_process_is_making_counts_while_that_lives(
     one, two = shared
     async with AsyncExitStack() as making:
         for number in range(3):
-            await making.enter_async_context(one.place(UploadId(f"making-{number}"), ME, 5))
+            await making.enter_async_context(one.reserve(UploadId(f"making-{number}"), ME, 5))
         for number in range(2):
             with pytest.raises(TooManyUploads):
-                async with two.place(UploadId(f"other-{number}"), ME, 5):
+                async with two.reserve(UploadId(f"other-{number}"), ME, 5):
                     pass
     # Gone without a record, as those of a process that died: nobody holds their locks.
-    async with two.place(UploadId("later"), ME, 5):
+    async with two.reserve(UploadId("later"), ME, 5):
         pass
 
 
@@ -197,25 +200,25 @@ async def test_what_a_check_met_while_it_was_made_is_still_counted_when_it_is_th
     async with AsyncExitStack() as making:
         for number in range(3):
             upload_id = UploadId(f"making-{number}")
-            await making.enter_async_context(one.place(upload_id, ME, 5))
+            await making.enter_async_context(one.reserve(upload_id, ME, 5))
         with pytest.raises(TooManyUploads):
-            async with two.place(UploadId("other"), ME, 5):
+            async with two.reserve(UploadId("other"), ME, 5):
                 pass
         for number in range(3):
             await world.store.create(Upload(id=UploadId(f"making-{number}"), created_at=world.clock.now, length=5))
     for process in shared:
         with pytest.raises(TooManyUploads):
-            async with process.place(UploadId("another"), ME, 5):
+            async with process.reserve(UploadId("another"), ME, 5):
                 pass
 
 
 async def test_bytes_that_another_process_is_reserving_count(world: World, shared: tuple[Quota, Quota]) -> None:
     one, two = shared
-    async with one.place(UploadId("large"), ME, 900):
+    async with one.reserve(UploadId("large"), ME, 900):
         with pytest.raises(TooMuchReserved):
-            async with two.place(UploadId("other"), ME, 101):
+            async with two.reserve(UploadId("other"), ME, 101):
                 pass
-        async with two.place(UploadId("small"), ME, 100):
+        async with two.reserve(UploadId("small"), ME, 100):
             pass
 
 
@@ -225,12 +228,12 @@ async def test_a_length_that_another_process_is_declaring_counts_before_it_is_re
     one, two = shared
     deferred = UploadId("deferred")
     await world.store.create(Upload(id=deferred, created_at=world.clock.now))
-    async with one.place(deferred, ME, 900):
+    async with one.reserve(deferred, ME, 900):
         with pytest.raises(TooMuchReserved):
-            async with two.place(UploadId("other"), ME, 101):
+            async with two.reserve(UploadId("other"), ME, 101):
                 pass
     await rest()
-    async with two.place(UploadId("other"), ME, 101):  # it was not recorded in the end
+    async with two.reserve(UploadId("other"), ME, 101):  # it was not recorded in the end
         pass
 
 
@@ -332,7 +335,7 @@ async def test_of_many_creations_at_once_no_more_bytes_pass_than_there_is_room_f
 # what it costs -------------------------------------------------------------------------------------------------------
 
 
-class CountingLedger(MemoryLedger):
+class CountingLedger(MemoryOpenUploads):
     """Knows how often a whole list was read."""
 
     def __init__(self) -> None:
@@ -346,15 +349,15 @@ class CountingLedger(MemoryLedger):
 
 
 async def test_a_flood_of_refused_creations_costs_no_more_than_the_first_of_them(make_world: MakeWorld) -> None:
-    ledger = CountingLedger()
-    world = make_world(limits=Limits(uploads_per_client=50), ledger=ledger)
+    open_uploads = CountingLedger()
+    world = make_world(limits=Limits(uploads_per_client=50), open_uploads=open_uploads)
     for _ in range(50):
         await make(world)
     for _ in range(200):
         with pytest.raises(TooManyUploads):
             await make(world)
-    assert ledger.entries_read == 51
-    assert len(await ledger.read(ME)) == 51
+    assert open_uploads.entries_read == 51
+    assert len(await open_uploads.read(ME)) == 51
 
 
 def counting_looks(world: World, monkeypatch: pytest.MonkeyPatch) -> list[UploadId]:
@@ -386,39 +389,39 @@ async def test_a_list_that_is_bounded_by_bytes_alone_does_not_grow_with_what_is_
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quota, "CROWD", 10)
-    ledger = MemoryLedger()
-    world = make_world(limits=Limits(reserved=10**9), ledger=ledger)
+    open_uploads = MemoryOpenUploads()
+    world = make_world(limits=Limits(reserved=10**9), open_uploads=open_uploads)
     looks = counting_looks(world, monkeypatch)
     for _ in range(100):
         await world.append(await make(world), 0, b"hello")
-    assert len(await ledger.read(quota.ALL)) <= 12
+    assert len(await open_uploads.read(quota.ALL)) <= 12
     assert len(looks) <= 200
 
 
 async def test_lists_of_clients_who_are_done_are_forgotten(world: World) -> None:
-    ledger = MemoryLedger()
-    tidied = Quota(world.store, ledger, world.locker, Limits(uploads_per_client=3), world.clock)
+    open_uploads = MemoryOpenUploads()
+    tidied = Quota(world.store, open_uploads, world.locker, Limits(uploads_per_client=3), world.clock)
     await tidied.prune()
-    async with tidied.place(UploadId("never-made"), YOU, 5):
+    async with tidied.reserve(UploadId("never-made"), YOU, 5):
         pass
     mine = await make(world)
-    async with tidied.place(mine, ME, 5):
+    async with tidied.reserve(mine, ME, 5):
         pass
     await tidied.prune()
-    assert set(await ledger.names(0)) == {ME, YOU}
+    assert set(await open_uploads.names(0)) == {ME, YOU}
     await elapse(quota.IDLE)
     await tidied.prune()
-    assert set(await ledger.names(0)) == {ME}
+    assert set(await open_uploads.names(0)) == {ME}
     await world.append(mine, 0, b"hello")
     await elapse(quota.IDLE)
     await tidied.prune()
-    assert set(await ledger.names(0)) == set()
+    assert set(await open_uploads.names(0)) == set()
 
 
 async def test_without_limits_nothing_is_counted(make_world: MakeWorld) -> None:
-    ledger = MemoryLedger()
-    world = make_world(ledger=ledger)
+    open_uploads = MemoryOpenUploads()
+    world = make_world(open_uploads=open_uploads)
     for _ in range(20):
         await make(world)
-    assert list(await ledger.names(0)) == []
+    assert list(await open_uploads.names(0)) == []
     assert not world.service.quota.by_client

@@ -82,7 +82,7 @@ async def test_an_upload_that_a_power_cut_made_unfinished_again_gets_a_deadline(
     upload = await world.store.load(upload_id)
     assert upload.finished
     await world.store.commit(changed(upload, offset=2, finished=False))  # as the file store finds it after the cut
-    await world.store.remind(upload_id, world.clock.now)
+    await world.store.schedule(upload_id, world.clock.now)
     world.clock.advance(HOUR)
     assert await world.sweeper.sweep() == 0
     assert (await world.head(upload_id)).expires_at == world.clock.now + DAY

@@ -13,8 +13,8 @@ from tusserver.clock import WallClock
 from tusserver.events import Observers
 from tusserver.hooks.base import Hooks, HookType
 from tusserver.hooks.callables import CallableHooks, Callback
-from tusserver.indexes.base import Ledger
-from tusserver.indexes.memory import MemoryLedger
+from tusserver.indexes.base import OpenUploads
+from tusserver.indexes.memory import MemoryOpenUploads
 from tusserver.locks.base import Locker
 from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol import messages
@@ -164,7 +164,7 @@ class World:
         features: Features = Features(),
         before_create: Callback | None = None,
         new_id: Callable[[], UploadId] | None = None,
-        ledger: Ledger | None = None,
+        open_uploads: OpenUploads | None = None,
         hooks: bool | Hooks = True,
         make_locker: Callable[[], Locker] = MemoryLocker,
     ) -> None:
@@ -180,7 +180,7 @@ class World:
         self._new_id = new_id or _ids().__next__
         self.hooks = hooks if not isinstance(hooks, bool) else self._make_hooks(hooks, before_create)
         self._make_locker = make_locker
-        self._ledger = ledger or MemoryLedger()
+        self._open_uploads = open_uploads or MemoryOpenUploads()
         self.restart()
 
     def restart(self) -> None:
@@ -192,7 +192,7 @@ class World:
         service = wire(
             self.store,
             self.locker,
-            self._ledger,
+            self._open_uploads,
             self.hooks,
             self.observers,
             self._options,

@@ -230,7 +230,7 @@ async def joined(run: Run) -> None:
     parts[0] = await run.finish(await run.append(parts[0], DATA[:STEP]))
     run.counts = True
     final = await run.create(ID, length=None, role=Role.FINAL, parts=PARTS)
-    await run.store.note_awaiting(ID, PARTS[1])
+    await run.store.add_dependent(ID, PARTS[1])
     parts[1] = await run.finish(await run.append(parts[1], DATA[STEP:]))
     final = changed(final, length=len(DATA))
     await run.store.replace(final)
@@ -274,7 +274,7 @@ async def split(run: Run) -> None:
     for number, upload_id in enumerate((ID, *PARTS)):
         deadline = now + timedelta(hours=24 + 2 * number)
         await run.store.commit(replace(await run.store.load(upload_id), expires_at=deadline))
-        await run.store.remind(upload_id, deadline)
+        await run.store.schedule(upload_id, deadline)
         run._tell({f"{upload_id}:removing": 1})
     run.counts = True
     for hours in (22, 25, 27):

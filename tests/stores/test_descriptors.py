@@ -83,8 +83,8 @@ async def declared(store: FileStore, upload: Upload) -> None:
 
 
 async def removed(store: FileStore, upload: Upload) -> None:
-    await store.note_awaiting(upload.id, upload.id)
-    await store.awaiting(upload.id)
+    await store.add_dependent(upload.id, upload.id)
+    await store.dependents(upload.id)
     await store.remove(upload.id)
     await store.check()
     await store.flush()

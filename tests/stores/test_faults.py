@@ -141,7 +141,7 @@ async def test_a_calendar_that_cannot_be_read_is_told_like_any_failure(
 ) -> None:
     await store.create(an_upload())
     assert [upload_id async for upload_id in store.due(NOW)] == []
-    await store.remind(ID, NOW)
+    await store.schedule(ID, NOW)
     monkeypatch.setattr(os, call, failing(errno.EIO))
     with pytest.raises(StoreUnavailable):
         assert [upload_id async for upload_id in store.due(NOW + timedelta(days=3650))] != [None]
@@ -196,7 +196,7 @@ async def test_a_look_that_could_not_be_noted_is_made_up_for(
         await store.create(changed(upload, id=upload_id))
     assert set(await due(store)) == {ID, OTHER}
     monkeypatch.setattr(os, "write", failing(errno.ENOSPC))
-    await store.remind(ID, NOW)
+    await store.schedule(ID, NOW)
     monkeypatch.undo()
     assert ID in await due(FileStore(root))
 
@@ -204,11 +204,11 @@ async def test_a_look_that_could_not_be_noted_is_made_up_for(
 async def test_a_list_stays_while_looks_cannot_be_noted(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     await store.create(an_upload(expires_at=NOW))
     await due(store)
-    await store.remind(ID, NOW)
+    await store.schedule(ID, NOW)
     monkeypatch.setattr(os, "write", failing(errno.ENOSPC))
     for _ in range(3):
         async for upload_id in store.due(NOW + LATE):
-            await store.remind(upload_id, NOW)
+            await store.schedule(upload_id, NOW)
     monkeypatch.undo()
     assert ID in await due(store)
 

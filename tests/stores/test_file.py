@@ -31,7 +31,7 @@ from tests.contracts.stores import (
 from tests.stores.conftest import Mount
 from tests.support.uploads import changed
 from tusserver.disk import cached, files, space
-from tusserver.indexes.file_schedule import Calendar
+from tusserver.indexes.file_schedule import DatedLists
 from tusserver.protocol.errors import (
     MaxSizeExceeded,
     OutOfSpace,
@@ -67,6 +67,20 @@ class TestFileStoreWithReadableNames(StoreContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
         return FileStore(tmp_path / "data", finished_folder=tmp_path / "finished")
+
+
+@pytest.mark.parametrize("durability", list(Durability))
+async def test_progress_is_told_and_can_be_committed_after_each_step(tmp_path: Path, durability: Durability) -> None:
+    store, upload, seen = FileStore(tmp_path, durability=durability), an_upload(), []
+    await store.create(upload)
+
+    async def on_progress(count: int) -> None:
+        if (recording := store.checkpoint(changed(upload, offset=count))) is not None:
+            await recording
+        seen.append((count, (await store.load(ID)).offset))
+
+    await store.write(upload, Chunks(b"abc", [b"d", b"ef"], b"g"), on_progress)
+    assert seen == [(3, 3), (6, 6), (7, 7)]
 
 
 @pytest.fixture
@@ -180,7 +194,7 @@ def open_umask() -> Iterator[None]:
 async def everything(store: FileStore) -> None:
     """Make the store make every kind of file."""
     part = await complete(store, b"hello", OTHER, role=Role.PARTIAL)
-    await store.note_awaiting(ID, part.id)
+    await store.add_dependent(ID, part.id)
     upload = await complete(store, b"hello")
     await store.replace(upload)
     await store.finalize(upload)
@@ -688,8 +702,8 @@ async def test_notes_of_final_uploads_survive_one_that_was_torn(store: FileStore
     await store.create(an_upload(role=Role.PARTIAL))
     path = bytes_path(root).with_name(f"{ID}.awaited")
     path.write_bytes(b"\xff\0\0\0../x\nabc")
-    await store.note_awaiting(OTHER, ID)
-    assert await store.awaiting(ID) == ("abc", OTHER)
+    await store.add_dependent(OTHER, ID)
+    assert await store.dependents(ID) == ("abc", OTHER)
 
 
 async def test_a_removal_that_was_cut_off_gets_another_look(
@@ -715,8 +729,8 @@ async def test_a_removal_that_was_cut_off_gets_another_look(
 async def test_an_id_of_which_anything_is_left_gets_its_look(store: FileStore, root: Path, left: str) -> None:
     (root / "uploads" / ID[:2]).mkdir()
     (root / "uploads" / ID[:2] / f"{ID}{left}").touch()
-    await store.remind(ID, NOW)
-    await store.remind(OTHER, NOW)
+    await store.schedule(ID, NOW)
+    await store.schedule(OTHER, NOW)
     assert await named(store, NOW + LATE) == [ID]
 
 
@@ -809,14 +823,14 @@ async def test_a_calendar_is_made_anew_a_few_hundred_uploads_at_a_time(
         await store.create(an_upload(upload_id, length=0, expires_at=NOW - HOUR))
     shutil.rmtree(root / "calendar")
     most = 0
-    real = Calendar.add_all
+    real = DatedLists.add_all
 
-    def add_all(self: Calendar, looks: list[tuple[str, float]], now: float, *, overdue: bool = False) -> None:
+    def add_all(self: DatedLists, looks: list[tuple[str, float]], now: float, *, overdue: bool = False) -> None:
         nonlocal most
         most = max(most, len(looks))
         real(self, looks, now, overdue=overdue)
 
-    monkeypatch.setattr(Calendar, "add_all", add_all)
+    monkeypatch.setattr(DatedLists, "add_all", add_all)
     assert set(await named(store, NOW + LATE)) == ids
     assert most == 10
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.wire import TIMEOUT
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.stores.file.folder import FORMAT, Claim
+from tusserver.stores.file.folder import FORMAT, Attachment
 from tusserver.stores.file.store import FileStore
 
 MARK = f"tusserver data folder, format {FORMAT}\n"
@@ -93,28 +93,28 @@ def test_many_may_use_a_new_folder_first(tmp_path: Path) -> None:
 
 
 def test_those_with_the_same_locks_are_on_it_together(tmp_path: Path) -> None:
-    one, two = FileStore(tmp_path).claim("ours"), FileStore(tmp_path).claim("ours")
+    one, two = FileStore(tmp_path).attach("ours"), FileStore(tmp_path).attach("ours")
     one.close()
     two.close()
 
 
 def test_nobody_with_other_locks_comes_while_somebody_is_there(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
-    one, two = store.claim("ours"), store.claim("ours")
+    one, two = store.attach("ours"), store.attach("ours")
     one.close()
     with pytest.raises(ValueError, match="is in use with other locks") as told:
-        store.claim("theirs")
+        store.attach("theirs")
     assert str(tmp_path / "locks") in str(told.value)
-    store.claim("ours").close()
+    store.attach("ours").close()
     two.close()
-    store.claim("theirs").close()
+    store.attach("theirs").close()
 
 
 def test_who_is_killed_is_not_there_any_more(tmp_path: Path) -> None:
     stays = f"""
 import sys
 from tusserver.stores.file.store import FileStore
-claim = FileStore({str(tmp_path)!r}).claim("theirs")
+claim = FileStore({str(tmp_path)!r}).attach("theirs")
 print("there", flush=True)
 sys.stdin.read()
 """
@@ -123,22 +123,24 @@ sys.stdin.read()
         assert process.stdout is not None
         assert process.stdout.readline() == "there\n"
         with pytest.raises(ValueError, match="is in use"):
-            FileStore(tmp_path).claim("ours")
+            FileStore(tmp_path).attach("ours")
         process.kill()
         process.wait(TIMEOUT)
-        FileStore(tmp_path).claim("ours").close()
+        FileStore(tmp_path).attach("ours").close()
 
 
 def test_of_many_who_come_at_once_only_those_of_one_kind_stay(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     for _ in range(20):
         together = threading.Barrier(6)
-        there: list[tuple[str, Claim]] = []
+        there: list[tuple[str, Attachment]] = []
 
-        def come(scope: str, together: threading.Barrier = together, there: list[tuple[str, Claim]] = there) -> None:
+        def come(
+            scope: str, together: threading.Barrier = together, there: list[tuple[str, Attachment]] = there
+        ) -> None:
             together.wait()
             with contextlib.suppress(ValueError):
-                there.append((scope, store.claim(scope)))
+                there.append((scope, store.attach(scope)))
 
         threads = [threading.Thread(target=come, args=(scope,)) for scope in ("ours", "theirs") * 3]
         for thread in threads:
@@ -162,7 +164,7 @@ def test_a_folder_without_room_or_locks_may_be_used_and_the_log_says_what_is_mis
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os if call == "pwrite" else fcntl, call, fails)
-    store.claim("ours").close()
+    store.attach("ours").close()
     assert "nothing keeps a server with other locks off it" in caplog.text
 
 
@@ -191,25 +193,25 @@ from pathlib import Path
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.stores.file.store import FileStore
 from tusserver.indexes.base import Listed
-from tusserver.indexes.file_open_uploads import FileLedger
+from tusserver.indexes.file_open_uploads import FileOpenUploads
 
 async def main(root, mask, file_mode, folder_mode):
     os.umask(mask)
     modes = dict(file_mode=file_mode, folder_mode=folder_mode)
     store = FileStore(root / "data", durability="none", finished_folder=root / "done", finished_name="{id}/x", **modes)
-    ledger = FileLedger(root / "data" / "tally", **modes)
+    open_uploads = FileOpenUploads(root / "data" / "tally", **modes)
     now = datetime.now(UTC)
     for name in ("aa1", "bb2"):
         upload = Upload(id=UploadId(name), created_at=now, length=0, expires_at=now)
         await store.create(upload)
     await store.finalize(upload)
-    await store.note_awaiting(UploadId("aa1"), UploadId("bb2"))
+    await store.add_dependent(UploadId("aa1"), UploadId("bb2"))
     await store.replace(changed(upload, id=UploadId("aa1"), length=3))
     await store.commit(upload)
     await store.flush()
     [name async for name in store.due(now)]
-    await ledger.add("list", Listed(UploadId("aa1")))
-    store.claim("ours").close()
+    await open_uploads.add("list", Listed(UploadId("aa1")))
+    store.attach("ours").close()
 
 asyncio.run(main(Path(sys.argv[1]), *(int(mode, 8) for mode in sys.argv[2:])))
 """

@@ -14,7 +14,7 @@ import pytest
 from tests.contracts.sources import Chunks
 from tests.support.uploads import changed
 from tusserver.indexes.base import Listed
-from tusserver.indexes.file_open_uploads import FileLedger
+from tusserver.indexes.file_open_uploads import FileOpenUploads
 from tusserver.protocol.errors import StoreUnavailable, UploadNotFound
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.file.store import FileStore
@@ -74,7 +74,7 @@ def test_nobody_claims_it_by_way_of_a_link(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "data")
     (tmp_path / "data" / "in-use").symlink_to(tmp_path / "outside")
     with pytest.raises(ValueError, match="cannot be used"):
-        store.claim("ours")
+        store.attach("ours")
     assert not (tmp_path / "outside").exists()
 
 
@@ -92,8 +92,8 @@ USES: dict[str, Callable[[FileStore], Awaitable[object]]] = {
     "write": lambda store: store.write(an_upload(), Chunks(b"evil!"), lambda count: None),
     "commit": lambda store: store.commit(an_upload()),
     "amend": lambda store: store.replace(changed(an_upload(), length=2)),
-    "note": lambda store: store.note_awaiting(SAME_SHARD, ID),
-    "awaiting": lambda store: store.awaiting(ID),
+    "note": lambda store: store.add_dependent(SAME_SHARD, ID),
+    "awaiting": lambda store: store.dependents(ID),
     "remove": lambda store: store.remove(ID),
     "content": lambda store: store.content(changed(an_upload(), offset=5)),
 }
@@ -195,7 +195,7 @@ async def test_a_list_of_the_calendar_that_is_a_link_is_neither_read_nor_written
     assert [name async for name in store.due(datetime.now(UTC))] == []
     (tmp_path / "outside").write_bytes(b"xyz\n")
     (tmp_path / "data" / "calendar" / f"1000{suffix}").symlink_to(tmp_path / "outside")
-    await store.remind(ID, datetime.fromtimestamp(time.time() - 1, UTC))
+    await store.schedule(ID, datetime.fromtimestamp(time.time() - 1, UTC))
     assert "xyz" not in [name async for name in store.due(datetime.fromtimestamp(time.time() + 9, UTC))]
     assert (tmp_path / "outside").read_bytes() == b"xyz\n"
 
@@ -213,11 +213,11 @@ async def test_a_link_does_not_say_that_the_calendar_is_whole(tmp_path: Path) ->
 
 
 async def test_a_list_of_a_client_that_is_a_link_is_neither_written_nor_read(tmp_path: Path) -> None:
-    ledger = FileLedger(tmp_path / "tally")
+    open_uploads = FileOpenUploads(tmp_path / "tally")
     (tmp_path / "tally").mkdir()
     (tmp_path / "outside").write_bytes(b"precious")
     (tmp_path / "tally" / "list").symlink_to(tmp_path / "outside")
-    for use in (ledger.add("list", Listed(ID)), ledger.read("list"), ledger.keep("list", [], [])):
+    for use in (open_uploads.add("list", Listed(ID)), open_uploads.read("list"), open_uploads.replace("list", [], [])):
         with pytest.raises(StoreUnavailable):
             await use
     assert (tmp_path / "outside").read_bytes() == b"precious"

@@ -11,7 +11,7 @@ from tests.support.hooks import MemoryHooks
 from tusserver import MemoryLocker, MemoryStore, Metadata, UploadId, UploadRejected
 from tusserver.events import Observers
 from tusserver.hooks.base import HookResponse, HookType, UploadChanges
-from tusserver.indexes.memory import MemoryLedger
+from tusserver.indexes.memory import MemoryOpenUploads
 from tusserver.protocol.dialect import Offer, ReplyChanges
 from tusserver.protocol.limits import Limits
 from tusserver.protocol.tus import TusDialect
@@ -35,7 +35,7 @@ async def connect() -> AsyncIterator[Connect]:
         store = MemoryStore()
         hooks = MemoryHooks(responses=responses)
         service = wire(
-            store, MemoryLocker(), MemoryLedger(), hooks, Observers(), Options(), new_id=None, now=store.clock
+            store, MemoryLocker(), MemoryOpenUploads(), hooks, Observers(), Options(), new_id=None, now=store.clock
         )
         dialect = TusDialect(Offer(extensions=service.extensions))
         app = UploadEndpoint(service.uploads, [dialect], PublicUrl(Proxies()), Limits())

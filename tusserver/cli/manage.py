@@ -202,11 +202,11 @@ async def _place(store: Store, upload: Upload) -> str | None:
 
 
 async def _remove(configured: LoadedSettings, *, ids: Sequence[str]) -> int:
-    from tusserver.assembly import claim_store, open_locker, open_store
+    from tusserver.assembly import attach, open_locker, open_store
 
     store = open_store(configured)
     locker = open_locker(configured, store)
-    claim = claim_store(configured, store, locker)
+    attachment = attach(configured, store, locker)
     missing = 0
     try:
         for text in dict.fromkeys(ids):
@@ -222,7 +222,7 @@ async def _remove(configured: LoadedSettings, *, ids: Sequence[str]) -> int:
                 missing += 1
     finally:
         await locker.aclose()
-        claim.close()
+        attachment.close()
     return 1 if missing else 0
 
 

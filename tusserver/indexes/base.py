@@ -23,8 +23,8 @@ class Sums(NamedTuple):
     reserved: int
 
 
-class Ledger(Protocol):
-    """Lists of uploads by name. Who is on one may be done long ago; whoever asks finds out, and strikes them out.
+class OpenUploads(Protocol):
+    """Lists of uploads by name. An upload on one may be done long ago; a reader finds that out, and removes it.
 
     Every method may raise `StoreUnavailable` or `OutOfSpace`.
     """
@@ -35,7 +35,7 @@ class Ledger(Protocol):
     async def read(self, name: str) -> Sequence[Listed]:
         """Return a list; one that was never begun is empty."""
 
-    async def keep(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
+    async def replace(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
         """Put `kept` in the place of `known`, with which the list began when it was read; return its length then.
 
         If somebody else has done that meanwhile, nothing is changed.

@@ -1,6 +1,6 @@
 """Notes of one partial upload: the final uploads that are made of it. A file with a line for each id.
 
-Who notes and who strikes out holds the file's lock (flock), in any process; who reads needs none, as a file with fewer
+A process that notes or removes an id holds the lock of the file (flock); a reader needs none, as a file with fewer
 lines takes the place of the old one by renaming. All functions block.
 """
 
@@ -43,7 +43,7 @@ def note(path: str, final: UploadId, mode: int) -> None:
 
 
 def strike(path: str, gone: Collection[UploadId], mode: int) -> None:
-    """Take ids away, and the file with the last one."""
+    """Remove ids, and the file with the last one."""
     with contextlib.suppress(FileNotFoundError), _locked(path, None):
         kept = [final for final in _ids(files.read_file(path)) if final not in gone]
         if kept:

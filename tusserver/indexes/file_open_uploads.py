@@ -26,7 +26,7 @@ _ENTRY = _ID + 2 * _NUMBER + 1
 """Bytes of an entry: the longest id, its bytes, those of all up to it, and a line feed: so the last one tells all."""
 
 
-class FileLedger:
+class FileOpenUploads:
     """A file for each list in the folder `folder`. Every change is made under its lock (flock), in any process."""
 
     def __init__(self, folder: Path, *, file_mode: int = 0o600, folder_mode: int = 0o700) -> None:
@@ -34,12 +34,12 @@ class FileLedger:
         self._translating = faults.FaultLog().translating
         self._file_mode = file_mode
         self._folder_mode = folder_mode
-        self._run = Threads(4, "tusserver-ledger").run
+        self._run = Threads(4, "tusserver-open_uploads").run
         self._run_long = Threads(2, "tusserver-lists").run
         """For whole lists: to be counted waits for none of another client."""
 
     async def add(self, name: str, upload: Listed) -> Sums:
-        """See `Ledger.add`."""
+        """See `OpenUploads.add`."""
         return await self._run(self._add, name, upload)
 
     def _add(self, name: str, upload: Listed) -> Sums:
@@ -50,7 +50,7 @@ class FileLedger:
             return Sums(count + 1, reserved)
 
     async def read(self, name: str) -> Sequence[Listed]:
-        """See `Ledger.read`."""
+        """See `OpenUploads.read`."""
         return await self._run_long(self._read, name)
 
     def _read(self, name: str) -> Sequence[Listed]:
@@ -61,11 +61,11 @@ class FileLedger:
             except FileNotFoundError:
                 return ()
 
-    async def keep(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
-        """See `Ledger.keep`."""
-        return await self._run_long(self._keep, name, known, kept)
+    async def replace(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
+        """See `OpenUploads.replace`."""
+        return await self._run_long(self._replace, name, known, kept)
 
-    def _keep(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
+    def _replace(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
         with self._translating("counting uploads"):
             try:
                 with self._locked(name) as fd:
@@ -84,7 +84,7 @@ class FileLedger:
                 return 0
 
     async def names(self, idle: float) -> Sequence[str]:
-        """See `Ledger.names`."""
+        """See `OpenUploads.names`."""
         return await self._run_long(self._names, idle)
 
     def _names(self, idle: float) -> Sequence[str]:

@@ -1,7 +1,7 @@
 """Which upload wants a look, and when: files named by a moment, each a list of ids.
 
 A sweep reads the lists whose moment has come and nothing else. An id is listed before its files are made, so nothing
-that a crash leaves half-made is forgotten. The lists are an index: they are made anew from the records if they are lost
+that a crash leaves half-made is forgotten. The lists are an index: they are rebuilt from the records if they are lost
 or if the machine was restarted (they are not synced).
 
 A line is an id that wants a look when its list is opened, or an id and the moment of its look. The farther away that
@@ -37,7 +37,7 @@ _LAST = 10**12
 """No look is later than that; a line that says so is damaged."""
 
 
-class Calendar:
+class DatedLists:
     """Lists below `folder`. All methods block; times are seconds since the epoch."""
 
     def __init__(self, folder: Path, file_mode: int, folder_mode: int) -> None:
@@ -49,7 +49,7 @@ class Calendar:
         self._moment = 0
         self._fd = -1
         self._failures = 0
-        self._doubted = False
+        self._incomplete = False
 
     def __del__(self) -> None:
         self._close()
@@ -59,7 +59,7 @@ class Calendar:
         self.add_all([(name, at)], now)
 
     def add_overdue(self, name: str, now: float) -> None:
-        """List `name` for a look at once. For the one sweep that makes the lists anew, and nobody else."""
+        """List `name` for a look at once. For the one sweep that rebuilds the lists, and nobody else."""
         self.add_all([(name, now)], now, overdue=True)
 
     def add_all(self, looks: Iterable[tuple[str, float]], now: float, *, overdue: bool = False) -> None:
@@ -193,9 +193,9 @@ class Calendar:
                     splits = False
             yield due
 
-    def covers(self, boot: str) -> bool:
-        """Whether the lists are whole: made or made anew under this run of the machine."""
-        if self._doubted:
+    def is_complete(self, boot: str) -> bool:
+        """Whether the lists are whole: made or rebuilt under this run of the machine."""
+        if self._incomplete:
             return False
         try:
             return files.read_file(str(self._folder / _COVERS)) == boot.encode()
@@ -221,16 +221,16 @@ class Calendar:
         """How many names could not be listed so far."""
         return self._failures
 
-    def doubt(self) -> None:
-        """Say that the lists are not whole: they are made anew at the next look, by whatever process has it."""
-        self._doubted = True  # if only we can be told
+    def mark_incomplete(self) -> None:
+        """Say that the lists are not whole: they are rebuilt at the next look, by whatever process has it."""
+        self._incomplete = True  # if only we can be told
         files.unlink_quietly(f"{self._folder}/{_COVERS}")
 
-    def set_covers(self, boot: str) -> None:
+    def mark_complete(self, boot: str) -> None:
         """Say that they are."""
         files.make_folder(self._folder, self._folder_mode)
         files.replace_file(str(self._folder / _COVERS), boot.encode(), self._file_mode, sync=False)
-        self._doubted = False
+        self._incomplete = False
 
 
 class _Clock:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tusserver.indexes.base import Listed, Sums
 
 
-class MemoryLedger:
+class MemoryOpenUploads:
     """Lists in a dictionary; they are gone with the process."""
 
     def __init__(self) -> None:
@@ -16,18 +16,18 @@ class MemoryLedger:
         self._reserved: Counter[str] = Counter()
 
     async def add(self, name: str, upload: Listed) -> Sums:
-        """See `Ledger.add`."""
+        """See `OpenUploads.add`."""
         entries = self._lists.setdefault(name, [])
         entries.append(upload)
         self._reserved[name] += upload.reserved
         return Sums(len(entries), self._reserved[name])
 
     async def read(self, name: str) -> Sequence[Listed]:
-        """See `Ledger.read`."""
+        """See `OpenUploads.read`."""
         return tuple(self._lists.get(name, ()))
 
-    async def keep(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
-        """See `Ledger.keep`."""
+    async def replace(self, name: str, known: Sequence[Listed], kept: Sequence[Listed]) -> int:
+        """See `OpenUploads.replace`."""
         entries = self._lists.get(name, [])
         if tuple(entries[: len(known)]) == tuple(known):
             entries[: len(known)] = kept
@@ -38,5 +38,5 @@ class MemoryLedger:
         return len(entries)
 
     async def names(self, idle: float) -> Sequence[str]:
-        """See `Ledger.names`. Memory does not know since when: all."""
+        """See `OpenUploads.names`. Memory does not know since when: all."""
         return tuple(self._lists)

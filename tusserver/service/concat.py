@@ -131,7 +131,7 @@ class Concatenator:
             try:
                 # It is noted with each part before it is checked whether all are complete: so the last one finds it.
                 async for part in in_turns(final.parts):
-                    await self._store.note_awaiting(final.id, part)
+                    await self._store.add_dependent(final.id, part)
                 await self._finals.require_room(final.parts, final.id)  # many may have come at once
             except BaseException:
                 await self.discard(final, context)
@@ -200,7 +200,7 @@ class Concatenator:
     async def schedule_look(self, part: UploadId) -> None:
         """Schedule a look at a part if final uploads wait for it; called before it is complete."""
         if await self._finals.noted(part):
-            await self._store.remind(part, self._now() + RETRY_DELAY)
+            await self._store.schedule(part, self._now() + RETRY_DELAY)
 
     async def part_completed(self, part: UploadId, context: RequestContext) -> None:
         """Join the final uploads that waited for a part, and wait for them for `COPY_WAIT`. Never fails."""
@@ -216,7 +216,7 @@ class Concatenator:
         late = False
         async for final in self._finals.of(part, lenient=True):
             if final.pending and await self._is_ready(final):
-                await self._store.remind(final.id, self._now() + RETRY_DELAY)
+                await self._store.schedule(final.id, self._now() + RETRY_DELAY)
                 late = True
         if late:
             await self._start_part(part, None)
@@ -249,9 +249,9 @@ class Concatenator:
                 await self._lifecycle.remove(final, Expired, None)
                 return True
             if final.expires_at is not None:
-                await self._store.remind(final.id, final.expires_at)
+                await self._store.schedule(final.id, final.expires_at)
         if await self._is_ready(final):
-            await self._store.remind(final_id, self._now() + RETRY_DELAY)
+            await self._store.schedule(final_id, self._now() + RETRY_DELAY)
             if len(self._copies) < MAX_COPIES:
                 self._start_copy(final_id, None)
         return False
@@ -364,7 +364,7 @@ class Concatenator:
     ) -> Upload:
         """Copy under the lock of the final upload; return it, complete. `raise_if_stopped`: called now and then."""
         # If it is interrupted, by whatever, a sweep resumes it.
-        await self._store.remind(final.id, self._now() + RETRY_DELAY)
+        await self._store.schedule(final.id, self._now() + RETRY_DELAY)
         async with self._hold_all(final.parts):
             parts = await self._parts.load(final.parts)
             length = rules.final_length(parts, self._limits, self._now())
@@ -411,7 +411,7 @@ class Concatenator:
             end = self._expiry.from_creation(min(final.updated_at or now, now))
             if end is None or end > now:
                 if end is not None:
-                    await self._store.remind(part, end)
+                    await self._store.schedule(part, end)
                 return True
         return False
 

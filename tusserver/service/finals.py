@@ -29,7 +29,7 @@ class Finals:
 
     async def noted(self, part: UploadId) -> bool:
         """Whether there may be any."""
-        return bool(await self._store.awaiting(part))
+        return bool(await self._store.dependents(part))
 
     async def of(self, part: UploadId, *, newest: int | None = None, lenient: bool = False) -> AsyncIterator[Upload]:
         """Go through them, one a turn. `newest`: only so many; `lenient`: step over records that cannot be read.
@@ -37,7 +37,7 @@ class Finals:
         Raises:
             StoreUnavailable
         """
-        ids = await self._store.awaiting(part)
+        ids = await self._store.dependents(part)
         gone: list[UploadId] = []
         for final_id in ids if newest is None else ids[-newest:]:
             await anyio.lowlevel.checkpoint()
@@ -51,7 +51,7 @@ class Finals:
             else:
                 yield final
         if gone:
-            await self._store.strike_awaiting(part, gone)
+            await self._store.remove_dependents(part, gone)
 
     async def same(self, parts: Sequence[UploadId], metadata: str) -> AsyncIterator[Upload]:
         """Go through those that were made of the same parts in the same order, with the same metadata."""
@@ -67,7 +67,7 @@ class Finals:
         """
         known: dict[UploadId, bool] = {}
         async for part in in_turns(parts):
-            ids = await self._store.awaiting(part)
+            ids = await self._store.dependents(part)
             if final in ids:
                 ids = ids[: ids.index(final)]
             if len(ids) >= self._limit and await self._count(part, ids, known) >= self._limit:
@@ -90,7 +90,7 @@ class Finals:
             else:
                 gone.append(final_id)
         if gone:
-            await self._store.strike_awaiting(part, gone)
+            await self._store.remove_dependents(part, gone)
         return there
 
     async def _is_there(self, final_id: UploadId) -> bool:

@@ -115,7 +115,7 @@ class Lifecycle:
             finishes = not upload.owed and self._store.finalizes_in_place
             if not finishes:
                 # Noted first, so that a sweep makes good what a crash interrupts: the client sees that all is there.
-                await self._store.remind(upload.id, self._now() + RETRY_DELAY)
+                await self._store.schedule(upload.id, self._now() + RETRY_DELAY)
         if finishes:
             upload = await self._mark_finished(upload, commit)
         else:
@@ -141,7 +141,7 @@ class Lifecycle:
         """
         if upload.owed and not self.has_finish_hooks:
             raise FinishPending
-        await self._store.remind(upload.id, self._now() + RETRY_DELAY)  # likewise: the first one may be past
+        await self._store.schedule(upload.id, self._now() + RETRY_DELAY)  # likewise: the first one may be past
         upload = await self._store.finalize(upload)
         if upload.role is not Role.PARTIAL:
             refusal = await self._call_finish_hooks(upload, context)
@@ -189,7 +189,7 @@ class Lifecycle:
             logger.warning("finishing an upload failed again (%d times): %r", failed.tries, error, extra=extra)
         await self._store.commit(failed)
         if (again := failed.retry_at or failed.expires_at) is not None:
-            await self._store.remind(upload.id, again)
+            await self._store.schedule(upload.id, again)
 
     async def _mark_finished(self, upload: Upload, commit: Commit | None = None) -> Upload:
         if upload.unclaimed:  # a client may have asked for it since
@@ -211,7 +211,7 @@ class Lifecycle:
     async def _commit_deadline(self, upload: Upload, commit: Commit | None = None) -> Upload:
         await (commit or self._store.commit)(upload)
         if upload.expires_at is not None:
-            await self._store.remind(upload.id, upload.expires_at)
+            await self._store.schedule(upload.id, upload.expires_at)
         return upload
 
     async def remove(self, upload: Upload, why: type[UploadEvent], context: RequestContext | None) -> None:

@@ -18,7 +18,7 @@ from datetime import datetime
 import anyio
 import anyio.lowlevel
 
-from tusserver.indexes.base import Ledger, Listed
+from tusserver.indexes.base import Listed, OpenUploads
 from tusserver.locks.base import Locker
 from tusserver.protocol import rules
 from tusserver.protocol.errors import (
@@ -42,7 +42,7 @@ LOOKS = 8
 """A check goes on beyond what it needs while one in so many of its looks finds an upload that is done."""
 CROWD = 1000
 """Entries at which a list without a limit on their number is checked, beside twice those that were left last time."""
-REST = 50
+RECHECK_FACTOR = 50
 """A list that was found full is not checked again for so many times the time that it took, and `AT_LEAST` seconds."""
 AT_LEAST = 1.0
 IDLE = 3600.0
@@ -80,10 +80,10 @@ class Quota:
     """Keeps uploads in their limits. Without any it does nothing."""
 
     def __init__(
-        self, store: Store, ledger: Ledger, locker: Locker, limits: Limits, now: Callable[[], datetime]
+        self, store: Store, open_uploads: OpenUploads, locker: Locker, limits: Limits, now: Callable[[], datetime]
     ) -> None:
         self._store = store
-        self._ledger = ledger
+        self._open_uploads = open_uploads
         self._locker = locker
         self._client = _Bounds(
             count=limits.uploads_per_client,
@@ -108,7 +108,7 @@ class Quota:
         return bool(self._client)
 
     @asynccontextmanager
-    async def place(self, upload_id: UploadId, client: str, reserves: int) -> AsyncIterator[None]:
+    async def reserve(self, upload_id: UploadId, client: str, reserves: int) -> AsyncIterator[None]:
         """Take a place for an upload that is made within the context, or that declares its length there.
 
         `client`: "" for one that nobody can name; `reserves`: bytes that are still to come.
@@ -120,7 +120,7 @@ class Quota:
         if not (self._client or self._all):
             yield
             return
-        async with self._locker.hold(_maker(upload_id)):
+        async with self._locker.hold(_being_created(upload_id)):
             entry = Listed(upload_id, reserves)
             if client and self._client:
                 await self._enter(client, entry, self._client)
@@ -133,17 +133,17 @@ class Quota:
             setting = f"limits.reserved{bounds.setting}"
             raise MaxSizeExceeded(f"{entry.reserved} bytes are more than {setting} = {bounds.reserved} lets in")
         self._require_room(name, entry, bounds)
-        sums = await self._ledger.add(name, entry)
+        sums = await self._open_uploads.add(name, entry)
         many = bounds.count is not None and sums.uploads > bounds.count
         much = bounds.reserved is not None and sums.reserved > bounds.reserved
         crowded = bounds.count is None and sums.uploads > self._crowds.get(name, CROWD)
         if not (many or much or crowded):
             return
         async with self._checking:
-            check = _Check(await self._ledger.read(name), entry, bounds)
+            check = _Check(await self._open_uploads.read(name), entry, bounds)
             began = time.monotonic()
             await self._run(check, thorough=crowded)
-            await self._ledger.keep(name, check.known, check.kept())
+            await self._open_uploads.replace(name, check.known, check.kept())
             if crowded:
                 self._crowds[name] = 2 * check.left + CROWD
         if not check.fits:
@@ -168,7 +168,7 @@ class Quota:
             return
         if len(self._full) > 10_000:
             self._full.clear()
-        self._full[name] = _Full(time.monotonic() + max(AT_LEAST, REST * took), many, room)
+        self._full[name] = _Full(time.monotonic() + max(AT_LEAST, RECHECK_FACTOR * took), many, room)
         if name == ALL and many:
             logger.warning("there are %d unfinished uploads: limits.uploads is reached", check.made)
         elif name == ALL:
@@ -199,7 +199,7 @@ class Quota:
                 if last or upload.length is not None or not entry.reserved:
                     return rules.lacking(upload), False
             try:  # the record, or the length in it, may be about to be written
-                async with self._locker.hold(_maker(entry.id)):
+                async with self._locker.hold(_being_created(entry.id)):
                     pass
             except TusError:
                 return entry.reserved, True
@@ -210,10 +210,10 @@ class Quota:
         if not (self._client or self._all) or time.monotonic() - self._pruned < IDLE:
             return
         self._pruned = time.monotonic()
-        for name in await self._ledger.names(IDLE):
-            check = _Check(await self._ledger.read(name))
+        for name in await self._open_uploads.names(IDLE):
+            check = _Check(await self._open_uploads.read(name))
             await self._run(check, thorough=True)
-            await self._ledger.keep(name, check.known, check.kept())
+            await self._open_uploads.replace(name, check.known, check.kept())
 
 
 class _Check:
@@ -286,6 +286,6 @@ class _Check:
         return [listed for listed in self._kept if listed is not None]
 
 
-def _maker(upload_id: UploadId) -> UploadId:
+def _being_created(upload_id: UploadId) -> UploadId:
     """Name the lock that is held by whoever makes an upload."""
     return UploadId(f"place-{upload_id}")

@@ -112,7 +112,7 @@ class Reaper:
                         leases.append(await locks.enter_async_context(self._locker.hold(upload_id)))
                     except UploadLocked:
                         # "Expiring never touches an upload that is being written": its writer may move the deadline.
-                        await self._store.remind(upload_id, self._now() + RETRY_DELAY)
+                        await self._store.schedule(upload_id, self._now() + RETRY_DELAY)
                     else:
                         held.append(upload_id)
                 if any(lease.lost for lease in leases):

@@ -124,7 +124,7 @@ class Sweeper:
 
     async def _note_unswept(self, upload_id: UploadId, error: BaseException) -> None:
         self._note_failure("swept", upload_id, error)
-        await self._store.remind(upload_id, self._now() + RETRY_DELAY)
+        await self._store.schedule(upload_id, self._now() + RETRY_DELAY)
 
     async def _tell_applications(self) -> None:
         """Tell applications of this process what others, which have none, have found to be owed to them."""
@@ -246,7 +246,7 @@ class Sweeper:
             return await self._look_at_final(upload)
         except UploadLocked:
             # "Expiring never touches an upload that is being written": its writer may move the deadline.
-            await self._store.remind(upload_id, self._now() + RETRY_DELAY)
+            await self._store.schedule(upload_id, self._now() + RETRY_DELAY)
         except Exception as error:
             await self._note_unswept(upload_id, error)
         return False
@@ -269,10 +269,10 @@ class Sweeper:
                     upload, now=True
                 )  # a power cut may have undone that it was finished
             else:
-                await self._store.remind(upload.id, now + RETRY_DELAY)
+                await self._store.schedule(upload.id, now + RETRY_DELAY)
         elif upload.expires_at is not None:
             # Its deadline moved, or this was its first look.
-            await self._store.remind(upload.id, upload.expires_at)
+            await self._store.schedule(upload.id, upload.expires_at)
         return False
 
     async def _look_at_final(self, upload: Upload) -> bool:
@@ -284,18 +284,18 @@ class Sweeper:
         if rules.gave_up(upload) or not rules.is_time_to_finish(upload, self._now()):
             async with self._locker.hold(upload.id) as lease:
                 return await self._look_at(await self._store.load(upload.id, lease.fence))
-        await self._store.remind(upload.id, self._now() + RETRY_DELAY)
+        await self._store.schedule(upload.id, self._now() + RETRY_DELAY)
         await self._concatenator.resume(upload.id, None)
         return False
 
     async def _leave_to_others(self, upload: Upload) -> None:
         """Another process has the application that wants to know of an upload, and looks after it."""
-        await self._store.remind(upload.id, self._now(), owed=True)
+        await self._store.schedule(upload.id, self._now(), owed=True)
 
     async def _finish(self, upload: Upload) -> None:
         if not rules.is_time_to_finish(upload, self._now()):
             assert upload.retry_at is not None
-            await self._store.remind(upload.id, upload.retry_at)
+            await self._store.schedule(upload.id, upload.retry_at)
             return
         try:
             await self._lifecycle.finish(upload, None)

@@ -221,7 +221,7 @@ class UploadService:
 
     def _reserve(self, upload: Upload, context: RequestContext) -> AbstractAsyncContextManager[None]:
         client = context.client.key if self.quota.by_client else ""
-        return self.quota.place(upload.id, client, rules.lacking(upload))
+        return self.quota.reserve(upload.id, client, rules.lacking(upload))
 
     def publish_refusal(self, error: TusError, context: RequestContext) -> None:
         """Publish that a request was refused, or failed."""

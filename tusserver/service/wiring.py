@@ -8,7 +8,7 @@ from datetime import datetime
 
 from tusserver.events import Observers
 from tusserver.hooks.base import Hooks
-from tusserver.indexes.base import Ledger
+from tusserver.indexes.base import OpenUploads
 from tusserver.locks.base import Locker
 from tusserver.protocol.extensions import Extension, enabled
 from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
@@ -49,7 +49,7 @@ class Service:
 def wire(
     store: Store,
     locker: Locker,
-    ledger: Ledger,
+    open_uploads: OpenUploads,
     hooks: Hooks,
     observers: Observers,
     options: Options,
@@ -79,7 +79,7 @@ def wire(
         delete_parts=features.delete_parts,
         now=now,
     )
-    quota = Quota(store, ledger, locker, limits, now)
+    quota = Quota(store, open_uploads, locker, limits, now)
     uploads = UploadService(
         store,
         locker,

@@ -1,8 +1,8 @@
 """The port of every store: what the service asks of it, and the order in which it asks.
 
-create → write → commit (or `put`) → … → finish → remove. The service holds the upload's lock for each of them but
-`load`, `tell`, `content`, `uploads`, `due`, `due_batches`, `remind`, `note_awaiting`, `awaiting` and `strike_awaiting`,
-which need none.
+create → write → commit (or `put`) → … → finalize → remove. The service holds the upload's lock for each of them but
+`load`, `tell`, `content`, `uploads`, `due`, `due_batches`, `schedule`, `add_dependent`, `dependents` and
+`remove_dependents`, which need none.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tusserver.clock import WallClock
 from tusserver.protocol.checksum import Digest
@@ -34,11 +34,27 @@ class Reaped:
     """What could not be looked at or removed, and why. All others are as they were."""
 
 
-class Claim(Protocol):
-    """Somebody's word on the locks of a store."""
+class Attachment(Protocol):
+    """Says that a process uses a store; see `SharedFolder.attach`."""
 
     def close(self) -> None:
-        """Take it back: this one is not on the store any more."""
+        """Say that it does not any more."""
+
+
+@runtime_checkable
+class SharedFolder(Protocol):
+    """What a store is besides, if its uploads are in a folder that several processes of one machine may use at once."""
+
+    @property
+    def root(self) -> Path:
+        """The folder. Locks and indexes that these processes share may be in it, beside the uploads."""
+
+    def attach(self, domain: str) -> Attachment:
+        """Say which locks hold uploads here (see `Locker.domain`), until that is closed or the process ends.
+
+        Raises:
+            ValueError: another process uses the store with other locks, which would not exclude it from our uploads.
+        """
 
 
 class Store(Protocol):
@@ -58,22 +74,11 @@ class Store(Protocol):
 
     @property
     def finalizes_in_place(self) -> bool:
-        """Whether `finish` has nothing to do."""
+        """Whether `finalize` has nothing to do."""
 
     @property
     def waits_for_disk(self) -> bool:
         """Whether a commit waits for a disk."""
-
-    @property
-    def lock_folder(self) -> Path | None:
-        """Where the locks of all processes on this store are; None if there can be one process only."""
-
-    def claim(self, scope: str) -> Claim:
-        """Say with which locks uploads are held here (see `Locker.domain`), until that is closed or the process dies.
-
-        Raises:
-            ValueError: somebody else is on this store with other locks, which would keep nobody off our uploads.
-        """
 
     async def create(self, upload: Upload, data: bytes = b"") -> None:
         """Reserve the upload's whole space and record it, or leave nothing.
@@ -154,13 +159,13 @@ class Store(Protocol):
         far. What that raises ends it; from an offset that was told and committed it can go on.
         """
 
-    async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
+    async def add_dependent(self, final: UploadId, part: UploadId) -> None:
         """Remember that a final upload waits for this part. Noted again it is noted once."""
 
-    async def awaiting(self, part: UploadId) -> tuple[UploadId, ...]:
+    async def dependents(self, part: UploadId) -> tuple[UploadId, ...]:
         """Final uploads that were noted to wait for this part, in that order."""
 
-    async def strike_awaiting(self, part: UploadId, gone: Collection[UploadId]) -> None:
+    async def remove_dependents(self, part: UploadId, gone: Collection[UploadId]) -> None:
         """Forget some of them; what is noted meanwhile stays."""
 
     async def finalize(self, upload: Upload) -> Upload:
@@ -176,7 +181,7 @@ class Store(Protocol):
     async def remove(self, upload_id: UploadId, *, notes: bool = True) -> bool:
         """Remove the upload and everything it owns; return whether there was anything. Half-made ones too.
 
-        `notes`: also what was noted by `note_awaiting`.
+        `notes`: also what was noted by `add_dependent`.
         """
 
     async def reap(self, ids: Sequence[UploadId], is_over: Callable[[Upload], bool]) -> Reaped:
@@ -194,7 +199,7 @@ class Store(Protocol):
 
         Those that want one only after `latest` come too: no deadline is so far away, unless a clock was wrong.
         `owed`: those that wait for an application, which another process found; they have a list of their own.
-        The caller removes the upload, asks for another look (`remind`), or lets it be.
+        The caller removes the upload, asks for another look (`schedule`), or lets it be.
         """
 
     def due_batches(
@@ -205,7 +210,7 @@ class Store(Protocol):
         All of a batch are done with when the next one is asked for; until then a crash loses none of them.
         """
 
-    async def remind(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
+    async def schedule(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
         """Let `due` name this id from `at` on, also if it wants a look before or after that already.
 
         It does not fail: a store that cannot note it now finds it later.

@@ -19,20 +19,12 @@ from tusserver.streams import OnProgress, Source
 _BATCH = 64 * 1024
 
 
-class Unclaimed:
-    """A claim of what nobody can dispute."""
-
-    def close(self) -> None:
-        """See `Claim.close`: there is nothing."""
-
-
 class MemoryStore:
     """Uploads in dictionaries."""
 
     extensions = frozenset(Extension)
     finalizes_in_place = True
     waits_for_disk = False
-    lock_folder = None
 
     def __init__(self) -> None:
         self._records: dict[UploadId, Upload] = {}
@@ -45,10 +37,6 @@ class MemoryStore:
         """When bytes came last, or it was finished; by the steady clock."""
         self.clock = WallClock()
         """See `Store.clock`."""
-
-    def claim(self, scope: str) -> Unclaimed:
-        """See `Store.claim`: nobody else can be on it."""
-        return Unclaimed()
 
     async def create(self, upload: Upload, data: bytes = b"") -> None:
         """See `Store.create`."""
@@ -142,16 +130,16 @@ class MemoryStore:
         content[:] = b"".join(self._bytes_of(part.id)[: part.offset] for part in parts)
         await on_progress(len(content))
 
-    async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
-        """See `Store.note_awaiting`."""
+    async def add_dependent(self, final: UploadId, part: UploadId) -> None:
+        """See `Store.add_dependent`."""
         self._awaiting.setdefault(part, {})[final] = None
 
-    async def awaiting(self, part: UploadId) -> tuple[UploadId, ...]:
-        """See `Store.awaiting`."""
+    async def dependents(self, part: UploadId) -> tuple[UploadId, ...]:
+        """See `Store.dependents`."""
         return tuple(self._awaiting.get(part, ()))
 
-    async def strike_awaiting(self, part: UploadId, gone: Collection[UploadId]) -> None:
-        """See `Store.strike_awaiting`."""
+    async def remove_dependents(self, part: UploadId, gone: Collection[UploadId]) -> None:
+        """See `Store.remove_dependents`."""
         noted = self._awaiting.get(part, {})
         for final in gone:
             noted.pop(final, None)
@@ -219,8 +207,8 @@ class MemoryStore:
         if ids := [upload_id async for upload_id in self.due(now, latest, owed=owed)]:
             yield ids
 
-    async def remind(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
-        """See `Store.remind`."""
+    async def schedule(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
+        """See `Store.schedule`."""
         looks = self._owed if owed else self._looks
         looks[upload_id] = min(at, looks.get(upload_id, at))  # an earlier look that was asked for stays
 

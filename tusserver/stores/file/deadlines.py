@@ -13,7 +13,7 @@ from pathlib import Path
 from tusserver.clock import WallClock
 from tusserver.disk import files
 from tusserver.disk.faults import FaultLog
-from tusserver.indexes.file_schedule import Calendar
+from tusserver.indexes.file_schedule import DatedLists
 from tusserver.lanes import Lane, Lanes
 from tusserver.protocol.errors import OutOfSpace, StoreUnavailable, UploadNotFound
 from tusserver.protocol.upload import Upload, UploadId
@@ -50,8 +50,8 @@ class Deadlines:
         self._translating = faults.translating
         self._lanes = lanes
         self._listed_at_once = listed_at_once
-        self._calendar = Calendar(root / "calendar", file_mode, folder_mode)
-        self._owed = Calendar(root / "calendar" / "owed", file_mode, folder_mode)
+        self._calendar = DatedLists(root / "calendar", file_mode, folder_mode)
+        self._owed = DatedLists(root / "calendar" / "owed", file_mode, folder_mode)
 
     @property
     def _clock(self) -> WallClock:
@@ -76,7 +76,7 @@ class Deadlines:
             try:
                 calendar.add(upload_id, at, self._clock.seconds())
             except OSError:
-                self._calendar.doubt()
+                self._calendar.mark_incomplete()
                 raise
 
     def note_now(self, upload_id: UploadId) -> None:
@@ -118,7 +118,7 @@ class Deadlines:
 
     def _is_complete(self) -> bool:
         with self._translating("reading the calendar"):
-            return self._calendar.covers(self._records.boot)
+            return self._calendar.is_complete(self._records.boot)
 
     def _next_names(self, batches: Iterator[list[str]]) -> list[str] | None:
         with self._translating("reading the calendar"):
@@ -150,7 +150,7 @@ class Deadlines:
 
     def _mark_complete(self) -> None:
         with self._translating("making the calendar again"):
-            self._calendar.set_covers(self._records.boot)
+            self._calendar.mark_complete(self._records.boot)
 
     def _go_on(self, listing: Iterator[bool]) -> bool:
         with self._translating("making the calendar again"):

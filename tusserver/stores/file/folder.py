@@ -115,8 +115,8 @@ def mark(root: Path, file_mode: int) -> None:
             raise
 
 
-class Claim:
-    """Says with which locks somebody holds uploads in a data folder (see `Store.claim`).
+class Attachment:
+    """Says with which locks somebody holds uploads in a data folder (see `SharedFolder.attach`).
 
     Raises:
         ValueError, OSError
@@ -146,7 +146,7 @@ class Claim:
         return False
 
     def close(self) -> None:
-        """See `Claim.close`."""
+        """See `Attachment.close`."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -147,15 +147,10 @@ class FileStore:
         """See `Store.waits_for_disk`."""
         return self._sync
 
-    @property
-    def lock_folder(self) -> Path:
-        """See `Store.lock_folder`."""
-        return self.root / "locks"
-
-    def claim(self, domain: str) -> folder.Claim:
-        """See `Store.claim`."""
+    def attach(self, domain: str) -> folder.Attachment:
+        """See `SharedFolder.attach`."""
         try:
-            return folder.Claim(self.root, domain, self._file_mode)
+            return folder.Attachment(self.root, domain, self._file_mode)
         except OSError as error:
             raise ValueError(f"the data folder {self.root} cannot be used: {error.strerror}") from error
 
@@ -321,21 +316,21 @@ class FileStore:
                 await self.trim(final.id)  # it may take long until it can be tried again
             raise
 
-    async def note_awaiting(self, final: UploadId, part: UploadId) -> None:
-        """See `Store.note_awaiting`."""
+    async def add_dependent(self, final: UploadId, part: UploadId) -> None:
+        """See `Store.add_dependent`."""
         path = self._layout.path(part) + layout.AWAITED
         with self._translating("noting a final upload"):
             await self._lanes.run(Lane.BRIEF, file_dependents.note, path, final, self._file_mode)
 
-    async def awaiting(self, part: UploadId) -> tuple[UploadId, ...]:
-        """See `Store.awaiting`."""
+    async def dependents(self, part: UploadId) -> tuple[UploadId, ...]:
+        """See `Store.dependents`."""
         path = self._layout.path(part) + layout.AWAITED
         with self._translating("reading which final uploads wait"):
             noted = await self._run_inline(file_dependents.read_short, path)
             return await self._lanes.run(Lane.BRIEF, file_dependents.read, path) if noted is None else noted
 
-    async def strike_awaiting(self, part: UploadId, gone: Collection[UploadId]) -> None:
-        """See `Store.strike_awaiting`."""
+    async def remove_dependents(self, part: UploadId, gone: Collection[UploadId]) -> None:
+        """See `Store.remove_dependents`."""
         path = self._layout.path(part) + layout.AWAITED
         with self._translating("striking out final uploads"):
             await self._lanes.run(Lane.BRIEF, file_dependents.strike, path, frozenset(gone), self._file_mode)
@@ -418,8 +413,8 @@ class FileStore:
         """See `Store.due_batches`."""
         return self._deadlines.due_batches(now, latest, owed=owed)
 
-    async def remind(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
-        """See `Store.remind`."""
+    async def schedule(self, upload_id: UploadId, at: datetime, *, owed: bool = False) -> None:
+        """See `Store.schedule`."""
         await self._run_inline(partial(self._deadlines.note, upload_id, at.timestamp(), owed=owed))
 
     async def read_note(self, name: str) -> str | None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tusserver.disk import files
-from tusserver.indexes.file_schedule import Calendar
+from tusserver.indexes.file_schedule import DatedLists
 
 NOW = 1_800_000_000.5
 LATE = 62.0
@@ -27,12 +27,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def calendar(folder: Path) -> Calendar:
+def calendar(folder: Path) -> DatedLists:
     return a_calendar(folder)
 
 
-def a_calendar(folder: Path) -> Calendar:
-    return Calendar(folder, 0o600, 0o700)
+def a_calendar(folder: Path) -> DatedLists:
+    return DatedLists(folder, 0o600, 0o700)
 
 
 def lists(folder: Path) -> list[str]:
@@ -41,7 +41,7 @@ def lists(folder: Path) -> list[str]:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(distance=st.floats(-1e6, 1e8))
-def test_a_name_is_due_neither_before_its_moment_nor_long_after(calendar: Calendar, distance: float) -> None:
+def test_a_name_is_due_neither_before_its_moment_nor_long_after(calendar: DatedLists, distance: float) -> None:
     at = NOW + distance
     calendar.add("abc", at, NOW)
     assert list(calendar.due(max(at, NOW) - 0.001)) == []
@@ -49,31 +49,31 @@ def test_a_name_is_due_neither_before_its_moment_nor_long_after(calendar: Calend
 
 
 @pytest.mark.parametrize(("distance", "late"), [(5, 3), (30, 3), (600, 12), (3500, 12), (86400, LATE)])
-def test_the_nearer_the_moment_the_sooner_after_it(calendar: Calendar, distance: float, late: float) -> None:
+def test_the_nearer_the_moment_the_sooner_after_it(calendar: DatedLists, distance: float, late: float) -> None:
     calendar.add("abc", NOW + distance, NOW)
     assert list(calendar.due(NOW + distance + late)) == ["abc"]
 
 
-def test_names_are_due_once(calendar: Calendar) -> None:
+def test_names_are_due_once(calendar: DatedLists) -> None:
     calendar.add("abc", NOW + 100, NOW)
     calendar.add("abc", NOW + 100, NOW)
     assert list(calendar.due(NOW + 200)) == ["abc"]
     assert list(calendar.due(NOW + 200)) == []
 
 
-def test_names_come_in_the_order_of_their_moments(calendar: Calendar) -> None:
+def test_names_come_in_the_order_of_their_moments(calendar: DatedLists) -> None:
     for number in (3, 1, 2):
         calendar.add(str(number), NOW + number * 100, NOW)
     assert list(calendar.due(NOW + 1000)) == ["1", "2", "3"]
 
 
-def test_a_list_is_gone_once_it_was_read(calendar: Calendar, folder: Path) -> None:
+def test_a_list_is_gone_once_it_was_read(calendar: DatedLists, folder: Path) -> None:
     calendar.add("abc", NOW + 100, NOW)
     list(calendar.due(NOW + 200))
     assert lists(folder) == []
 
 
-def test_lists_that_are_not_due_are_not_read(calendar: Calendar, folder: Path) -> None:
+def test_lists_that_are_not_due_are_not_read(calendar: DatedLists, folder: Path) -> None:
     for hour in range(10):
         calendar.add(str(hour), NOW + hour * 3600, NOW)
     for path in folder.iterdir():
@@ -84,18 +84,18 @@ def test_lists_that_are_not_due_are_not_read(calendar: Calendar, folder: Path) -
     assert len(lists(folder)) == 7
 
 
-def test_many_names_for_the_far_future_share_a_list(calendar: Calendar, folder: Path) -> None:
+def test_many_names_for_the_far_future_share_a_list(calendar: DatedLists, folder: Path) -> None:
     for second in range(600):
         calendar.add("abc", NOW + 86400 + second, NOW)
     assert len(lists(folder)) <= 11
 
 
-def test_without_a_folder_nothing_is_due(calendar: Calendar) -> None:
+def test_without_a_folder_nothing_is_due(calendar: DatedLists) -> None:
     assert list(calendar.due(NOW)) == []
 
 
 def test_who_dies_on_the_way_through_a_list_is_followed_by_one_who_sees_all_of_it(
-    calendar: Calendar, folder: Path
+    calendar: DatedLists, folder: Path
 ) -> None:
     for name in ("abc", "abx", "abe"):
         calendar.add(name, NOW + 100, NOW)
@@ -105,7 +105,7 @@ def test_who_dies_on_the_way_through_a_list_is_followed_by_one_who_sees_all_of_i
     assert lists(folder) == []
 
 
-def test_names_noted_during_a_sweep_are_not_lost(calendar: Calendar) -> None:
+def test_names_noted_during_a_sweep_are_not_lost(calendar: DatedLists) -> None:
     calendar.add("abc", NOW - 10, NOW)
     found = []
     for name in calendar.due(NOW + 10):
@@ -115,7 +115,7 @@ def test_names_noted_during_a_sweep_are_not_lost(calendar: Calendar) -> None:
     assert list(calendar.due(NOW + 20)) == ["later"]
 
 
-def test_two_sweeps_at_once_miss_nobody(calendar: Calendar, folder: Path) -> None:
+def test_two_sweeps_at_once_miss_nobody(calendar: DatedLists, folder: Path) -> None:
     for number in range(100):
         calendar.add(f"{number}", NOW + number, NOW)
     found: list[str] = []
@@ -127,7 +127,7 @@ def test_two_sweeps_at_once_miss_nobody(calendar: Calendar, folder: Path) -> Non
     assert set(found) == {f"{number}" for number in range(100)}
 
 
-def test_many_threads_note_names_without_losing_one(calendar: Calendar) -> None:
+def test_many_threads_note_names_without_losing_one(calendar: DatedLists) -> None:
     def note(thread: int) -> None:
         for number in range(200):
             calendar.add(f"{thread}-{number}", NOW + 50 + number % 20, NOW)
@@ -140,7 +140,7 @@ def test_many_threads_note_names_without_losing_one(calendar: Calendar) -> None:
     assert sorted(calendar.due(NOW + 1000)) == sorted(f"{t}-{n}" for t in range(4) for n in range(200))
 
 
-def test_two_processes_share_the_lists(calendar: Calendar, folder: Path) -> None:
+def test_two_processes_share_the_lists(calendar: DatedLists, folder: Path) -> None:
     other = a_calendar(folder)
     for number in range(5):
         calendar.add(f"a{number}", NOW + 100, NOW)
@@ -148,30 +148,30 @@ def test_two_processes_share_the_lists(calendar: Calendar, folder: Path) -> None
     assert len(list(calendar.due(NOW + 200))) == 10
 
 
-def test_a_list_that_another_process_has_read_is_not_written_to_again(calendar: Calendar, folder: Path) -> None:
+def test_a_list_that_another_process_has_read_is_not_written_to_again(calendar: DatedLists, folder: Path) -> None:
     calendar.add("abc", NOW + 100, NOW)
     assert list(a_calendar(folder).due(NOW + 200)) == ["abc"]
     calendar.add("abx", NOW + 100, NOW)  # a clock that was set back, or a folder that was lost
     assert list(calendar.due(NOW + 200)) == ["abx"]
 
 
-def test_what_is_overdue_is_named_at_once(calendar: Calendar) -> None:
+def test_what_is_overdue_is_named_at_once(calendar: DatedLists) -> None:
     calendar.add_overdue("abc", NOW)
     assert list(calendar.due(NOW)) == ["abc"]
 
 
-def test_files_that_are_no_lists_are_left_alone(calendar: Calendar, folder: Path) -> None:
-    calendar.set_covers("boot")
+def test_files_that_are_no_lists_are_left_alone(calendar: DatedLists, folder: Path) -> None:
+    calendar.mark_complete("boot")
     (folder / "README").write_text("?")
     assert list(calendar.due(NOW)) == []
     assert lists(folder) == ["README", "covers"]
 
 
-def test_the_lists_cover_everything_under_the_run_of_the_machine_that_said_so(calendar: Calendar) -> None:
-    assert not calendar.covers("boot")
-    calendar.set_covers("boot")
-    assert calendar.covers("boot")
-    assert not calendar.covers("another")
+def test_the_lists_cover_everything_under_the_run_of_the_machine_that_said_so(calendar: DatedLists) -> None:
+    assert not calendar.is_complete("boot")
+    calendar.mark_complete("boot")
+    assert calendar.is_complete("boot")
+    assert not calendar.is_complete("another")
 
 
 def test_no_file_is_kept_open_by_a_calendar_that_is_gone(folder: Path) -> None:
@@ -182,7 +182,7 @@ def test_no_file_is_kept_open_by_a_calendar_that_is_gone(folder: Path) -> None:
 
 
 def test_a_name_that_was_written_too_late_for_its_list_is_listed_again(
-    folder: Path, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
+    folder: Path, calendar: DatedLists, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process may be stopped, or the machine be busy, between the choice of a list and the writing."""
     sweeper, passed = a_calendar(folder), [0.0]
@@ -207,14 +207,14 @@ DAY = 86400
 
 @pytest.mark.parametrize("days", [1, 30, 365, 3650, 36500])
 def test_the_number_of_lists_does_not_grow_with_the_time_that_uploads_are_kept(
-    calendar: Calendar, folder: Path, days: int
+    calendar: DatedLists, folder: Path, days: int
 ) -> None:
     for number in range(2000):
         calendar.add(f"{number}", NOW + days * DAY * number / 2000, NOW)
     assert len(lists(folder)) <= 500
 
 
-def test_lists_that_were_split_are_no_more_than_before(calendar: Calendar, folder: Path) -> None:
+def test_lists_that_were_split_are_no_more_than_before(calendar: DatedLists, folder: Path) -> None:
     calendar.add_all([(f"{number}", NOW + 365 * DAY * number / 5000) for number in range(5000)], NOW)
     found, most = 0, 0
     for hour in range(0, 40 * 24, 6):
@@ -227,7 +227,7 @@ def test_lists_that_were_split_are_no_more_than_before(calendar: Calendar, folde
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(days=st.floats(0.05, 400), sweeps=st.integers(1, 40))
 def test_a_far_look_comes_neither_early_nor_late_however_often_lists_are_read(
-    calendar: Calendar, days: float, sweeps: int
+    calendar: DatedLists, days: float, sweeps: int
 ) -> None:
     """Its list is split on the way, by each sweep that comes by."""
     calendar.add("abc", NOW + days * DAY, NOW)
@@ -237,7 +237,7 @@ def test_a_far_look_comes_neither_early_nor_late_however_often_lists_are_read(
     assert list(calendar.due(NOW + 2 * days * DAY + LATE)) == []
 
 
-def test_a_split_writes_to_each_list_once(calendar: Calendar, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_writes_to_each_list_once(calendar: DatedLists, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calendar.add_all([(f"{number}", NOW + 30 * DAY + number % 100) for number in range(3000)], NOW)
     writes: list[str] = []
     real = files.write_line
@@ -253,7 +253,7 @@ def test_a_split_writes_to_each_list_once(calendar: Calendar, folder: Path, monk
     assert sum(len(lines.split("\n")) for lines in writes) == 3000
 
 
-def test_who_dies_while_a_list_is_split_loses_nobody(calendar: Calendar, folder: Path) -> None:
+def test_who_dies_while_a_list_is_split_loses_nobody(calendar: DatedLists, folder: Path) -> None:
     names = {f"{number}" for number in range(50)}
     calendar.add_all([(name, NOW + 30 * DAY + 3600 * int(name)) for name in names], NOW)
     opened = min(int(path.name) for path in folder.iterdir()) + 2
@@ -265,7 +265,7 @@ def test_who_dies_while_a_list_is_split_loses_nobody(calendar: Calendar, folder:
 
 
 def test_a_full_disk_splits_no_list_and_names_what_is_due(
-    calendar: Calendar, folder: Path, monkeypatch: pytest.MonkeyPatch
+    calendar: DatedLists, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calendar.add_all([("late", NOW + 30 * DAY + 50_000), ("soon", NOW + 30 * DAY)], NOW)
 
@@ -278,7 +278,7 @@ def test_a_full_disk_splits_no_list_and_names_what_is_due(
     assert set(calendar.due(NOW + 31 * DAY + LATE)) == {"soon", "late"}
 
 
-def test_lists_of_older_versions_are_read(calendar: Calendar, folder: Path) -> None:
+def test_lists_of_older_versions_are_read(calendar: DatedLists, folder: Path) -> None:
     folder.mkdir()
     (folder / str(int(NOW) + 90 * DAY)).write_text("\nfar\n\nfar\n")
     (folder / str(int(NOW) - 9)).write_text("\nnear\n")
@@ -288,7 +288,7 @@ def test_lists_of_older_versions_are_read(calendar: Calendar, folder: Path) -> N
     assert list(calendar.due(NOW + 90 * DAY + LATE)) == ["far"]
 
 
-def test_an_older_version_takes_a_far_list_for_one_of_ids(calendar: Calendar, folder: Path) -> None:
+def test_an_older_version_takes_a_far_list_for_one_of_ids(calendar: DatedLists, folder: Path) -> None:
     """Its words are ids to it, which get an early look: nobody is lost by going back."""
     calendar.add("abc", NOW + 30 * DAY, NOW)
     [path] = folder.iterdir()
@@ -310,7 +310,7 @@ def test_an_older_version_takes_a_far_list_for_one_of_ids(calendar: Calendar, fo
     ids=["zeros", "no text", "no line", "torn", "blank", "huge", "words"],
 )
 @pytest.mark.parametrize("where", ["before", "behind"])
-def test_what_is_damaged_keeps_nobody_from_a_look(calendar: Calendar, folder: Path, damage: bytes, where: str) -> None:
+def test_what_is_damaged_keeps_no_id_from_a_look(calendar: DatedLists, folder: Path, damage: bytes, where: str) -> None:
     calendar.add_all([("good", NOW + 30 * DAY), ("fine", NOW + 30 * DAY + 1)], NOW)
     [path] = folder.iterdir()
     content = path.read_bytes()
@@ -320,7 +320,7 @@ def test_what_is_damaged_keeps_nobody_from_a_look(calendar: Calendar, folder: Pa
     assert lists(folder) == []
 
 
-def test_a_list_that_cannot_be_read_does_not_keep_the_others(calendar: Calendar, folder: Path) -> None:
+def test_a_list_that_cannot_be_read_does_not_keep_the_others(calendar: DatedLists, folder: Path) -> None:
     calendar.add("first", NOW + 100, NOW)
     calendar.add("last", NOW + 200, NOW)
     real, first = files.read_lines, min(lists(folder))
@@ -342,7 +342,7 @@ def test_a_list_that_cannot_be_read_does_not_keep_the_others(calendar: Calendar,
 # memory --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_list_is_never_held_whole(calendar: Calendar, folder: Path) -> None:
+def test_a_list_is_never_held_whole(calendar: DatedLists, folder: Path) -> None:
     folder.mkdir()
     with (folder / str(int(NOW) - 60)).open("w") as names:
         names.writelines(f"\n{number:032x}\n" for number in range(100_000))
@@ -358,7 +358,7 @@ def test_a_list_is_never_held_whole(calendar: Calendar, folder: Path) -> None:
     assert peak < 6 << 20, "the list alone has 3.4 MB, its names as objects 9"
 
 
-def test_lists_that_are_not_due_take_no_memory(calendar: Calendar, folder: Path) -> None:
+def test_lists_that_are_not_due_take_no_memory(calendar: DatedLists, folder: Path) -> None:
     """Older versions had one for each minute of a year."""
     folder.mkdir()
     for minute in range(5000):
@@ -372,7 +372,7 @@ def test_lists_that_are_not_due_take_no_memory(calendar: Calendar, folder: Path)
     assert peak < 200_000
 
 
-def test_what_another_process_writes_to_a_list_until_it_was_read_is_named(calendar: Calendar, folder: Path) -> None:
+def test_what_another_process_writes_to_a_list_until_it_was_read_is_named(calendar: DatedLists, folder: Path) -> None:
     """It had it open when the list was claimed."""
     calendar.add("abc", NOW + 1, NOW)
     [path] = folder.iterdir()
