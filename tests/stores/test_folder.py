@@ -206,7 +206,7 @@ async def main(root, mask, file_mode, folder_mode):
         await store.create(upload)
     await store.finalize(upload)
     await store.add_dependent(UploadId("aa1"), UploadId("bb2"))
-    await store.replace(changed(upload, id=UploadId("aa1"), length=3))
+    await store.replace(replace(upload, id=UploadId("aa1"), length=3, complete=False))
     await store.commit(upload)
     await store.flush()
     [name async for name in store.due(now)]
