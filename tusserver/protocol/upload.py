@@ -96,7 +96,7 @@ class Upload:
     what is committed under an older one."""
     updated_at: datetime | None = field(default=None, compare=False)
     """UTC. When bytes were added last, or when it was finished; set by the store."""
-    storage: Mapping[str, str] = field(default_factory=_no_facts)
+    storage: Mapping[str, str] = field(default_factory=_no_facts, hash=False)
     """What the store needs to find the bytes. Its names are for the store alone; it is never changed in place."""
 
     @property
