@@ -17,12 +17,13 @@ from tusserver.protocol.errors import InvalidConcat, StoreUnavailable
 from tusserver.protocol.limits import Expiry, Limits
 from tusserver.protocol.messages import Download
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.service import parts as parts_module
+from tusserver.service.parts import STEP
+from tusserver.service.tuning import Tuning
 from tusserver.stores.file.store import FileStore
 from tusserver.stores.memory import MemoryStore
 
 MANY = 120
-PROMPT = 2 * parts_module.STEP
+PROMPT = 2 * STEP
 """Records that may be read between two turns of the loop: the end of one step and the whole of another."""
 
 
@@ -234,10 +235,8 @@ async def test_a_part_that_comes_reads_one_part_of_each_final_upload_that_waits_
     assert all([upload.finished async for upload in store.uploads()])
 
 
-async def test_what_is_remembered_of_final_uploads_is_bounded(
-    counting: World, store: Counting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parts_module, "REMEMBERED", 4)
+async def test_what_is_remembered_of_final_uploads_is_bounded(store: Counting) -> None:
+    counting = World(lambda: store, tuning=Tuning(remembered=4))
     part = await counting.part(b"", length=1)
     finals = await waiting(counting, part, 10)
     for final in finals:

@@ -28,6 +28,7 @@ from tusserver.protocol.messages import Append
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service import quota
 from tusserver.service.quota import Quota
+from tusserver.service.tuning import Tuning
 
 ME, YOU = "1.2.3.4", "5.6.7.8"
 
@@ -388,9 +389,8 @@ async def test_a_client_that_stays_just_below_its_limit_costs_a_few_looks_for_ea
 async def test_a_list_that_is_bounded_by_bytes_alone_does_not_grow_with_what_is_done(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quota, "CROWD", 10)
     open_uploads = MemoryOpenUploads()
-    world = make_world(limits=Limits(reserved=10**9), open_uploads=open_uploads)
+    world = make_world(limits=Limits(reserved=10**9), open_uploads=open_uploads, tuning=Tuning(crowd=10))
     looks = counting_looks(world, monkeypatch)
     for _ in range(100):
         await world.append(await make(world), 0, b"hello")

@@ -18,18 +18,13 @@ from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import StoreUnavailable, UploadLocked
 from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Upload, UploadId
-from tusserver.service import reaper, sweeper
 from tusserver.service.reaper import LANES
+from tusserver.service.tuning import Tuning
 from tusserver.stores.base import Reaped
 from tusserver.stores.file.store import FileStore
 from tusserver.stores.memory import MemoryStore
 
 GROUP = 8
-
-
-@pytest.fixture(autouse=True)
-def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaper, "GROUP", GROUP)
 
 
 class Watched(MemoryStore):
@@ -48,6 +43,11 @@ class Watched(MemoryStore):
 
 
 @pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    return make_world(tuning=Tuning(group=GROUP))
+
+
+@pytest.fixture
 def store() -> Watched:
     return Watched()
 
@@ -55,7 +55,7 @@ def store() -> Watched:
 @pytest.fixture
 def watched(store: Watched) -> World:
     """The service on a store that is watched."""
-    return World(lambda: store)
+    return World(lambda: store, tuning=Tuning(group=GROUP))
 
 
 async def test_many_expired_uploads_are_removed_in_groups_and_all_are_told(world: World) -> None:
@@ -120,7 +120,7 @@ async def test_others_have_their_turns_while_thousands_are_removed(watched: Worl
 
 
 async def test_one_that_is_being_written_is_left_and_the_rest_of_its_group_goes(make_world: MakeWorld) -> None:
-    world = make_world(expiry=Expiry(sliding=False))
+    world = make_world(expiry=Expiry(sliding=False), tuning=Tuning(group=GROUP))
     written, feed = await world.upload(11), Feed(b"hello")
     others = [await world.upload(11) for _ in range(5)]
     appending = asyncio.create_task(world.append(written, 0, feed, announced=11))
@@ -149,7 +149,7 @@ async def test_a_store_that_fails_as_a_whole_is_asked_again_for_each(watched: Wo
 
 async def test_a_sweep_that_is_ended_among_many_forgets_none_of_them(tmp_path: Path) -> None:
     """Their list stays until all of them are done with, whatever lane they are in."""
-    world = World(lambda: FileStore(tmp_path, durability="none"))
+    world = World(lambda: FileStore(tmp_path, durability="none"), tuning=Tuning(group=GROUP))
     for _ in range(5 * GROUP):
         await world.upload(11)
     world.clock.advance(DAY + LATE)
@@ -197,7 +197,7 @@ async def test_an_id_that_is_listed_twice_in_a_batch_is_looked_at_once(watched: 
 async def test_new_rules_lock_only_what_has_another_deadline_by_them(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = make_world()
+    world = make_world(tuning=Tuning(group=GROUP))
     await world.sweeper.sweep()
     for _ in range(5):
         await world.upload(5, b"hello")
@@ -219,8 +219,7 @@ async def test_new_rules_lock_only_what_has_another_deadline_by_them(
 async def test_uploads_that_cannot_get_their_new_deadline_are_not_remembered_without_end(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeper, "_MOST_LEFT", 5)
-    world = make_world()
+    world = make_world(tuning=Tuning(group=GROUP, most_left=5))
     await world.sweeper.sweep()
     ids = [await world.upload(11, b"hello") for _ in range(20)]
     world.obey(Expiry(after=2 * DAY))

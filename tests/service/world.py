@@ -25,6 +25,7 @@ from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
 from tusserver.protocol.messages import Append, Create, Inspect, Terminate
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.service.tuning import Tuning
 from tusserver.service.wiring import Options, wire
 from tusserver.stores.base import Store
 from tusserver.streams import BodyCallbacks, FileTarget, Wire
@@ -162,6 +163,7 @@ class World:
         expiry: Expiry = Expiry(),
         timeouts: Timeouts = Timeouts(min_speed=None),
         features: Features = Features(),
+        tuning: Tuning = Tuning(),
         before_create: Callback | None = None,
         new_id: Callable[[], UploadId] | None = None,
         open_uploads: OpenUploads | None = None,
@@ -176,7 +178,7 @@ class World:
         self.observers = Observers()
         self._open_store = open_store
         self._wall = wall
-        self._options = Options(limits=limits, expiry=expiry, timeouts=timeouts, features=features)
+        self._options = Options(limits=limits, expiry=expiry, timeouts=timeouts, features=features, tuning=tuning)
         self._new_id = new_id or _ids().__next__
         self.hooks = hooks if not isinstance(hooks, bool) else self._make_hooks(hooks, before_create)
         self._make_locker = make_locker

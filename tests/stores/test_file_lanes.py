@@ -158,12 +158,12 @@ async def test_bytes_that_are_synced_at_the_end_are_on_their_way_before(
     tmp_path: Path, durability: str, ahead: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []
-    monkeypatch.setattr(writeback, "AHEAD", 10)
     monkeypatch.setattr(writeback, "_sync_file_range", lambda fd, at, length, flags: begun.append(at))
     store = FileStore(tmp_path, durability=durability)
-    upload = an_upload(length=30)
+    piece = bytes(writeback.AHEAD)
+    upload = an_upload(length=2 * len(piece))
     await store.create(upload)
-    await store.write(upload, Chunks(b"x" * 15, b"y" * 15), unheard)
+    await store.write(upload, Chunks(piece, piece), unheard)
     assert (begun[:1] == [0]) is ahead
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from tests.torture.fate import FAILED, REFUSED, SUCCEEDED, fate_of, note, read_calls
 from tests.torture.order import REFUSED as STATUS
-from tusserver import Tus, Upload, UploadRejected, assembly
+from tusserver import Tus, Upload, UploadRejected, app, assembly
 from tusserver.__main__ import main
-from tusserver.service import concat, lifecycle, reaper, sweeper
+from tusserver.service.tuning import Tuning
+from tusserver.service.wiring import Options
 
 CALLS = "TORTURE_CALLS"
 """Variable that names the log of all calls."""
@@ -45,9 +46,7 @@ async def on_finished(upload: Upload) -> None:
 
 
 if __name__ == "__main__":
-    for module in (concat, lifecycle, reaper, sweeper):
-        assert "RETRY_DELAY" in vars(module)
-        vars(module)["RETRY_DELAY"] = SOON
+    vars(app)["Options"] = partial(Options, tuning=Tuning(retry_delay=SOON))
     if CALLS in os.environ:
         # What `serve` puts together, with workers, signals and settings, embeds `Tus` as any app does.
         vars(assembly)["Tus"] = partial(Tus, on_finished=on_finished)

@@ -35,7 +35,7 @@ from tusserver.protocol.errors import (
 from tusserver.protocol.limits import Expiry, Limits, Timeouts
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.service.finals import Finals
-from tusserver.service.lifecycle import RETRY_DELAY, Lifecycle
+from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.parts import Parts, in_turns
 from tusserver.stores.base import Store
 from tusserver.streams import Body
@@ -82,7 +82,7 @@ class Concatenator:
         self._delete_parts = delete_parts
         self._lock_timeout = timeouts.lock_timeout.total_seconds()
         self._now = now
-        self._parts = Parts(store, expiry, now)
+        self._parts = Parts(store, expiry, now, lifecycle.tuning.remembered)
         self._finals = Finals(store, limits.finals_per_part)
         self._copies: dict[UploadId, asyncio.Task[None]] = {}
         self._part_tasks: dict[UploadId, asyncio.Task[None]] = {}
@@ -200,7 +200,7 @@ class Concatenator:
     async def schedule_look(self, part: UploadId) -> None:
         """Schedule a look at a part if final uploads wait for it; called before it is complete."""
         if await self._finals.noted(part):
-            await self._store.schedule(part, self._now() + RETRY_DELAY)
+            await self._store.schedule(part, self._now() + self._lifecycle.tuning.retry_delay)
 
     async def part_completed(self, part: UploadId, context: RequestContext) -> None:
         """Join the final uploads that waited for a part, and wait for them for `COPY_WAIT`. Never fails."""
@@ -216,7 +216,7 @@ class Concatenator:
         late = False
         async for final in self._finals.of(part, lenient=True):
             if final.pending and await self._is_ready(final):
-                await self._store.schedule(final.id, self._now() + RETRY_DELAY)
+                await self._store.schedule(final.id, self._now() + self._lifecycle.tuning.retry_delay)
                 late = True
         if late:
             await self._start_part(part, None)
@@ -251,7 +251,7 @@ class Concatenator:
             if final.expires_at is not None:
                 await self._store.schedule(final.id, final.expires_at)
         if await self._is_ready(final):
-            await self._store.schedule(final_id, self._now() + RETRY_DELAY)
+            await self._store.schedule(final_id, self._now() + self._lifecycle.tuning.retry_delay)
             if len(self._copies) < MAX_COPIES:
                 self._start_copy(final_id, None)
         return False
@@ -364,7 +364,7 @@ class Concatenator:
     ) -> Upload:
         """Copy under the lock of the final upload; return it, complete. `raise_if_stopped`: called now and then."""
         # If it is interrupted, by whatever, a sweep resumes it.
-        await self._store.schedule(final.id, self._now() + RETRY_DELAY)
+        await self._store.schedule(final.id, self._now() + self._lifecycle.tuning.retry_delay)
         async with self._hold_all(final.parts):
             parts = await self._parts.load(final.parts)
             length = rules.final_length(parts, self._limits, self._now())

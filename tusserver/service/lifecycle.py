@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from tusserver.events import Created, Expired, Finished, Observers, Progressed, Terminated, UploadEvent
@@ -20,14 +20,12 @@ from tusserver.protocol.dialect import RequestContext
 from tusserver.protocol.errors import FinishFailed, FinishPending, TusError, UploadNotFound
 from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Role, Upload, UploadId
+from tusserver.service.tuning import Tuning
 from tusserver.stores.base import Store
 
 logger = logging.getLogger("tusserver")
 
 Commit = Callable[[Upload], Awaitable[None]]
-
-RETRY_DELAY = timedelta(minutes=1)
-"""After which a sweep tries again what failed."""
 
 _TOLD: dict[type[UploadEvent], HookType] = {
     Terminated: HookType.POST_TERMINATE,
@@ -40,11 +38,18 @@ class Lifecycle:
     """The steps. `context`: the request that takes one; None for a sweep and whatever else has no request."""
 
     def __init__(
-        self, store: Store, hooks: Hooks, observers: Observers, expiry: Expiry, now: Callable[[], datetime]
+        self,
+        store: Store,
+        hooks: Hooks,
+        observers: Observers,
+        expiry: Expiry,
+        now: Callable[[], datetime],
+        tuning: Tuning = Tuning(),
     ) -> None:
         self.hooks = hooks
         self.observers = observers
         self._store = store
+        self.tuning = tuning
         self._expiry = expiry
         self._now = now
 
@@ -115,7 +120,7 @@ class Lifecycle:
             finishes = not upload.owed and self._store.finalizes_in_place
             if not finishes:
                 # Noted first, so that a sweep makes good what a crash interrupts: the client sees that all is there.
-                await self._store.schedule(upload.id, self._now() + RETRY_DELAY)
+                await self._store.schedule(upload.id, self._now() + self.tuning.retry_delay)
         if finishes:
             upload = await self._mark_finished(upload, commit)
         else:
@@ -141,7 +146,9 @@ class Lifecycle:
         """
         if upload.owed and not self.has_finish_hooks:
             raise FinishPending
-        await self._store.schedule(upload.id, self._now() + RETRY_DELAY)  # likewise: the first one may be past
+        await self._store.schedule(
+            upload.id, self._now() + self.tuning.retry_delay
+        )  # likewise: the first one may be past
         upload = await self._store.finalize(upload)
         if upload.role is not Role.PARTIAL:
             refusal = await self._call_finish_hooks(upload, context)

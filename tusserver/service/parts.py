@@ -21,8 +21,6 @@ T = TypeVar("T")
 
 STEP = 16
 """Parts after which others have their turn."""
-REMEMBERED = 10_000
-"""Final uploads of which something is remembered."""
 
 
 async def in_turns(ids: Sequence[UploadId]) -> AsyncIterator[UploadId]:
@@ -36,10 +34,12 @@ async def in_turns(ids: Sequence[UploadId]) -> AsyncIterator[UploadId]:
 class Parts:
     """Reads parts, and remembers of the final uploads that wait for them what cannot be otherwise soon."""
 
-    def __init__(self, store: Store, expiry: Expiry, now: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, expiry: Expiry, now: Callable[[], datetime], most: int) -> None:
         self._store = store
         self._expiry = expiry
         self._now = now
+        self._most = most
+        """Final uploads of which something is remembered."""
         self._missing: dict[UploadId, int] = {}
         """By final upload, which of its distinct parts was the first that was not complete."""
         self._deadlines: dict[UploadId, datetime] = {}
@@ -118,11 +118,10 @@ class Parts:
         except UploadNotFound:
             raise InvalidConcat(f"there is no partial upload {upload_id}") from None
 
-    @staticmethod
-    def _remember(where: dict[UploadId, T], final: UploadId, what: T | None) -> None:
+    def _remember(self, where: dict[UploadId, T], final: UploadId, what: T | None) -> None:
         if what is None:
             where.pop(final, None)
             return
-        if len(where) >= REMEMBERED:
+        if len(where) >= self._most:
             where.clear()
         where[final] = what

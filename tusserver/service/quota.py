@@ -32,6 +32,7 @@ from tusserver.protocol.errors import (
 )
 from tusserver.protocol.limits import Limits
 from tusserver.protocol.upload import UploadId
+from tusserver.service.tuning import Tuning
 from tusserver.stores.base import Store
 
 logger = logging.getLogger("tusserver")
@@ -40,8 +41,6 @@ ALL = "all"
 """The list of everybody's uploads. No client is called so."""
 LOOKS = 8
 """A check goes on beyond what it needs while one in so many of its looks finds an upload that is done."""
-CROWD = 1000
-"""Entries at which a list without a limit on their number is checked, beside twice those that were left last time."""
 RECHECK_FACTOR = 50
 """A list that was found full is not checked again for so many times the time that it took, and `AT_LEAST` seconds."""
 AT_LEAST = 1.0
@@ -80,7 +79,13 @@ class Quota:
     """Keeps uploads in their limits. Without any it does nothing."""
 
     def __init__(
-        self, store: Store, open_uploads: OpenUploads, locker: Locker, limits: Limits, now: Callable[[], datetime]
+        self,
+        store: Store,
+        open_uploads: OpenUploads,
+        locker: Locker,
+        limits: Limits,
+        now: Callable[[], datetime],
+        tuning: Tuning = Tuning(),
     ) -> None:
         self._store = store
         self._open_uploads = open_uploads
@@ -97,8 +102,9 @@ class Quota:
         )
         self._now = now
         self._full: dict[str, _Full] = {}
+        self._crowd = tuning.crowd
         self._crowds: dict[str, int] = {}
-        """Length at which a list without a limit on it is to be checked, if that is not `CROWD`."""
+        """Length at which a list without a limit on it is to be checked, if that is not `_crowd`."""
         self._checking = anyio.Lock()
         self._pruned = -IDLE  # the first sweep after a start does it
 
@@ -136,7 +142,7 @@ class Quota:
         sums = await self._open_uploads.add(name, entry)
         many = bounds.count is not None and sums.uploads > bounds.count
         much = bounds.reserved is not None and sums.reserved > bounds.reserved
-        crowded = bounds.count is None and sums.uploads > self._crowds.get(name, CROWD)
+        crowded = bounds.count is None and sums.uploads > self._crowds.get(name, self._crowd)
         if not (many or much or crowded):
             return
         async with self._checking:
@@ -145,7 +151,7 @@ class Quota:
             await self._run(check, thorough=crowded)
             await self._open_uploads.replace(name, check.known, check.kept())
             if crowded:
-                self._crowds[name] = 2 * check.left + CROWD
+                self._crowds[name] = 2 * check.left + self._crowd
         if not check.fits:
             self._note_full(name, check, bounds, time.monotonic() - began)
             raise bounds.too_many if check.too_many else bounds.too_much

@@ -17,11 +17,9 @@ from tusserver.locks.base import Lease, Locker
 from tusserver.protocol import rules
 from tusserver.protocol.errors import LeaseLost, UploadLocked
 from tusserver.protocol.upload import Role, Upload, UploadId
-from tusserver.service.lifecycle import RETRY_DELAY, Lifecycle, must_propagate
+from tusserver.service.lifecycle import Lifecycle, must_propagate
 from tusserver.stores.base import Reaped, Store
 
-GROUP = 64
-"""Uploads that are held and removed together: their locks are held for some hundredths of a second."""
 _TURN = 16
 """Uploads after which others have their turn, where the disk has no part."""
 LANES = 2
@@ -57,7 +55,7 @@ class Reaper:
     async def look_at(self, ids: Sequence[UploadId]) -> int:
         """Look at all of them; return how many were removed."""
         removed = 0
-        groups = _in_groups(list(dict.fromkeys(ids)))
+        groups = _in_groups(list(dict.fromkeys(ids)), self._lifecycle.tuning.group)
 
         async def walk() -> None:
             nonlocal removed
@@ -74,7 +72,7 @@ class Reaper:
                 await anyio.lowlevel.checkpoint()
 
         async with anyio.create_task_group() as lanes:
-            for _ in range(min(LANES, 1 + len(ids) // GROUP)):
+            for _ in range(min(LANES, 1 + len(ids) // self._lifecycle.tuning.group)):
                 lanes.start_soon(walk)
         return removed
 
@@ -112,7 +110,7 @@ class Reaper:
                         leases.append(await locks.enter_async_context(self._locker.hold(upload_id)))
                     except UploadLocked:
                         # "Expiring never touches an upload that is being written": its writer may move the deadline.
-                        await self._store.schedule(upload_id, self._now() + RETRY_DELAY)
+                        await self._store.schedule(upload_id, self._now() + self._lifecycle.tuning.retry_delay)
                     else:
                         held.append(upload_id)
                 if any(lease.lost for lease in leases):
@@ -127,5 +125,5 @@ async def _let_others(number: int) -> None:
         await anyio.lowlevel.checkpoint()
 
 
-def _in_groups(ids: Sequence[UploadId]) -> Iterator[Sequence[UploadId]]:
-    return (ids[start : start + GROUP] for start in range(0, len(ids), GROUP))
+def _in_groups(ids: Sequence[UploadId], size: int) -> Iterator[Sequence[UploadId]]:
+    return (ids[start : start + size] for start in range(0, len(ids), size))

@@ -21,7 +21,7 @@ from tusserver.protocol.errors import FinishFailed, FinishPending, TusError, Upl
 from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Role, Upload, UploadId
 from tusserver.service.concat import Concatenator
-from tusserver.service.lifecycle import RETRY_DELAY, Lifecycle
+from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.quota import Quota
 from tusserver.service.reaper import Reaper
 from tusserver.stores.base import Store
@@ -35,8 +35,6 @@ _DRIFT = 60.0
 _POLICY = "policy"
 _STEP = 20
 """Uploads that get new deadlines before others have their turn."""
-_MOST_LEFT = 10_000
-"""Uploads that are remembered since they could not get a new deadline: with more it is the disk, not the uploads."""
 
 
 class Sweeper:
@@ -124,7 +122,7 @@ class Sweeper:
 
     async def _note_unswept(self, upload_id: UploadId, error: BaseException) -> None:
         self._note_failure("swept", upload_id, error)
-        await self._store.schedule(upload_id, self._now() + RETRY_DELAY)
+        await self._store.schedule(upload_id, self._now() + self._lifecycle.tuning.retry_delay)
 
     async def _tell_applications(self) -> None:
         """Tell applications of this process what others, which have none, have found to be owed to them."""
@@ -185,7 +183,7 @@ class Sweeper:
                 except TusError:
                     return  # the next sweep tries again
             self._policy_holds, self._wrong_since, self._left = True, None, None
-        elif len(self._left) >= _MOST_LEFT:
+        elif len(self._left) >= self._lifecycle.tuning.most_left:
             self._left = None  # the next sweep goes through all of them again
 
     async def _renew_each(self, anew: bool) -> None:
@@ -197,7 +195,7 @@ class Sweeper:
                 await self._renew(upload.id, anew=anew)
             if (number := number + 1) % _STEP == 0:
                 await anyio.lowlevel.checkpoint()
-            if len(self._left) >= _MOST_LEFT:
+            if len(self._left) >= self._lifecycle.tuning.most_left:
                 return
 
     def _wants_deadline(self, upload: Upload, anew: bool) -> bool:
@@ -246,7 +244,7 @@ class Sweeper:
             return await self._look_at_final(upload)
         except UploadLocked:
             # "Expiring never touches an upload that is being written": its writer may move the deadline.
-            await self._store.schedule(upload_id, self._now() + RETRY_DELAY)
+            await self._store.schedule(upload_id, self._now() + self._lifecycle.tuning.retry_delay)
         except Exception as error:
             await self._note_unswept(upload_id, error)
         return False
@@ -269,7 +267,7 @@ class Sweeper:
                     upload, now=True
                 )  # a power cut may have undone that it was finished
             else:
-                await self._store.schedule(upload.id, now + RETRY_DELAY)
+                await self._store.schedule(upload.id, now + self._lifecycle.tuning.retry_delay)
         elif upload.expires_at is not None:
             # Its deadline moved, or this was its first look.
             await self._store.schedule(upload.id, upload.expires_at)
@@ -284,7 +282,7 @@ class Sweeper:
         if rules.gave_up(upload) or not rules.is_time_to_finish(upload, self._now()):
             async with self._locker.hold(upload.id) as lease:
                 return await self._look_at(await self._store.load(upload.id, lease.fence))
-        await self._store.schedule(upload.id, self._now() + RETRY_DELAY)
+        await self._store.schedule(upload.id, self._now() + self._lifecycle.tuning.retry_delay)
         await self._concatenator.resume(upload.id, None)
         return False
 

@@ -18,6 +18,7 @@ from tusserver.service.ids import RandomIds, checked
 from tusserver.service.lifecycle import Lifecycle
 from tusserver.service.quota import Quota
 from tusserver.service.sweeper import Sweeper
+from tusserver.service.tuning import Tuning
 from tusserver.service.uploads import UploadService
 from tusserver.stores.base import Store
 
@@ -33,6 +34,7 @@ class Options:
     expiry: Expiry = Expiry()
     timeouts: Timeouts = Timeouts()
     features: Features = Features()
+    tuning: Tuning = Tuning()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,7 @@ def wire(
     shortest = ID_DIGITS if new_id is None else _SHORTEST_ID
     for name, problem in limits.cross_checks(shortest + 1 if Extension.CONCATENATION in extensions else 0):
         raise ValueError(f"limits.{name} = {getattr(limits, name)} {problem}")
-    lifecycle = Lifecycle(store, hooks, observers, expiry, now)
+    lifecycle = Lifecycle(store, hooks, observers, expiry, now, options.tuning)
     concatenator = Concatenator(
         store,
         locker,
@@ -79,7 +81,7 @@ def wire(
         delete_parts=features.delete_parts,
         now=now,
     )
-    quota = Quota(store, open_uploads, locker, limits, now)
+    quota = Quota(store, open_uploads, locker, limits, now, options.tuning)
     uploads = UploadService(
         store,
         locker,
