@@ -2,6 +2,7 @@
 
 from tusserver.app import Tus
 from tusserver.events import Created, Event, Expired, Finished, Interrupted, Observers, Progressed, Refused, Terminated
+from tusserver.indexes.base import OpenUploads
 from tusserver.locks.base import Lease, Locker, Preempt
 from tusserver.locks.file import FileLocker
 from tusserver.locks.memory import MemoryLocker
@@ -41,6 +42,7 @@ __all__ = [
     "MemoryStore",
     "Metadata",
     "Observers",
+    "OpenUploads",
     "Preempt",
     "Progressed",
     "Proxies",
