@@ -53,7 +53,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_swift_call_runs_in_one_helper_thread_and_not_on_the_loop(lanes: Lanes) -> None:
+async def test_a_short_call_runs_in_one_helper_thread_and_not_on_the_loop(lanes: Lanes) -> None:
     names = {await lanes.run_inline(where) for _ in range(100)}
     # Where this machine is busy some come back late, and are made in the threads for that.
     assert {name.partition("_")[0] for name in names} <= {"tusserver-helper", "tusserver-brief"}

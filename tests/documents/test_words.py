@@ -44,15 +44,6 @@ MODULES = sorted(
     if not {"node_modules", ".peers", "__pycache__"} & set(path.parts) and path != Path(__file__)
 )
 
-STILL_IN = {
-    "tests/stores/crash.py",
-    "tests/stores/test_file_crash.py",
-    "tests/stores/test_power.py",
-    "tests/stores/test_power_replay.py",
-    "tests/test_lanes.py",
-}
-"""Files that still have such words. No other may, and one that has none any more is to be removed here."""
-
 
 def pieces(path: Path) -> Iterator[tuple[int, str, bool]]:
     """What a file says: line, text, and whether that is a name in code."""
@@ -83,7 +74,4 @@ def found(path: Path) -> Iterator[str]:
 
 
 def test_words_that_are_not_to_come_back_are_gone() -> None:
-    words = [word for path in (*TEXTS, *MODULES) for word in found(path)]
-
-    assert [word for word in words if word.partition(":")[0] not in STILL_IN] == []
-    assert {word.partition(":")[0] for word in words} == STILL_IN
+    assert [word for path in (*TEXTS, *MODULES) for word in found(path)] == []

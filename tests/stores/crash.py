@@ -195,7 +195,7 @@ async def known(run: Run) -> None:
     await run.whole(metadata=NAMED)
 
 
-async def swift(run: Run) -> None:
+async def small(run: Run) -> None:
     """Small bodies that come with their requests."""
     run.counts = True
     run._tell({f"{ID}:sent": STEP})
@@ -282,7 +282,7 @@ async def split(run: Run) -> None:
 
 
 async def remade(run: Run) -> None:
-    """The calendar was lost and is made anew."""
+    """The schedule was lost and is rebuilt."""
     await run.append(await run.create(ID, length=len(DATA)), DATA[:STEP])
     await run.forget_looks()
     shutil.rmtree(run.store.root / "calendar")
@@ -291,7 +291,7 @@ async def remade(run: Run) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Run], Awaitable[None]]] = {
-    call.__name__: call for call in (known, swift, deferred, joined, removed, abandoned, swept, split, remade)
+    call.__name__: call for call in (known, small, deferred, joined, removed, abandoned, swept, split, remade)
 }
 
 

@@ -90,8 +90,8 @@ UPLOADING = pytest.mark.parametrize(
         ("known", "ack", False),
         ("known", "ack", True),
         ("known", "none", True),
-        ("swift", "ack", False),
-        ("swift", "none", True),
+        ("small", "ack", False),
+        ("small", "none", True),
         ("deferred", "ack", False),
         ("deferred", "none", False),
         ("joined", "ack", False),
@@ -132,7 +132,7 @@ async def test_a_sweep_leaves_nothing_half_made_where_the_server_died(
 
 
 @TORN
-@pytest.mark.parametrize("scenario", ["known", "swift", "deferred"])
+@pytest.mark.parametrize("scenario", ["known", "small", "deferred"])
 async def test_a_power_cut_on_top_takes_nothing_that_was_acknowledged(
     executioner: Executioner, tmp_path: Path, scenario: str, torn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

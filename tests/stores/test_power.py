@@ -103,11 +103,11 @@ async def test_an_upload_without_bytes_loses_none(boot: Booted, durability: Dura
     assert await boot("second", durability).load(ID) == upload
 
 
-# what was settled ----------------------------------------------------------------------------------------------------
+# what was synced -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("durability", WEAK)
-async def test_what_was_settled_is_there_after_a_power_cut(
+async def test_what_was_synced_is_there_after_a_power_cut(
     boot: Booted, durability: Durability, clock: list[float]
 ) -> None:
     store = boot("first", durability)
@@ -118,7 +118,7 @@ async def test_what_was_settled_is_there_after_a_power_cut(
 
 
 @pytest.mark.parametrize("durability", WEAK)
-async def test_what_came_after_it_was_settled_is_not(boot: Booted, durability: Durability, clock: list[float]) -> None:
+async def test_what_came_after_it_was_synced_is_not(boot: Booted, durability: Durability, clock: list[float]) -> None:
     store = boot("first", durability)
     upload = await begin(store, b"hello", 20)
     clock[0] += 1
@@ -130,7 +130,7 @@ async def test_what_came_after_it_was_settled_is_not(boot: Booted, durability: D
 
 @pytest.mark.parametrize("durability", WEAK)
 @pytest.mark.parametrize("again", [False, True], ids=["in the same run", "in the next run"])
-async def test_what_was_settled_is_not_lost_with_what_came_after_it(
+async def test_what_was_synced_is_not_lost_with_what_came_after_it(
     boot: Booted, durability: Durability, clock: list[float], again: bool
 ) -> None:
     """Of an upload that is being written when the power is cut all but the last minute is on the disk."""
@@ -158,7 +158,7 @@ async def test_nor_with_a_checkpoint(boot: Booted, durability: Durability, clock
     assert (await boot("second", durability).load(ID)).offset == 5
 
 
-async def test_what_was_settled_stays_so_over_many_restarts(boot: Booted, clock: list[float]) -> None:
+async def test_what_was_synced_stays_so_over_many_restarts(boot: Booted, clock: list[float]) -> None:
     store = boot("first", Durability.NONE)
     upload = await begin(store)
     for run in ("second", "third", "fourth"):
@@ -172,10 +172,10 @@ async def test_what_was_settled_stays_so_over_many_restarts(boot: Booted, clock:
         await store.remove(OTHER)
 
 
-async def test_nothing_is_settled_of_another_run_than_that_which_wrote_it(boot: Booted, clock: list[float]) -> None:
+async def test_nothing_is_synced_of_another_run_than_that_which_wrote_it(boot: Booted, clock: list[float]) -> None:
     upload = await begin(boot("first", Durability.NONE))
     clock[0] += 1
-    store = boot("second", Durability.NONE)  # the first one was never settled
+    store = boot("second", Durability.NONE)  # the first one was never synced
     other = an_upload(OTHER)
     await store.create(other)
     other = await put(store, other, b"x")
@@ -184,14 +184,14 @@ async def test_nothing_is_settled_of_another_run_than_that_which_wrote_it(boot: 
     assert await listed(boot("third", Durability.NONE)) == {ID: changed(upload, offset=0), OTHER: other}
 
 
-async def test_what_is_written_in_the_moment_of_settling_is_not_settled(boot: Booted, clock: list[float]) -> None:
+async def test_what_is_written_in_the_moment_of_a_sync_is_not_synced(boot: Booted, clock: list[float]) -> None:
     store = boot("first", Durability.NONE)
     await begin(store)
     await store.flush()  # the clock stands still
     assert (await boot("second", Durability.NONE).load(ID)).offset == 0
 
 
-async def test_stores_on_one_folder_that_settle_at_once_do_not_disturb_each_other(
+async def test_stores_on_one_folder_that_sync_at_once_do_not_disturb_each_other(
     boot: Booted, clock: list[float]
 ) -> None:
     stores = [boot("first", Durability.NONE) for _ in range(8)]
@@ -216,7 +216,7 @@ async def test_an_idle_store_is_not_synced_again_and_again(
     await store.flush()
 
 
-async def test_where_everything_is_synced_at_once_it_is_settled_once_after_a_start(
+async def test_where_everything_is_synced_at_once_that_is_noted_once_after_a_start(
     boot: Booted, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = boot("first", Durability.ACK)
@@ -230,7 +230,7 @@ async def test_where_everything_is_synced_at_once_it_is_settled_once_after_a_sta
 
 @pytest.mark.parametrize("durability", Durability)
 @pytest.mark.parametrize("before", WEAK)
-async def test_what_a_dead_process_left_unsynced_is_settled_by_the_next(
+async def test_what_a_dead_process_left_unsynced_is_synced_by_the_next(
     boot: Booted, before: Durability, durability: Durability
 ) -> None:
     upload = await begin(boot("first", before))  # and it is killed
@@ -238,7 +238,7 @@ async def test_what_a_dead_process_left_unsynced_is_settled_by_the_next(
     assert await boot("second", before).load(ID) == upload
 
 
-async def test_what_could_not_be_synced_is_not_settled_and_tried_again(
+async def test_what_could_not_be_synced_is_not_noted_as_synced_and_tried_again(
     boot: Booted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = boot("first", Durability.NONE)
@@ -283,8 +283,8 @@ async def test_records_of_an_older_version_go_by_its_clock(boot: Booted, root: P
     head[: len(old)] = old if slot.number % 2 == 0 else bytes(len(old))
     head[512 : 512 + len(old)] = old if slot.number % 2 else bytes(len(old))
     path.write_bytes(bytes(head) + path.read_bytes()[JSON_AT:])
-    for settled, offset in ((slot.written_at + 1, 5), (slot.written_at - 1, 0)):
-        (root / "settled").write_text(f"{slot.boot} {settled}\n")
+    for synced, offset in ((slot.written_at + 1, 5), (slot.written_at - 1, 0)):
+        (root / "settled").write_text(f"{slot.boot} {synced}\n")
         upload = await boot("second", Durability.NONE).load(ID)
         assert (upload.offset, upload.told) == (offset, offset)
 

@@ -95,8 +95,8 @@ def forget_readable_names(life: Life, uploads: list[Upload]) -> None:
 @pytest.mark.parametrize(
     ("scenario", "renames"),
     [
-        *[(scenario, False) for scenario in ("known", "swift", "deferred", "joined", "removed", "abandoned", "swept")],
-        *[(scenario, True) for scenario in ("known", "swift", "deferred", "joined", "removed")],
+        *[(scenario, False) for scenario in ("known", "small", "deferred", "joined", "removed", "abandoned", "swept")],
+        *[(scenario, True) for scenario in ("known", "small", "deferred", "joined", "removed")],
     ],
 )
 async def test_after_a_power_cut_all_is_there_that_was_promised_and_nothing_wrong(

@@ -146,9 +146,8 @@ class Lifecycle:
         """
         if upload.owed and not self.has_finish_hooks:
             raise FinishPending
-        await self._store.schedule(
-            upload.id, self._now() + self.tuning.retry_delay
-        )  # likewise: the first one may be past
+        # Likewise: the first one may be past.
+        await self._store.schedule(upload.id, self._now() + self.tuning.retry_delay)
         upload = await self._store.finalize(upload)
         if upload.role is not Role.PARTIAL:
             refusal = await self._call_finish_hooks(upload, context)
