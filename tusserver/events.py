@@ -86,10 +86,13 @@ class Observers:
     """Observers by kind of event. They are called on the event loop and must return at once: no I/O, no waiting."""
 
     def __init__(self) -> None:
+        self.present = False
+        """Whether there is any observer."""
         self._observers: dict[type[Event], tuple[Callable[[Any], object], ...]] = {}
 
     def subscribe(self, kind: type[E], observer: Callable[[E], object]) -> None:
         """Call `observer` for every event of this kind, or of a kind below it, in the order of subscription."""
+        self.present = True
         for each in KINDS:
             if issubclass(each, kind):
                 self._observers[each] = (*self._observers.get(each, ()), observer)

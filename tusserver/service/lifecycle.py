@@ -48,6 +48,12 @@ class Lifecycle:
     ) -> None:
         self.hooks = hooks
         self.observers = observers
+        # Once: what hooks want stays so, and small uploads pass here several times.
+        self.asks_to_create = hooks.wants(HookType.PRE_CREATE)
+        self.tells_of_creation = hooks.wants(HookType.POST_CREATE)
+        self.asks_while_receiving = hooks.wants(HookType.POST_RECEIVE)
+        self.has_finish_hooks = hooks.wants(HookType.PRE_FINISH) or hooks.wants(HookType.POST_FINISH)
+        """Whether an application of this process is asked or told of the end of uploads."""
         self._store = store
         self.tuning = tuning
         self._expiry = expiry
@@ -83,7 +89,7 @@ class Lifecycle:
         """
         await self._store.create(upload)
         logger.info("upload created", extra={"upload_id": upload.id, "length": upload.length})
-        if self.hooks.wants(HookType.POST_CREATE):
+        if self.tells_of_creation:
             try:
                 await self.hooks.tell(self._hook(HookType.POST_CREATE, upload, context))
             except BaseException:
@@ -100,11 +106,6 @@ class Lifecycle:
         upload = await self.commit(upload, context, partial(self._store.create, data=data), created=True)
         logger.info("upload created", extra={"upload_id": upload.id, "length": upload.length})
         return upload
-
-    @property
-    def has_finish_hooks(self) -> bool:
-        """Whether an application of this process is asked or told of the end of uploads."""
-        return self.hooks.wants(HookType.PRE_FINISH) or self.hooks.wants(HookType.POST_FINISH)
 
     async def commit(
         self, upload: Upload, context: RequestContext | None, commit: Commit | None = None, *, created: bool = False
@@ -125,12 +126,13 @@ class Lifecycle:
             upload = await self._mark_finished(upload, commit)
         else:
             await (commit or self._store.commit)(upload)
-        if created:
-            self.publish(Created, upload, context)
-        if upload.offset:
-            self.publish(Progressed, upload, context)
-        if finishes:
-            self._publish_finished(upload, context)
+        if self.observers.present:
+            if created:
+                self.publish(Created, upload, context)
+            if upload.offset:
+                self.publish(Progressed, upload, context)
+            if finishes:
+                self._publish_finished(upload, context)
         return upload
 
     async def finish(self, upload: Upload, context: RequestContext | None) -> Upload:

@@ -10,7 +10,6 @@ from functools import partial
 import anyio
 
 from tusserver.events import Interrupted, Progressed, Terminated
-from tusserver.hooks.base import HookType
 from tusserver.locks.base import Lease
 from tusserver.protocol import rules
 from tusserver.protocol.dialect import RequestContext
@@ -47,7 +46,6 @@ class Receiver:
     ) -> None:
         self._store = store
         self._lifecycle = lifecycle
-        self._hooks = lifecycle.hooks
         self._concatenator = concatenator
         self._activity = activity
         self._expiry = expiry
@@ -117,7 +115,7 @@ class Receiver:
         intake = self._intake(plan, append, body)
         if has_arrived(body, append.body_length):
             return await self._receive_small(upload, append, intake, lease, context, before), None
-        hook = PostReceive(self._lifecycle, intake, context) if self._hooks.wants(HookType.POST_RECEIVE) else None
+        hook = PostReceive(self._lifecycle, intake, context) if self._lifecycle.asks_while_receiving else None
         on_commit = self._on_commit(hook, context)
         progress = BodyProgress(
             self._store, upload, intake, lease, self._expiry, self._now, on_commit, context.send_interim

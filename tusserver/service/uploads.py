@@ -13,7 +13,6 @@ from typing import assert_never
 
 from tusserver.events import Refused
 from tusserver.events import Terminated as TerminatedEvent
-from tusserver.hooks.base import HookType
 from tusserver.locks.base import Lease, Locker, Preempt
 from tusserver.protocol import rules
 from tusserver.protocol.dialect import RequestContext
@@ -164,7 +163,7 @@ class UploadService:
     async def _new_upload(self, create: Create, context: RequestContext) -> Upload:
         owed = self._lifecycle.has_finish_hooks
         upload = rules.new_upload(create, self._new_id(), self._expiry, self._now(), owed=owed)
-        if self._lifecycle.hooks.wants(HookType.PRE_CREATE):
+        if self._lifecycle.asks_to_create:
             upload = await self._lifecycle.ask_to_create(upload, context)
         return upload
 
@@ -187,7 +186,7 @@ class UploadService:
     ) -> Created:
         """Create the upload with the bytes that came along; also if the server ends their body early."""
         plan = rules.plan_first(upload, first, self._limits)
-        arrived = has_arrived(body, first.body_length) and not self._lifecycle.hooks.wants(HookType.POST_CREATE)
+        arrived = has_arrived(body, first.body_length) and not self._lifecycle.tells_of_creation
         stop_reason: StopReason | None = None
         located = False
         if arrived:
