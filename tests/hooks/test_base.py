@@ -2,11 +2,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pytest
-
 from tests.contracts.hooks import NOW, UPLOAD
 from tusserver.hooks.base import HookType, UploadChanges
-from tusserver.protocol.errors import MaxSizeExceeded
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import UploadId
 
@@ -33,14 +30,3 @@ def test_changes_are_in_the_record_that_is_stored() -> None:
     changes = UploadChanges(id=UploadId("mine"), metadata=Metadata("a Yg=="), expires_at=later)
     changed = changes.apply(UPLOAD)
     assert (changed.id, changed.metadata.text, changed.expires_at) == ("mine", "a Yg==", later)
-
-
-@pytest.mark.parametrize(("length", "refused"), [(4, False), (5, False), (6, True), (None, False)])
-def test_an_application_may_allow_less_than_the_server(length: int | None, refused: bool) -> None:
-    changes = UploadChanges(max_size=5)
-    try:
-        changes.apply(type(UPLOAD)(id=UPLOAD.id, created_at=NOW, length=length))
-    except MaxSizeExceeded:
-        assert refused
-    else:
-        assert not refused

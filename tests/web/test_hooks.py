@@ -66,12 +66,6 @@ async def test_an_upload_is_created_with_the_id_and_metadata_of_the_application(
     assert response.headers["Upload-Metadata"] == "user YW5u"
 
 
-async def test_an_application_may_allow_less_than_the_server(connect: Connect) -> None:
-    client = connect({HookType.PRE_CREATE: HookResponse(changes=UploadChanges(max_size=4))})
-    assert (await client.post("/", headers={**TUS, "Upload-Length": "5"})).status_code == 413
-    assert (await client.post("/", headers={**TUS, "Upload-Length": "4"})).status_code == 201
-
-
 async def test_the_last_answer_is_shaped_and_says_the_offset_all_the_same(connect: Connect) -> None:
     answer = ReplyChanges(status=200, headers={**JSON, "Upload-Offset": "77"}, body=b"{}")
     client = connect({HookType.PRE_FINISH: HookResponse(answer=answer)})

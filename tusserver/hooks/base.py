@@ -7,14 +7,13 @@ its answer is here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
 from tusserver.protocol.dialect import ReplyChanges, RequestContext
-from tusserver.protocol.errors import MaxSizeExceeded, TusError
+from tusserver.protocol.errors import TusError
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Upload, UploadId
 
@@ -62,22 +61,11 @@ class UploadChanges:
 
     id: UploadId | None = None
     metadata: Metadata | None = None
-    storage: Mapping[str, str] | None = None
-    """Where the store is to put the upload, in words of the store, such as `path`. No store takes it yet: what is in
-    `Upload.storage` says where bytes are, and must not come from outside."""
-    max_size: int | None = None
-    """Bytes that the upload may have at most, beside the server's own limit."""
     expires_at: datetime | None = None
     """When the upload expires if it gets no byte; then the server's rules count."""
 
     def apply(self, upload: Upload) -> Upload:
-        """Return the upload with these changes.
-
-        Raises:
-            MaxSizeExceeded: it declares a length that is more than `max_size`.
-        """
-        if self.max_size is not None and upload.length is not None and upload.length > self.max_size:
-            raise MaxSizeExceeded(f"{upload.length} bytes are more than {self.max_size}")
+        """Return the upload with these changes."""
         return replace(
             upload,
             id=self.id or upload.id,
