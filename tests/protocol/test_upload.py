@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
+import pickle
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -117,6 +120,20 @@ def test_an_upload_comes_back_from_json_and_from_what_is_committed_with_every_re
         upload.offset, expires_at=upload.expires_at, finished=upload.finished, complete=upload.complete
     )
     assert again == upload
+
+
+@pytest.mark.parametrize("storage", [{}, {"path": "/a"}])
+def test_an_upload_can_be_copied_pickled_and_taken_apart(storage: dict[str, str]) -> None:
+    upload = an_upload(storage=storage) if storage else an_upload()
+    assert copy.deepcopy(upload) == upload
+    assert pickle.loads(pickle.dumps(upload)) == upload
+    assert dataclasses.asdict(upload)["storage"] == storage
+
+
+@pytest.mark.parametrize("fact", ["yesterday", "", "007", "+1", "1_000", "1.5"])
+def test_another_store_may_mean_something_else_by_the_names_of_the_file_store(fact: str) -> None:
+    upload = an_upload(storage={"path": "bucket", "mtime_ns": fact})
+    assert Upload.from_json(json.loads(json.dumps(upload.to_json()))).storage == upload.storage
 
 
 def test_a_record_of_a_newer_version_is_not_guessed_at() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any, NewType
 
 from tusserver.protocol.errors import UploadNotFound
@@ -47,7 +46,7 @@ class Role(StrEnum):
     FINAL = "final"
 
 
-_NO_FACTS: Mapping[str, str] = MappingProxyType({})
+_NO_FACTS: Mapping[str, str] = {}  # one for all of them; no MappingProxyType, as that cannot be copied or pickled
 
 
 def _no_facts() -> Mapping[str, str]:
@@ -121,6 +120,9 @@ class Upload:
 
     def to_json(self) -> dict[str, Any]:
         """Return all but what is committed with every request (see `with_progress`)."""
+        # As older versions know these two; they do not read the others. Another store may mean something else by them.
+        known = ("path", "mtime_ns") if _is_number(self.storage.get("mtime_ns", "0")) else ()
+        named = {name: self.storage[name] for name in known if name in self.storage}
         data: dict[str, Any] = {
             "format": FORMAT if self.protocol == TUS else FORMAT_OF_OTHERS,
             "id": self.id,
@@ -130,11 +132,10 @@ class Upload:
             "role": self.role.value,
             "concat": self.concat,
             "parts": list(self.parts),
-            # As older versions know these two; they do not read the others.
-            "place": self.storage.get("path"),
-            "seal": int(self.storage["mtime_ns"]) if "mtime_ns" in self.storage else None,
+            "place": named.get("path"),
+            "seal": int(named["mtime_ns"]) if "mtime_ns" in named else None,
         }
-        if others := {name: fact for name, fact in self.storage.items() if name not in ("path", "mtime_ns")}:
+        if others := {name: fact for name, fact in self.storage.items() if name not in named}:
             data["storage"] = others
         if self.protocol != TUS:
             data["protocol"] = self.protocol
@@ -198,6 +199,14 @@ class Upload:
             updated_at=self.updated_at,
             storage=self.storage,
         )
+
+
+def _is_number(fact: str) -> bool:
+    """Whether it is the same again once it was an integer."""
+    try:
+        return str(int(fact)) == fact
+    except ValueError:
+        return False
 
 
 def _storage(data: Mapping[str, Any]) -> Mapping[str, str]:
