@@ -13,6 +13,7 @@ from tests.service.world import DAY, LATE, Clock, FailsAtFirst, Feed, World, ela
 from tests.support.uploads import changed
 from tusserver.clock import WallClock, boot_clock
 from tusserver.hooks.base import HookType
+from tusserver.locks.memory import MemoryLocker
 from tusserver.protocol.errors import FinishFailed, StoreUnavailable, UploadExpired, UploadNotFound
 from tusserver.protocol.limits import Expiry
 from tusserver.protocol.upload import Upload, UploadId
@@ -531,6 +532,31 @@ async def test_a_sweep_by_other_rules_beside_the_server_leaves_deadlines_alone(m
         patch.setattr(other.locker, "is_leader", not_leading)
         await other.sweeper.sweep()
     assert [(await world.store.load(upload_id)).expires_at for upload_id in uploads] == before
+
+
+class SlowElection(MemoryLocker):
+    """It takes a while to find out who leads."""
+
+    async def is_leader(self) -> bool:
+        await elapse(1)
+        return True
+
+
+async def test_of_two_sweeps_at_once_one_goes_through_all_uploads(make_world: MakeWorld) -> None:
+    world = make_world(make_locker=SlowElection)
+    await world.upload(10, b"hello")
+    walks = 0
+    uploads = world.store.uploads
+
+    def counted() -> AsyncIterator[Upload]:
+        nonlocal walks
+        walks += 1
+        return uploads()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.store, "uploads", counted)
+        await asyncio.gather(world.sweeper.sweep(), world.sweeper.sweep())
+    assert walks == 1
 
 
 async def test_rules_that_stay_the_same_cost_no_walk(stepped_world: World, stepped: Stepped) -> None:

@@ -158,11 +158,12 @@ class Sweeper:
 
     async def _apply_policy(self) -> None:
         """Give all uploads new deadlines if the rules are others than those that they got theirs by."""
-        if self._policy_holds or self._renewing or not await self._locker.is_leader():
+        if self._policy_holds or self._renewing:
             return
         self._renewing = True  # a sweep by hand may come meanwhile
         try:
-            await self._renew_all(repr(self._expiry))
+            if await self._locker.is_leader():
+                await self._renew_all(repr(self._expiry))
         finally:
             self._renewing = False
 
