@@ -8,13 +8,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from starlette.routing import Match, NoMatchFound
 from starlette.types import Message
 
 import tusserver
-from tusserver import Expiry, Extension, Features, FileStore, Limits, MemoryStore, Proxies, Tus, TusError
+from tusserver import Expiry, Extension, Features, FileStore, Limits, MemoryLocker, MemoryStore, Proxies, Tus, TusError
 
 ALL = frozenset(Extension)
 
@@ -140,6 +142,39 @@ async def test_the_sweeper_ends_with_the_lifespan() -> None:
         names = [task.get_name() for task in asyncio.all_tasks()]
         assert names.count("tusserver sweeper") == 1
     assert "tusserver sweeper" not in [task.get_name() for task in asyncio.all_tasks()]
+
+
+class SlowToClose(MemoryLocker):
+    """Takes a while to close, and then may fail."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.closed = False
+        self._error = error
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.closed = True
+        if self._error is not None:
+            raise self._error
+
+
+async def test_a_locker_that_fails_to_close_keeps_nobody_off_the_data_folder(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    with pytest.raises(OSError, match="gone"):
+        async with Tus(store, locker=SlowToClose(OSError("gone"))).lifespan():
+            pass
+    store.attach("another").close()
+
+
+async def test_a_lifespan_that_is_cancelled_closes_all_the_same(tmp_path: Path) -> None:
+    store, locker = FileStore(tmp_path), SlowToClose()
+    with anyio.CancelScope() as scope:
+        async with Tus(store, locker=locker).lifespan():
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert locker.closed
+    store.attach("another").close()
 
 
 async def test_a_websocket_is_turned_away() -> None:

@@ -155,11 +155,19 @@ class Tus:
         finally:
             self.close()
             sweeping.cancel()
-            await asyncio.wait([sweeping])
             with anyio.CancelScope(shield=True):
-                await self._service.wait_for_background()
-                await self._store.flush()
+                try:
+                    await asyncio.wait([sweeping])
+                    await self._service.wait_for_background()
+                    await self._store.flush()
+                finally:
+                    await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Release what others may wait for, also if some of that fails or is cancelled."""
+        try:
             await self._locker.aclose()
+        finally:
             if self._attachment is not None:
                 self._attachment.close()
                 self._attachment = None
