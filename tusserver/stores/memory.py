@@ -61,10 +61,11 @@ class MemoryStore:
         """See `Store.write`."""
         content = self._bytes_of(upload.id)
         del content[upload.offset :]
-        written = 0
+        at, written = upload.offset, 0
         while batch := await source.read(_BATCH):
             for chunk in batch:
-                content += chunk
+                content[at : at + len(chunk)] = chunk  # not at the end: a writer that lost its lease may be there
+                at += len(chunk)
                 written += len(chunk)
             if (telling := on_progress(written)) is not None:
                 await telling
