@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from tests.contracts.hooks import NOW, UPLOAD
 from tusserver.hooks.base import HookType, UploadChanges
 from tusserver.protocol.metadata import Metadata
@@ -30,3 +32,18 @@ def test_changes_are_in_the_record_that_is_stored() -> None:
     changes = UploadChanges(id=UploadId("mine"), metadata=Metadata("a Yg=="), expires_at=later)
     changed = changes.apply(UPLOAD)
     assert (changed.id, changed.metadata.text, changed.expires_at) == ("mine", "a Yg==", later)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        UploadChanges(id=UploadId("../../evil")),
+        UploadChanges(id=UploadId("")),
+        UploadChanges(id=UploadId("x" * 129)),
+        UploadChanges(metadata=Metadata("no base64!")),
+        UploadChanges(metadata=Metadata("a Yg==\r\nX: y")),
+    ],
+)
+def test_what_is_no_id_and_no_metadata_is_not_stored(changes: UploadChanges) -> None:
+    with pytest.raises(ValueError, match="a hook gave"):
+        changes.apply(UPLOAD)

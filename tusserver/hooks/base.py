@@ -13,9 +13,9 @@ from enum import StrEnum
 from typing import Protocol
 
 from tusserver.protocol.dialect import ReplyChanges, RequestContext
-from tusserver.protocol.errors import TusError
+from tusserver.protocol.errors import InvalidMetadata, TusError, UploadNotFound
 from tusserver.protocol.metadata import Metadata
-from tusserver.protocol.upload import Upload, UploadId
+from tusserver.protocol.upload import Upload, UploadId, as_upload_id
 
 
 class HookType(StrEnum):
@@ -65,10 +65,18 @@ class UploadChanges:
     """When the upload expires if it gets no byte; then the server's rules count."""
 
     def apply(self, upload: Upload) -> Upload:
-        """Return the upload with these changes."""
+        """Return the upload with these changes; raise ValueError where they are no id, or no metadata."""
+        try:
+            upload_id = upload.id if self.id is None else as_upload_id(self.id)
+            if self.metadata is not None:
+                self.metadata.pairs()
+        except UploadNotFound:
+            raise ValueError(f"a hook gave {self.id!r}: an id has 1 to 128 letters, digits, - and _") from None
+        except InvalidMetadata as error:
+            raise ValueError(f"a hook gave metadata that are not valid: {error}") from None
         return replace(
             upload,
-            id=self.id or upload.id,
+            id=upload_id,
             metadata=upload.metadata if self.metadata is None else self.metadata,
             expires_at=self.expires_at or upload.expires_at,
         )
