@@ -313,10 +313,8 @@ class Concatenator:
         error = joining.exception()
         if isinstance(error, ShuttingDown):
             logger.info("joining is interrupted; it goes on after the next start", extra={"upload_id": final_id})
-        if error is None or isinstance(
-            error, UploadLocked | UploadNotFound | UploadInterrupted | LeaseLost | ShuttingDown
-        ):
-            return  # another process does it, or it was removed
+        if error is None or isinstance(error, _NOT_OURS):
+            return
         if isinstance(error, TusError):
             logger.warning("joining failed: %s", error, extra={"upload_id": final_id})
         else:
