@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
+import weakref
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -559,3 +562,21 @@ async def test_an_interrupted_body_is_told_the_deadline_as_it_moved(world: World
 async def test_a_deferred_upload_is_finished_by_the_body_that_declares_its_length(world: World) -> None:
     upload_id = (await world.create(None, role=Role.PARTIAL)).upload.id
     assert (await world.append(upload_id, 0, whole(b"hello"), length=5)).finished
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_a_wrong_offset_keeps_nothing_of_its_request_alive(world: World) -> None:
+    upload_id, feed = await world.upload(11), Feed()
+    alive = weakref.ref(feed)
+    with pytest.raises(OffsetMismatch):
+        await world.append(upload_id, 5, feed)
+    del feed
+    assert alive() is None

@@ -243,8 +243,9 @@ class UploadService:
                 upload = await self._confirm_offset(append.id)
                 # The lock may have been held by a request that only asked for the offset.
                 if not again or upload.offset != append.offset:
-                    mismatch = OffsetMismatch(expected=upload.offset, provided=append.offset)
-                    raise mismatch.expiring(rules.announced_deadline(upload)) from error
+                    raise OffsetMismatch(expected=upload.offset, provided=append.offset).expiring(
+                        rules.announced_deadline(upload)
+                    ) from error  # not from a local: its traceback would hold this frame
         if completes and upload.role is Role.PARTIAL:
             await self._concatenator.part_completed(upload.id, context)
         if stop_reason is not None:
