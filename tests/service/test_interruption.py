@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.service.world import Feed, World, elapse
-from tusserver.hooks.base import HookType
+from tests.support.hooks import MemoryHooks
+from tusserver.hooks.base import HookResponse, HookType
 from tusserver.locks.base import Preempt
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import (
@@ -27,6 +28,7 @@ from tusserver.protocol.errors import (
     UploadInterrupted,
     UploadLocked,
     UploadNotFound,
+    UploadRejected,
 )
 from tusserver.protocol.upload import Upload, UploadId
 from tusserver.stores.base import Store
@@ -386,6 +388,19 @@ async def test_delete_stops_whoever_writes_and_leaves_nothing(world: World, paus
 
 
 # one at a time -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_delete_that_the_application_refuses_stops_nobody(open_store: Callable[[], Store]) -> None:
+    refusal = HookResponse(refusal=UploadRejected("keep it"))
+    world, feed = World(open_store, hooks=MemoryHooks(responses={HookType.PRE_TERMINATE: refusal})), Feed()
+    upload_id = await world.upload(10)
+    appending = asyncio.create_task(world.append(upload_id, 0, feed, announced=10))
+    feed.send(b"hello")
+    await feed.taken()
+    with pytest.raises(UploadRejected, match="keep it"):
+        await world.delete(upload_id)
+    feed.send(b"world")
+    assert (await appending).finished
 
 
 async def test_of_many_writers_at_once_one_writes_and_the_others_change_nothing(world: World) -> None:

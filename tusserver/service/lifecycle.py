@@ -51,6 +51,7 @@ class Lifecycle:
         # Once: what hooks want stays so, and small uploads pass here several times.
         self.asks_to_create = hooks.wants(HookType.PRE_CREATE)
         self.tells_of_creation = hooks.wants(HookType.POST_CREATE)
+        self.asks_to_terminate = hooks.wants(HookType.PRE_TERMINATE)
         self.asks_while_receiving = hooks.wants(HookType.POST_RECEIVE)
         self.has_finish_hooks = hooks.wants(HookType.PRE_FINISH) or hooks.wants(HookType.POST_FINISH)
         """Whether an application of this process is asked or told of the end of uploads."""
@@ -69,13 +70,12 @@ class Lifecycle:
         return upload if changes is None else changes.apply(upload)
 
     async def ask_to_terminate(self, upload: Upload, context: RequestContext | None) -> None:
-        """Ask the application, if it wants that, before a client removes an upload.
+        """Ask the application before a client removes an upload. Only if a hook wants that.
 
         Raises:
             TusError: it is refused.
         """
-        if self.hooks.wants(HookType.PRE_TERMINATE):
-            await self._require_agreement(HookType.PRE_TERMINATE, upload, context)
+        await self._require_agreement(HookType.PRE_TERMINATE, upload, context)
 
     async def ask_while_receiving(self, upload: Upload, context: RequestContext) -> TusError | None:
         """Ask the application whether more of a body is wanted; return its refusal. Only if a hook wants that."""

@@ -406,9 +406,10 @@ class UploadService:
 
     async def terminate(self, terminate: Terminate, context: RequestContext) -> Terminated:
         """Remove an upload, also while another request writes it."""
+        if self._lifecycle.asks_to_terminate:  # before a request that writes is interrupted
+            await self._lifecycle.ask_to_terminate(await self._store.load(terminate.id), context)
         async with self._locker.hold(terminate.id, Preempt(), self._lock_timeout):
             upload = await self._store.load(terminate.id)
-            await self._lifecycle.ask_to_terminate(upload, context)
             await self._lifecycle.remove(upload, TerminatedEvent, context)
         return Terminated()
 
