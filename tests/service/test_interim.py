@@ -6,8 +6,17 @@ import asyncio
 
 import pytest
 
+from tests.service.conftest import MakeWorld
 from tests.service.world import Feed, World, a_request, elapse, whole
-from tusserver.protocol.errors import ClientDisconnected, UploadNotFound
+from tests.support.leases import ExpiringLocker, LeaseServer
+from tusserver.protocol.errors import (
+    ClientDisconnected,
+    LeaseLost,
+    StoreUnavailable,
+    TusError,
+    UploadNotFound,
+    UploadRejected,
+)
 from tusserver.protocol.messages import Append, Create, Created, InterimOutcome, Progressed
 from tusserver.protocol.metadata import Metadata
 from tusserver.protocol.upload import Upload, UploadId
@@ -62,6 +71,38 @@ async def test_an_upload_whose_url_was_sent_is_kept_when_its_client_disconnects(
     with pytest.raises(ClientDisconnected):
         await creating
     assert (await world.head(created.upload.id)).offset == 5
+
+
+@pytest.mark.parametrize("status", [503, 400])
+async def test_an_upload_whose_url_was_sent_is_kept_when_the_server_fails(world: World, status: int) -> None:
+    interims, feed = Interims(), Feed(b"01234")
+    creating = asyncio.create_task(world.service.create(a_creation(), feed, interims.context))
+    created = await interims.next()
+    await feed.taken()
+
+    async def fail(upload: Upload) -> None:
+        raise StoreUnavailable if status >= 500 else UploadRejected("no", status=status)
+
+    feed.send(b"56789")
+    feed.end()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.store, "commit", fail)
+        with pytest.raises(TusError):
+            await creating
+    assert await world.stored() == ([created.upload.id] if status >= 500 else [])
+
+
+async def test_an_upload_whose_url_was_sent_is_kept_when_the_lease_is_lost(make_world: MakeWorld) -> None:
+    server = LeaseServer()
+    world = make_world(make_locker=lambda: ExpiringLocker(server))
+    interims, feed = Interims(), Feed(b"01234")
+    creating = asyncio.create_task(world.service.create(a_creation(), feed, interims.context))
+    created = await interims.next()
+    await feed.taken()
+    server.holders[created.upload.id].lose()
+    with pytest.raises(LeaseLost):
+        await creating
+    assert await world.stored() == [created.upload.id]
 
 
 async def test_without_interim_answers_it_is_removed(world: World) -> None:

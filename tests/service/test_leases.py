@@ -13,10 +13,11 @@ import pytest
 
 from tests.service.conftest import MakeWorld
 from tests.service.world import Feed, World, elapse
+from tests.support.hooks import MemoryHooks
 from tests.support.leases import ExpiringLease, ExpiringLocker, LeaseServer
 from tusserver.hooks.base import HookType
 from tusserver.protocol.checksum import Checksum
-from tusserver.protocol.errors import LeaseLost
+from tusserver.protocol.errors import LeaseLost, UploadRejected
 from tusserver.protocol.upload import Upload, UploadId
 
 DATA = b"hello world"
@@ -191,6 +192,29 @@ async def test_a_creation_that_loses_its_lease_leaves_nothing(nodes: Nodes) -> N
         await creating
     assert await nodes.two.stored() == []
     assert [nodes.one.heard(kind) for kind in (HookType.POST_CREATE, HookType.POST_TERMINATE)] == [1, 1]
+
+
+async def test_who_lost_its_lease_while_an_application_refused_removes_nothing(make_world: MakeWorld) -> None:
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def refuse(upload: Upload) -> None:
+        asked.set()
+        await answered.wait()
+        raise UploadRejected("no")
+
+    server = LeaseServer()
+    hooks = MemoryHooks({HookType.PRE_FINISH: refuse})
+    nodes = Nodes(*(make_world(make_locker=lambda: ExpiringLocker(server), hooks=hooks) for _ in range(2)))
+    upload_id = await nodes.one.upload(len(DATA), FIRST)
+    writing = asyncio.create_task(nodes.one.append(upload_id, len(FIRST), REST))
+    await asked.wait()
+    nodes.lease(upload_id).lose()
+    async with nodes.two.locker.hold(upload_id) as lease:
+        await nodes.two.store.load(upload_id, lease.fence)
+        answered.set()
+        with pytest.raises(LeaseLost):
+            await writing
+    assert await nodes.two.content(upload_id) == DATA
 
 
 async def test_uploads_go_on_as_ever_where_no_lease_is_lost(nodes: Nodes) -> None:

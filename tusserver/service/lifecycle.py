@@ -154,7 +154,7 @@ class Lifecycle:
         if upload.role is not Role.PARTIAL:
             refusal = await self._call_finish_hooks(upload, context)
             if refusal is not None:
-                await self._store.remove(upload.id)
+                await self._remove(upload)
                 logger.info("upload refused by the application: %s", refusal, extra={"upload_id": upload.id})
                 self.publish(Terminated, upload, context)
                 try:
@@ -223,9 +223,18 @@ class Lifecycle:
         return upload
 
     async def remove(self, upload: Upload, why: type[UploadEvent], context: RequestContext | None) -> None:
-        """Remove everything of an upload, and tell. `why`: `Terminated` or `Expired`."""
-        await self._store.remove(upload.id)
+        """Remove everything of an upload, and tell. `why`: `Terminated` or `Expired`.
+
+        Raises:
+            LeaseLost: a newer holder has it.
+        """
+        await self._remove(upload)
         await self.publish_removed(upload, why, context)
+
+    async def _remove(self, upload: Upload) -> None:
+        if upload.fence:  # an application may have been waited for, and somebody else have the upload since
+            await self._store.load(upload.id, upload.fence)
+        await self._store.remove(upload.id)
 
     async def publish_removed(self, upload: Upload, why: type[UploadEvent], context: RequestContext | None) -> None:
         """Tell of an upload that is not in the store any more. `why`: see `remove`."""

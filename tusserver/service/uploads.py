@@ -20,6 +20,7 @@ from tusserver.protocol.errors import (
     ClientDisconnected,
     FinishFailed,
     FinishPending,
+    LeaseLost,
     OffsetMismatch,
     ShuttingDown,
     TusError,
@@ -211,11 +212,13 @@ class UploadService:
                 closes=stop_reason is not None,
             )
         except (TusError, ClientDisconnected) as error:
-            if located and isinstance(error, ClientDisconnected):
+            if located and (isinstance(error, ClientDisconnected) or error.status >= 500):
                 raise  # it has the URL of an interim answer, and can resume
             # A client that is refused, or has disconnected, has no URL to resume at: leave nothing.
-            with contextlib.suppress(UploadNotFound):  # refused by the application, and removed
-                await self._lifecycle.remove(await self._store.load(upload.id), TerminatedEvent, context)
+            # Unless it was refused by the application, and removed, or has a newer holder.
+            with contextlib.suppress(UploadNotFound, LeaseLost):
+                found = await self._store.load(upload.id, lease.fence)
+                await self._lifecycle.remove(found, TerminatedEvent, context)
             raise
 
     def _reserve(self, upload: Upload, context: RequestContext) -> AbstractAsyncContextManager[None]:
@@ -408,8 +411,8 @@ class UploadService:
         """Remove an upload, also while another request writes it."""
         if self._lifecycle.asks_to_terminate:  # before a request that writes is interrupted
             await self._lifecycle.ask_to_terminate(await self._store.load(terminate.id), context)
-        async with self._locker.hold(terminate.id, Preempt(), self._lock_timeout):
-            upload = await self._store.load(terminate.id)
+        async with self._locker.hold(terminate.id, Preempt(), self._lock_timeout) as lease:
+            upload = await self._store.load(terminate.id, lease.fence)
             await self._lifecycle.remove(upload, TerminatedEvent, context)
         return Terminated()
 
