@@ -67,6 +67,11 @@ def hold() -> Iterator[Hold]:
                 tus = Tus(server.url)
                 assert eventually(lambda: sum(map(tus.offset, new)) > passes - MIB)
 
-            return Held(proxy.through(server.url), {"held": stands_still, "release": proxy.release})
+            def hung_up() -> None:
+                """The page did. What the kernels hold of its body would still arrive if it was released before."""
+                assert proxy.hung_up.wait(TIMEOUT)
+
+            asks = {"held": stands_still, "hung_up": hung_up, "release": proxy.release}
+            return Held(proxy.through(server.url), asks)
 
         yield held

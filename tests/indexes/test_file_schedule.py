@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,8 @@ def calendar(folder: Path) -> DatedLists:
     return a_calendar(folder)
 
 
-def a_calendar(folder: Path) -> DatedLists:
-    return DatedLists(folder, 0o600, 0o700)
+def a_calendar(folder: Path, monotonic: Callable[[], float] = time.monotonic) -> DatedLists:
+    return DatedLists(folder, 0o600, 0o700, monotonic=monotonic)
 
 
 def lists(folder: Path) -> list[str]:
@@ -41,7 +42,8 @@ def lists(folder: Path) -> list[str]:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(distance=st.floats(-1e6, 1e8))
-def test_a_name_is_due_neither_before_its_moment_nor_long_after(calendar: DatedLists, distance: float) -> None:
+def test_a_name_is_due_neither_before_its_moment_nor_long_after(folder: Path, distance: float) -> None:
+    calendar = a_calendar(folder, lambda: 0.0)  # the test takes no time
     at = NOW + distance
     calendar.add("abc", at, NOW)
     assert list(calendar.due(max(at, NOW) - 0.001)) == []
@@ -182,10 +184,11 @@ def test_no_file_is_kept_open_by_a_calendar_that_is_gone(folder: Path) -> None:
 
 
 def test_a_name_that_was_written_too_late_for_its_list_is_listed_again(
-    folder: Path, calendar: DatedLists, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process may be stopped, or the machine be busy, between the choice of a list and the writing."""
-    sweeper, passed = a_calendar(folder), [0.0]
+    passed = [0.0]
+    calendar, sweeper = (a_calendar(folder, lambda: passed[0]) for _ in range(2))
     write = files.write_line
 
     def swept_before(fd: int, name: str) -> None:
@@ -195,7 +198,6 @@ def test_a_name_that_was_written_too_late_for_its_list_is_listed_again(
         write(fd, name)
 
     monkeypatch.setattr(files, "write_line", swept_before)
-    monkeypatch.setattr("tusserver.indexes.file_schedule.time.monotonic", lambda: passed[0])
     calendar.add("late", NOW + 1, NOW)
     assert list(sweeper.due(NOW + LATE)) == ["late"]
 

@@ -120,6 +120,8 @@ class Proxy:
         self._released = threading.Event()
         self.failed = threading.Event()
         """Set when a fault strikes; cleared by `fail`."""
+        self.hung_up = threading.Event()
+        """Set when one side of a stalled connection hangs up; what was held is dropped then. Cleared by `fail`."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._listener.setblocking(False)
         self._loop = asyncio.new_event_loop()
@@ -155,6 +157,7 @@ class Proxy:
         """
         self._pauses = cycle(pauses)
         self.failed.clear()
+        self.hung_up.clear()
         self._released.clear()
         (self._answers if answers else self._requests).arm(_Armed(fault, after, after, times))
 
@@ -327,7 +330,10 @@ class Proxy:
 
     async def _hold(self, *ends: socket.socket) -> None:
         """Keep still until released or until one side hangs up. Reads nothing, so that the sender feels it."""
-        while not self._released.is_set() and not any(map(_is_gone, ends)):  # noqa: ASYNC110 - no event tells a hangup
+        while not self._released.is_set():
+            if any(map(_is_gone, ends)):
+                self.hung_up.set()
+                return
             await asyncio.sleep(0.01)
 
 

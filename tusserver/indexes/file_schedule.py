@@ -16,7 +16,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 from tusserver.disk import files
@@ -38,9 +38,12 @@ _LAST = 10**12
 
 
 class DatedLists:
-    """Lists below `folder`. All methods block; times are seconds since the epoch."""
+    """Lists below `folder`. All methods block; times are seconds since the epoch, but those of `monotonic`."""
 
-    def __init__(self, folder: Path, file_mode: int, folder_mode: int) -> None:
+    def __init__(
+        self, folder: Path, file_mode: int, folder_mode: int, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._monotonic = monotonic
         self._folder = folder
         self._file_mode = file_mode
         self._folder_mode = folder_mode
@@ -67,7 +70,7 @@ class DatedLists:
 
         `overdue`: what is, gets its look at once (see `add_overdue`), and not only a moment after `now`.
         """
-        began, start = time.monotonic(), now
+        began, start = self._monotonic(), now
         while looks:
             lists: dict[int, list[tuple[str, float]]] = {}
             for name, at in looks:
@@ -75,7 +78,7 @@ class DatedLists:
                 lists.setdefault(moment, []).append((name, at))
             for moment, listed in lists.items():
                 self._append(moment, "\n".join(_line(name, at, now) for name, at in listed))
-            spent = time.monotonic() - began
+            spent = self._monotonic() - began
             # We may have been stopped for so long that a list was read before, by whatever process.
             looks = [look for moment, listed in lists.items() if now < moment + 1 <= start + spent for look in listed]
             now = start + spent
@@ -119,7 +122,7 @@ class DatedLists:
         Raises:
             OSError: a list cannot be read. The others come first.
         """
-        clock = _Clock(now)
+        clock = _Clock(now, self._monotonic)
         failed: OSError | None = None
         for name in self._opened(now, latest):
             failures = self._failures
@@ -236,11 +239,12 @@ class DatedLists:
 class _Clock:
     """Goes on from a moment that was passed in, as a sweep may take minutes."""
 
-    def __init__(self, now: float) -> None:
-        self._ahead = now - time.monotonic()
+    def __init__(self, now: float, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._ahead = now - monotonic()
 
     def __call__(self) -> float:
-        return time.monotonic() + self._ahead
+        return self._monotonic() + self._ahead
 
 
 def _opens(at: float, now: float) -> int:

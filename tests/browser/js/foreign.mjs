@@ -70,10 +70,12 @@ export async function tusCut(job) {
   const before = seen.requests.length;
   if (job.how === "abort") {
     await tab.evaluate(() => window.upload.abort());
+    await job.ask("hung_up");
     await job.ask("release");
     await tab.evaluate(() => window.upload.start());
   } else {
     await tab.reload();
+    await job.ask("hung_up");
     await job.ask("release");
     await tab.setInputFiles("#file", job.file);
     await prepare(tab, job);
@@ -150,10 +152,12 @@ export async function uppyCut(job) {
   if (job.how === "pause") {
     await tab.locator('#uploads .uppy-StatusBar [aria-label="Pause"]').click();
     await tab.waitForSelector('#uploads .uppy-StatusBar [aria-label="Resume"]');
+    await job.ask("hung_up");
     await job.ask("release");
     await tab.locator('#uploads .uppy-StatusBar [aria-label="Resume"]').click();
   } else {
     await tab.reload();
+    await job.ask("hung_up");
     await job.ask("release");
     await tab.evaluate((options) => window.begin(options), job.options);
     await choose(tab, job);

@@ -81,6 +81,7 @@ export async function pause(job) {
   await become(tab, "paused");
   const paused = await state(tab);
   const before = seen.requests.length;
+  await job.ask("hung_up");
   await job.ask("release");
   await press(tab, "Resume");
   await become(tab, "finished");
