@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
 
 import httpx
 import pytest
@@ -13,8 +14,10 @@ from tusserver.events import Observers
 from tusserver.hooks.base import HookResponse, HookType, UploadChanges
 from tusserver.indexes.memory import MemoryOpenUploads
 from tusserver.protocol.dialect import Offer, ReplyChanges
+from tusserver.protocol.errors import StoreUnavailable
 from tusserver.protocol.limits import Limits
 from tusserver.protocol.tus import TusDialect
+from tusserver.protocol.upload import Upload
 from tusserver.service.wiring import Options, wire
 from tusserver.web.endpoint import UploadEndpoint
 from tusserver.web.forwarded import Proxies, PublicUrl
@@ -23,19 +26,38 @@ TUS = {"Tus-Resumable": "1.0.0"}
 OCTETS = {**TUS, "Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"}
 JSON = {"content-type": "application/json", "x-mine": "yes"}
 
-Connect = Callable[[Mapping[HookType, HookResponse]], httpx.AsyncClient]
+
+class Connect(Protocol):
+    """Makes a client of a server whose application answers as a test says."""
+
+    def __call__(
+        self, responses: Mapping[HookType, HookResponse], store: MemoryStore = ..., limits: Limits = ...
+    ) -> httpx.AsyncClient: ...
+
+
+class BreaksAtTheEnd(MemoryStore):
+    """Cannot commit that an upload is finished."""
+
+    async def commit(self, upload: Upload) -> None:
+        """See `Store.commit`."""
+        if upload.finished:
+            raise StoreUnavailable
+        await super().commit(upload)
 
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
-    """Return what makes a client of a server whose application answers as a test says."""
+    """Return a `Connect`."""
     clients: list[httpx.AsyncClient] = []
 
-    def make(responses: Mapping[HookType, HookResponse]) -> httpx.AsyncClient:
-        store = MemoryStore()
+    def make(
+        responses: Mapping[HookType, HookResponse], store: MemoryStore | None = None, limits: Limits = Limits()
+    ) -> httpx.AsyncClient:
+        store = store or MemoryStore()
         hooks = MemoryHooks(responses=responses)
+        options = Options(limits=limits)
         service = wire(
-            store, MemoryLocker(), MemoryOpenUploads(), hooks, Observers(), Options(), new_id=None, now=store.clock
+            store, MemoryLocker(), MemoryOpenUploads(), hooks, Observers(), options, new_id=None, now=store.clock
         )
         dialect = TusDialect(Offer(extensions=service.extensions))
         app = UploadEndpoint(service.uploads, [dialect], PublicUrl(Proxies()), Limits())
@@ -96,3 +118,33 @@ async def test_a_termination_that_is_refused_leaves_the_upload(connect: Connect)
     location = (await client.post("/", headers={**TUS, "Upload-Length": "5"})).headers["Location"]
     assert (await client.delete(location, headers=TUS)).status_code == 403
     assert (await client.head(location, headers=TUS)).status_code == 200
+
+
+async def test_an_answer_of_who_agreed_is_not_that_of_a_request_that_fails_afterwards(connect: Connect) -> None:
+    agreed = HookResponse(answer=ReplyChanges(status=200, headers=JSON, body=b"{}"))
+    client = connect({HookType.PRE_FINISH: agreed}, BreaksAtTheEnd())
+    location = (await client.post("/", headers={**TUS, "Upload-Length": "5"})).headers["Location"]
+    response = await client.patch(location, headers=OCTETS, content=b"hello")
+    assert (response.status_code, response.headers.get("X-Mine")) == (503, None)
+
+
+async def test_an_answer_of_who_agreed_is_not_that_of_a_creation_without_a_place(connect: Connect) -> None:
+    agreed = HookResponse(answer=ReplyChanges(status=202))
+    client = connect({HookType.PRE_CREATE: agreed}, limits=Limits(uploads=1))
+    statuses = [(await client.post("/", headers={**TUS, "Upload-Length": "5"})).status_code for _ in range(2)]
+    assert statuses == [202, 503]
+
+
+async def test_a_final_upload_that_is_refused_changes_the_answer_of_who_asked_for_it_alone(connect: Connect) -> None:
+    refusal = UploadRejected("a virus", status=422)
+    client = connect({HookType.PRE_FINISH: HookResponse(refusal=refusal, answer=ReplyChanges(status=422, body=b"bad"))})
+    partial = {**TUS, "Upload-Concat": "partial", "Upload-Length": "5"}
+    parts = [(await client.post("/", headers=partial)).headers["Location"] for _ in range(2)]
+    final = {**TUS, "Upload-Concat": f"final;{' '.join(parts)}"}
+    await client.patch(parts[0], headers=OCTETS, content=b"hello")
+    location = (await client.post("/", headers=final)).headers["Location"]
+    response = await client.patch(parts[1], headers=OCTETS, content=b"world")
+    assert (response.status_code, response.content) == (204, b"")
+    assert (await client.head(location, headers=TUS)).status_code == 404
+    response = await client.post("/", headers=final)
+    assert (response.status_code, response.content) == (422, b"bad")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
+from weakref import ReferenceType, ref
 
 from tusserver.protocol.checksum import Checksum
 from tusserver.protocol.errors import TusError
@@ -108,9 +109,30 @@ class RequestContext:
     """None where the dialect has no interim answers, or the server cannot send any."""
     find_client: Callable[[], Client] = _unknown
     """Finds out where the request comes from. Use `client`, which remembers that."""
+    takes_answer: bool = True
+    """Whether a hook that is asked because of it may change its answer."""
     answer: ReplyChanges | None = None
-    """Set by a hook that wants the answer to this request to be otherwise."""
+    """How a hook wants the answer to this request to be otherwise. Use `changes`, as it may not be for that answer."""
+    _refusal: ReferenceType[TusError] | None = None
+    """With which `answer` came; weakly, as the traceback of a refusal holds the request."""
     _client: Client | None = None
+
+    def set_answer(self, answer: ReplyChanges, refusal: TusError | None) -> None:
+        """Note how a hook wants the answer to be otherwise, if it may say so; `refusal`: with which it came."""
+        if self.takes_answer:
+            self.answer, self._refusal = answer, None if refusal is None else ref(refusal)
+
+    def changes(self, error: TusError | None) -> ReplyChanges | None:
+        """Return how the answer is to be otherwise; `error`: why the request was refused, None: it succeeded.
+
+        What came with an agreement is not for a refusal, nor what came with a refusal for anything else.
+        """
+        fits = error is None if self._refusal is None else error is not None and error is self._refusal()
+        return self.answer if fits else None
+
+    def apart(self) -> RequestContext:
+        """Return this request for what it causes beside its own command: the answer does not depend on that."""
+        return replace(self, takes_answer=False)
 
     @property
     def client(self) -> Client:

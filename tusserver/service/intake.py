@@ -258,6 +258,10 @@ class Intake:
         """Why the body ended early; None if it did not, even if somebody tried to stop it."""
         return None if self._ended else self._stop_reason
 
+    def forget_stop_reason(self) -> None:
+        """Let go of the reason, as it is raised: its traceback may hold this body."""
+        self._stop_reason = None
+
     def verify(self) -> Checksum | None:
         """Refuse a body that is not valid; return the checksum that came in a trailer, which the caller verifies.
 

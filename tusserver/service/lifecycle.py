@@ -77,9 +77,9 @@ class Lifecycle:
         """
         await self._require_agreement(HookType.PRE_TERMINATE, upload, context)
 
-    async def ask_while_receiving(self, upload: Upload, context: RequestContext) -> TusError | None:
-        """Ask the application whether more of a body is wanted; return its refusal. Only if a hook wants that."""
-        return (await self._ask(HookType.POST_RECEIVE, upload, context)).refusal
+    async def ask_while_receiving(self, upload: Upload, context: RequestContext) -> HookResponse:
+        """Ask the application whether more of a body is wanted. Only if a hook wants that."""
+        return await self.hooks.ask(self._hook(HookType.POST_RECEIVE, upload, context))
 
     async def begin(self, upload: Upload, context: RequestContext | None) -> None:
         """Store a new upload, and tell; if the hook fails the upload is removed again.
@@ -270,7 +270,7 @@ class Lifecycle:
     async def _ask(self, kind: HookType, upload: Upload, context: RequestContext | None) -> HookResponse:
         response = await self.hooks.ask(self._hook(kind, upload, context))
         if response.answer is not None and context is not None:
-            context.answer = response.answer
+            context.set_answer(response.answer, response.refusal)
         return response
 
     def _hook(self, kind: HookType, upload: Upload, context: RequestContext | None) -> HookRequest:

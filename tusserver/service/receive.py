@@ -143,9 +143,9 @@ class Receiver:
             upload = await self._commit(upload, progress.upload, append, intake, added, context)
             if intake.stop_reason is not None:
                 self._publish_interruption(upload, intake.stop_reason, context)
-                if hook is not None and intake.stop_reason is hook.refusal:
+                if hook is not None and hook.stopped:
                     await self._lifecycle.remove(upload, Terminated, context)
-                    raise hook.refusal
+                    hook.raise_refusal()
             return upload, intake.stop_reason
         finally:
             self._activity.remove(intake)

@@ -250,7 +250,7 @@ class UploadService:
                         rules.announced_deadline(upload)
                     ) from error  # not from a local: its traceback would hold this frame
         if completes and upload.role is Role.PARTIAL:
-            await self._concatenator.part_completed(upload.id, context)
+            await self._concatenator.part_completed(upload.id, context.apart())
         if stop_reason is not None:
             try:
                 raise _with_deadline(stop_reason, upload)
@@ -359,7 +359,7 @@ class UploadService:
         if final.pending:
             final = await self._concatenator.prolong(final)
             rules.require_unexpired(final, self._now())
-            await self._concatenator.resume(final.id, context)
+            await self._concatenator.resume(final.id, context.apart())
             final = await self._store.load(final.id)
             final = await self._concatenator.prolong(final)
         return final
@@ -379,7 +379,7 @@ class UploadService:
         trying = self._finishing.get(upload.id)
         if trying is None:
             trying = self._finishing[upload.id] = asyncio.get_running_loop().create_task(
-                self._try_to_finish(upload.id, context)
+                self._try_to_finish(upload.id, context.apart())
             )
             trying.add_done_callback(lambda _: self._finishing.pop(upload.id, None))
         # Not longer: a proxy would time out.

@@ -90,6 +90,7 @@ class UploadEndpoint:
                 dialect = writer_of(outcome, head, dialect, self._dialects)
             discovered = isinstance(outcome, Discovered)
             reply = discovery(head, self._dialects) if discovered else dialect.write(outcome, head)
+            reply = _shaped(reply, context, None)
         except TusError as error:
             reply = self._refuse(dialect, error, context)
         except ClientDisconnected:
@@ -101,8 +102,6 @@ class UploadEndpoint:
             failure = InternalError()
             self._service.publish_refusal(failure, context)
             reply = dialect.refuse(failure, head)
-        if context.answer is not None and head.method in _SHAPED:
-            reply = context.answer.apply(reply)
         if isinstance(outcome, Content):
             headers = {**reply.headers, "X-Content-Type-Options": "nosniff"}
             try:
@@ -120,7 +119,7 @@ class UploadEndpoint:
         facts = {"method": head.method, "upload_id": head.name or None, "status": error.status}
         logger.info("refused: %s", error.code, extra=facts)
         self._service.publish_refusal(error, context)
-        return dialect.refuse(error, head)
+        return _shaped(dialect.refuse(error, head), context, error)
 
     def _head(self, scope: Scope) -> RequestHead:
         """Return the request without its body."""
@@ -170,6 +169,13 @@ class UploadEndpoint:
         if total > self._head_size:
             limit = f"limits.head_size is {self._head_size} bytes for a whole request head"
             raise HeaderTooLarge(f"{limit}, and this one has {total}; the longest part of it is {_shown(its_name)}")
+
+
+def _shaped(reply: Reply, context: RequestContext, error: TusError | None) -> Reply:
+    """Return an answer as the hook wants it that agreed, or that refused with this `error`."""
+    if context.head.method not in _SHAPED or (changes := context.changes(error)) is None:
+        return reply
+    return changes.apply(reply)
 
 
 async def _send_interim(dialect: Dialect, head: RequestHead, wire: Wire, outcome: InterimOutcome) -> bool:
