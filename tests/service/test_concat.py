@@ -11,8 +11,9 @@ import pytest
 
 from tests.service.conftest import MakeWorld
 from tests.service.world import DAY, LATE, Feed, World, a_request, elapse
+from tests.support.hooks import MemoryHooks
 from tests.support.uploads import changed
-from tusserver.hooks.base import HookType
+from tusserver.hooks.base import HookResponse, HookType, UploadChanges
 from tusserver.protocol.errors import (
     ClientDisconnected,
     FinishFailed,
@@ -201,6 +202,26 @@ async def test_many_who_ask_at_once_get_one_final_upload(world: World) -> None:
     finals = await asyncio.gather(*(world.join(one, two) for _ in range(5)))
     assert len({final.id for final in finals}) == 1
     assert world.heard(HookType.POST_CREATE, finals[0].id) == world.heard(HookType.PRE_FINISH, finals[0].id) == 1
+
+
+async def test_they_are_so_too_where_the_application_changes_the_metadata(make_world: MakeWorld) -> None:
+    changes = HookResponse(changes=UploadChanges(metadata=Metadata("user YW5u")))
+    hooks = MemoryHooks(responses={HookType.PRE_CREATE: changes})
+    world = make_world(features=Features(delete_parts=True), hooks=hooks)
+    parts = [await world.part(b"hello "), await world.part(b"world")]
+    final = await world.join(*parts)
+    assert (final.metadata.text, final.finished) == ("user YW5u", True)
+    assert await world.join(*parts) == final
+    assert [request.upload.length for request in hooks.requests[2:]] == [11, 11]
+
+
+async def test_parts_that_are_gone_do_not_become_one_with_other_metadata(make_world: MakeWorld) -> None:
+    world = make_world(features=Features(delete_parts=True))
+    parts = [await world.part(b"hello "), await world.part(b"world")]
+    final = await world.join(*parts)
+    with pytest.raises(InvalidConcat):
+        await world.create(None, role=Role.FINAL, parts=parts, metadata="user YW5u")
+    assert await world.stored() == [final.id]
 
 
 async def test_the_same_parts_asked_for_again_need_no_place_of_their_own(make_world: MakeWorld) -> None:

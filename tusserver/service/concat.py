@@ -105,10 +105,10 @@ class Concatenator:
             raise PartsUnfinished
         return length
 
-    async def find_existing(self, parts: Sequence[UploadId], metadata: str) -> Upload | None:
+    async def find_existing(self, parts: Sequence[UploadId], metadata: str | None = None) -> Upload | None:
         """Return the final upload that was made of the same parts in the same order, if it is still there.
 
-        A client whose answer was lost asks for it again.
+        A client whose answer was lost asks for it again. `metadata`: those that it has; None: any.
         """
         async for final in self._finals.same(parts, metadata):
             final = await self.prolong(final)

@@ -53,10 +53,10 @@ class Finals:
         if gone:
             await self._store.remove_dependents(part, gone)
 
-    async def same(self, parts: Sequence[UploadId], metadata: str) -> AsyncIterator[Upload]:
-        """Go through those that were made of the same parts in the same order, with the same metadata."""
+    async def same(self, parts: Sequence[UploadId], metadata: str | None) -> AsyncIterator[Upload]:
+        """Go through those that were made of the same parts in the same order, with the same metadata (None: any)."""
         async for final in self.of(parts[0], newest=max(self._limit, NEWEST)):
-            if final.parts == tuple(parts) and final.metadata.text == metadata:
+            if final.parts == tuple(parts) and metadata in (None, final.metadata.text):
                 yield final
 
     async def require_room(self, parts: Sequence[UploadId], final: UploadId | None = None) -> None:

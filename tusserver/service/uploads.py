@@ -172,10 +172,13 @@ class UploadService:
         """Join partial uploads. The same parts asked for again give the same final upload, also when they are gone."""
         if self.activity.closing:  # joining parts may take long
             raise ShuttingDown
-        found = await self._concatenator.find_existing(create.parts, create.metadata.text)
-        if found is None:
-            create = replace(create, length=await self._concatenator.total_length(create.parts))
-        upload = await self._new_upload(create, context)
+        found = await self._concatenator.find_existing(create.parts)
+        length = await self._concatenator.total_length(create.parts) if found is None else found.length
+        upload = await self._new_upload(replace(create, length=length), context)
+        if found is not None and found.metadata != upload.metadata:  # of the record, which a hook may have changed
+            found = await self._concatenator.find_existing(upload.parts, upload.metadata.text)
+            if found is None:
+                upload = replace(upload, length=await self._concatenator.total_length(upload.parts))
         # An upload that exists already is counted already.
         place = self._reserve(upload, context)
         async with place if found is None else contextlib.nullcontext():
