@@ -26,7 +26,11 @@ class HookType(StrEnum):
     POST_CREATE = "post-create"
     """Told of an upload that is stored. If that fails the upload is removed again."""
     POST_RECEIVE = "post-receive"
-    """Asked, about once a second while a body comes in, whether more of it is wanted."""
+    """Asked, about once a second while a body comes in, whether more of it is wanted.
+
+    Never about a body with a checksum, as nothing of it exists before its end, nor about one that arrived with the
+    head of its request.
+    """
     PRE_FINISH = "pre-finish"
     """Asked when all bytes are here, and again, after pauses that grow, until it answers.
 
@@ -37,7 +41,11 @@ class HookType(StrEnum):
     PRE_TERMINATE = "pre-terminate"
     """Asked before a client's DELETE removes an upload."""
     POST_TERMINATE = "post-terminate"
-    """Told of an upload that was removed: by a client, or because its first body was refused or broke off."""
+    """Told of an upload that was removed: by a client, because its first body was refused or broke off, because
+    `POST_RECEIVE` refused it, or because its parts cannot be joined.
+
+    Not of one that `PRE_FINISH` refused, as the application knows of that.
+    """
     POST_EXPIRE = "post-expire"
     """Told of an upload that was removed because its time was over."""
 
@@ -89,13 +97,17 @@ class HookResponse:
     refusal: TusError | None = None
     """What the client gets instead, usually an `UploadRejected`; its headers and body are in `answer`.
 
-    `PRE_CREATE`: nothing is stored. `POST_RECEIVE`: the body is ended and the upload removed. `PRE_FINISH`: the upload
-    is removed. `PRE_TERMINATE`: it is kept.
+    `PRE_CREATE`: nothing is stored. `POST_RECEIVE`: the body is ended and the upload removed; if the body had
+    ended before, nothing happens. `PRE_FINISH`: the upload is removed. `PRE_TERMINATE`: it is kept.
     """
     changes: UploadChanges | None = None
     """`PRE_CREATE`."""
     answer: ReplyChanges | None = None
-    """Of the request that caused the question, agreed or refused: it is a POST, a PATCH or a DELETE, else nobody's."""
+    """How the answer to the request that caused the question is to be otherwise, if that is a POST, PATCH or DELETE.
+
+    Without a refusal it is for a request that succeeds, with one for a request that gets this very refusal. What goes
+    on beside a request changes no answer: a final upload that is joined as a PATCH completes its last part.
+    """
 
 
 AGREED = HookResponse()

@@ -55,7 +55,11 @@ def _no_facts() -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """One upload. `offset` says what exists: bytes beyond it do not exist yet. Changed by `rules` only."""
+    """One upload. `offset` says what exists: bytes beyond it do not exist yet.
+
+    Never changed in place. How far it is, and until when it lives, is decided by `rules`; the service and the store
+    note further facts in copies of it.
+    """
 
     id: UploadId
     created_at: datetime

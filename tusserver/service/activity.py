@@ -14,7 +14,7 @@ class Activity:
 
     def __init__(self, timeouts: Timeouts) -> None:
         self.requests: set[RequestContext] = set()
-        """Those that are not answered yet."""
+        """Those whose command is running; not any more while the answer is sent."""
         self.bodies: dict[Intake, RequestContext] = {}
         """Those that are being received, each with its request; without those that arrived in one piece."""
         self.closing = False
