@@ -160,12 +160,26 @@ class Records:
         return self._may_be_lost(last) and not record.has_end(content)
 
     def load_fenced(self, upload_id: UploadId, fence: int) -> Upload:
-        """See `Store.load`, of a caller whose lease has a fence."""
-        upload = self.load(upload_id)
-        if upload.fence != fence:
-            upload = replace(upload, fence=fence)
-            self.commit(upload)
-        return upload
+        """See `Store.load`, of a caller whose lease has a fence. Until it is there an older holder may commit."""
+        while True:
+            number = self._number(upload_id)
+            upload = self.load(upload_id)
+            if upload.fence == fence:
+                return upload
+            if upload.fence > fence:
+                raise LeaseLost
+            with contextlib.suppress(LeaseLost):  # what was committed meanwhile is to be loaded
+                self.commit(replace(upload, fence=fence), after=number)
+
+    def _number(self, upload_id: UploadId) -> int:
+        """Return the number of the last commit; -1 if the record says none, which `load` reports."""
+        with self._translating("reading a record"):
+            fd = self.open(upload_id)
+            try:
+                last = record.read_slot(fd, self.boot)
+            finally:
+                os.close(fd)
+        return -1 if last is None else last.number
 
     def require_fence(self, upload: Upload) -> None:
         """Refuse to write the bytes of an upload whose record has a newer fence.
@@ -189,8 +203,12 @@ class Records:
         if sync and (not self.syncs_all or self.inherits):  # see `commit`
             files.sync_folder(self._layout.uploads)
 
-    def commit(self, upload: Upload) -> None:
-        """See `Store.commit`: bytes first, then the record that says so."""
+    def commit(self, upload: Upload, after: int | None = None) -> None:
+        """See `Store.commit`: bytes first, then the record that says so. `after`: only as the next one to this number.
+
+        Raises:
+            LeaseLost: also if another one came after that.
+        """
         self.dirty = True
         syncs = self.syncs(upload)
         with self._translating("committing"):
@@ -200,11 +218,13 @@ class Records:
                 last = record.latest(head, self.boot)
                 if last is None:
                     raise StoreUnavailable
-                if upload.fence < last.fence:
+                if upload.fence < last.fence or after not in (None, last.number):
                     raise LeaseLost
                 unsynced = upload.offset > last.synced
                 if syncs and unsynced:
                     files.sync_data_of(self._layout.bytes_path(upload))
+                    if upload.fence and record.read_slot(fd, self.boot) != last:
+                        raise LeaseLost  # a newer holder has come while the disk was waited for
                 synced = upload.offset if syncs else min(self._known_synced(last), upload.offset)
                 slot = self.slot(upload, last.number + 1, synced)
                 if (slot.offset, slot.finished, slot.boot) == (last.offset, last.finished, last.boot):
@@ -252,6 +272,10 @@ class Records:
             with contextlib.suppress(OSError):
                 record.revert(fd, slot)
             raise
+        if slot.fence:  # likewise; without one nobody commits beside us
+            packed = slot.pack()
+            if os.pread(fd, len(packed), record.SLOT_SPACE * (slot.number % 2)) != packed:
+                raise LeaseLost
         record.mark_synced(fd, slot)
 
     def checkpoint(self, opened: record.OpenRecord, upload: Upload) -> None:
