@@ -78,6 +78,18 @@ async def test_partial_uploads_stay_where_they_are(store: FileStore, folder: Pat
     assert await bytes_of(store, part) == b"hello"
 
 
+async def test_a_finished_file_holds_no_more_than_its_bytes(store: FileStore, folder: Path) -> None:
+    upload = an_upload(length=None, protocol="other", metadata=A_TXT)
+    await store.create(upload)
+    upload = await put(store, upload, b"hello")
+    (bytes_of_it,) = (path for path in store.root.rglob(ID) if path.is_file())
+    os.truncate(bytes_of_it, 1 << 20)  # what a body that died had reserved ahead
+    upload = changed(upload, complete=True, length=5)
+    await store.commit(upload)
+    await store.finalize(upload)
+    assert files(folder) == {"a.txt": b"hello"}
+
+
 async def test_two_files_of_one_name_get_two(store: FileStore, folder: Path) -> None:
     one, two = await finish(store, b"one"), await finish(store, b"two", OTHER)
     assert files(folder) == {"a.txt": b"one", "a (2).txt": b"two"}

@@ -254,3 +254,13 @@ async def test_a_reservation_that_fails_half_way_is_given_back(root: Path, monke
         await store.reserve(changed(upload, length=2 * MIB))
     await store.trim(ID)
     assert taken(root) == 5
+
+
+async def test_what_became_complete_at_its_offset_gives_the_rest_back(root: Path, store: FileStore) -> None:
+    upload = an_upload(length=None, protocol="other")
+    await store.create(upload)
+    upload = await put(store, upload, b"hello")
+    os.truncate(root / "uploads" / ID[:2] / ID, MIB)  # what a body that died had reserved ahead
+    await store.commit(changed(upload, complete=True, length=5))
+    await store.trim(ID)
+    assert (root / "uploads" / ID[:2] / ID).read_bytes() == b"hello"

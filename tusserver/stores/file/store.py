@@ -212,7 +212,7 @@ class FileStore:
                 raise
 
     async def load(self, upload_id: UploadId, fence: int = 0) -> Upload:
-        """See `Store.load`. On a file system that machines share, another one may commit between load and fence."""
+        """See `Store.load`."""
         if fence:
             return await self._lanes.run(Lane.SYNCS, self._records.load_fenced, upload_id, fence)
         upload = self._records.load_cached(upload_id)
@@ -261,7 +261,8 @@ class FileStore:
     async def trim(self, upload_id: UploadId) -> None:
         """See `Store.trim`."""
         upload = await self.load(upload_id)
-        if upload.length is None or upload.pending:
+        # Also of one that has become complete where it was: its length followed from the end of a body.
+        if upload.length is None or upload.pending or (upload.complete and layout.PATH not in upload.storage):
             await self._bodies.trim(upload, sync=self._sync)
 
     async def commit(self, upload: Upload) -> None:
@@ -348,6 +349,8 @@ class FileStore:
             path = self._layout.path(upload.id)
             # The file has both names until the record knows the new one, so a crash loses neither.
             known = upload.storage.get(layout.PATH)
+            if known is None and files.excess(path, upload.offset):  # of a body that a crash has cut off
+                files.truncate_to(path, upload.offset)
             readable = known or str(template.link(Path(path), upload))
             if self._records.syncs(upload):
                 if known is None:
