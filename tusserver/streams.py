@@ -95,8 +95,8 @@ class Wire(Protocol):
     def read_pending(self) -> None:
         """Read now what has arrived of a body that is being received: the kernel may hold back a few bytes."""
 
-    async def send_interim(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send a 1xx response, if the client can take one."""
+    async def send_interim(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Send a 1xx response, if the client can take one now, and does read; return whether it was sent."""
 
 
 class Body(Protocol):

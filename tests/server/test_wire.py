@@ -382,6 +382,22 @@ def test_an_interim_response_is_sent_at_once(stage: Stage) -> None:
         assert raw.recv(1000).startswith(b"HTTP/1.1 201 ")
 
 
+def test_an_interim_response_waits_for_no_client_that_does_not_read(stage: Stage) -> None:
+    skipped = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        sent = [await wire_of(scope).send_interim(104, {"Location": "/" + "a" * 60_000}) for _ in range(300)]
+        if sent[0] and not sent[-1]:
+            skipped.set()
+        await answer(send, 201)
+
+    stage.play(app)
+    parts = urlsplit(stage.url)
+    with socket.create_connection((parts.hostname or "", parts.port or 0), TIMEOUT) as raw:
+        raw.sendall(render("POST", "/", [HOST, ("Content-Length", "3")]))
+        assert skipped.wait(TIMEOUT)
+
+
 def test_an_interim_response_does_not_stand_in_for_the_one_the_client_waits_for(
     stage: Stage, client: Connection
 ) -> None:

@@ -246,7 +246,7 @@ class Pipe(Feed):
     def read_pending(self) -> None:
         """Nothing is held back here."""
 
-    async def send_interim(self, status: int, headers: Mapping[str, str]) -> None:
+    async def send_interim(self, status: int, headers: Mapping[str, str]) -> bool:
         raise NotImplementedError
 
 

@@ -158,3 +158,36 @@ async def test_an_upload_that_is_gone_is_told_of_no_progress(world: World) -> No
     with pytest.raises(UploadNotFound):
         await world.service.append(append, Feed(), interims.context)
     assert interims.sent == []
+
+
+async def test_a_client_that_does_not_read_holds_up_no_end(world: World) -> None:
+    interims, feed = Interims(), Feed()
+    sending = asyncio.Event()
+
+    async def send(outcome: InterimOutcome) -> bool:
+        sending.set()
+        await asyncio.Event().wait()
+        return True
+
+    interims.context.send_interim = send
+    upload_id, running = await appending(world, interims, feed)
+    while not sending.is_set():
+        feed.send(b"x" * 10)
+        await elapse(0.6)
+    feed.vanish()
+    async with asyncio.timeout(10):
+        with pytest.raises(ClientDisconnected):
+            await running
+    assert (await world.head(upload_id)).offset > 0
+
+
+async def test_a_client_that_disconnects_before_it_has_the_url_leaves_nothing(world: World) -> None:
+    interims = Interims()
+
+    async def send(outcome: InterimOutcome) -> bool:
+        raise ClientDisconnected
+
+    interims.context.send_interim = send
+    with pytest.raises(ClientDisconnected):
+        await world.service.create(a_creation(), Feed(), interims.context)
+    assert await world.stored() == []

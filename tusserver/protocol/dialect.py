@@ -68,7 +68,7 @@ class Caller:
 
 
 SendInterim = Callable[[InterimOutcome], Awaitable[bool]]
-"""Sends an interim answer, if the dialect has one for that outcome; returns whether it has."""
+"""Sends an interim answer, if the dialect has one for that outcome; returns whether it was sent."""
 
 
 def _unknown() -> Client:

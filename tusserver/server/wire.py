@@ -205,16 +205,16 @@ class UvicornWire:
             cycle.message_event.set()
         return True
 
-    async def send_interim(self, status: int, headers: Mapping[str, str]) -> None:
+    async def send_interim(self, status: int, headers: Mapping[str, str]) -> bool:
         """See `Wire.send_interim`."""
         message = answers.interim(status, headers)
         cycle = self._cycle()
         if cycle is None or cycle.scope["http_version"] == "1.0":
-            return  # RFC 9110 §15.2: "a server MUST NOT send a 1xx response to an HTTP/1.0 client"
-        if cycle.flow.write_paused and not cycle.disconnected:
-            await cycle.flow.drain()
-        if not (cycle.disconnected or cycle.response_started or cycle.transport.is_closing()):
-            cycle.transport.write(message)
+            return False  # RFC 9110 §15.2: "a server MUST NOT send a 1xx response to an HTTP/1.0 client"
+        if cycle.flow.write_paused or cycle.disconnected or cycle.response_started or cycle.transport.is_closing():
+            return False
+        cycle.transport.write(message)
+        return True
 
     # between the app and the cycle -----------------------------------------------------------------------------------
 

@@ -123,16 +123,17 @@ class BodyProgress:
             self._on_commit(self.upload)
         if self._send_interim is not None and self._sending is None and not self._intake.all_or_nothing:
             self._sending = asyncio.get_running_loop().create_task(self._confirm(self._send_interim))
-            self._sending.add_done_callback(_seen)
+            self._sending.add_done_callback(self._sent)
+
+    def _sent(self, sending: asyncio.Task[None]) -> None:
+        self._sending = None
+        _seen(sending)
 
     async def _confirm(self, send_interim: SendInterim) -> None:
         """Send the client the offset that is committed."""
-        try:
-            if not self._has_ended():
-                await self._tell()
-                await send_interim(Progressed(upload=self.upload))
-        finally:
-            self._sending = None
+        if not self._has_ended():
+            await self._tell()
+            await send_interim(Progressed(upload=self.upload))
 
     # other requests ---------------------------------------------------------------------------------------------------
 
@@ -203,11 +204,13 @@ class BodyProgress:
     # the end ----------------------------------------------------------------------------------------------------------
 
     async def end(self) -> None:
-        """Commit nothing more; return once nothing is being committed."""
+        """Commit nothing more; return once nothing is being committed. No client is waited for that does not read."""
         self._ended = True
         if self._moved is not None:
             self._moved.set()
         while under_way := [task for task in (self._commit, self._sending) if task is not None]:
+            if self._sending is not None:
+                self._sending.cancel()
             await asyncio.wait(under_way)
 
 

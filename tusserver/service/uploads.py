@@ -197,12 +197,12 @@ class UploadService:
             upload = await self._receiver.create(plan, first, body, context)
         else:
             await self._lifecycle.begin(upload, context)
-            if context.send_interim is not None and not (
-                first.body_length == 0 or has_arrived(body, first.body_length)
-            ):
-                located = await context.send_interim(Created(upload=upload))
         try:
             if not arrived:
+                if context.send_interim is not None and not (
+                    first.body_length == 0 or has_arrived(body, first.body_length)
+                ):
+                    located = await context.send_interim(Created(upload=upload))
                 async with self._receiver.trimming(upload, lease):
                     upload, stop_reason = await self._receiver.receive(plan, first, body, lease, context)
             if isinstance(stop_reason, ClientDisconnected):

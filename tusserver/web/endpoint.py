@@ -180,9 +180,7 @@ def _shaped(reply: Reply, context: RequestContext, error: TusError | None) -> Re
 
 async def _send_interim(dialect: Dialect, head: RequestHead, wire: Wire, outcome: InterimOutcome) -> bool:
     interim = dialect.interim(outcome, head)
-    if interim is not None:
-        await wire.send_interim(interim.status, interim.headers)
-    return interim is not None
+    return interim is not None and await wire.send_interim(interim.status, interim.headers)
 
 
 def _shown(name: bytes) -> str:
