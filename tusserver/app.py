@@ -25,7 +25,7 @@ from tusserver.protocol.extensions import Extension
 from tusserver.protocol.limits import Expiry, Features, Limits, Timeouts
 from tusserver.protocol.tus import TusDialect
 from tusserver.service.wiring import Options, wire
-from tusserver.stores.base import Attachment, SharedFolder, Store
+from tusserver.stores.base import Attachment, Store, is_shared
 from tusserver.web.cors import Cors, CorsMiddleware
 from tusserver.web.endpoint import UploadEndpoint
 from tusserver.web.forwarded import Proxies, PublicUrl
@@ -182,7 +182,7 @@ class Tus:
             ValueError: see `SharedFolder.attach`, which is called here and not in the constructor: the process that
                 makes this app may fork those that serve it.
         """
-        if self._attachment is None and isinstance(self._store, SharedFolder):
+        if self._attachment is None and is_shared(self._store):
             self._attachment = self._store.attach(self._locker.domain)
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.get_running_loop().create_task(self._sweeper.run(), name="tusserver sweeper")
@@ -216,12 +216,12 @@ class Tus:
 
 
 def _locker_of(store: Store) -> Locker:
-    if not isinstance(store, SharedFolder) or not file.AVAILABLE:
+    if not is_shared(store) or not file.AVAILABLE:
         return MemoryLocker()
     return file.FileLocker(store.root / "locks")
 
 
 def _open_uploads_of(store: Store) -> OpenUploads:
-    if not isinstance(store, SharedFolder):
+    if not is_shared(store):
         return MemoryOpenUploads()
     return FileOpenUploads(store.root / "tally")

@@ -57,3 +57,11 @@ def test_a_wrong_setting_is_reported_and_nothing_else(run: Run) -> None:
     done = run("config", "--max-size", "much")
     assert (done.code, done.out) == (2, "")
     assert "limits.max_size" in done.err
+
+
+@pytest.mark.parametrize("command", [("config",), ("config", "--json"), ("sweep",), ("list",)])
+def test_every_command_says_that_a_setting_has_another_name(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "storage").mkdir()
+    done = run(*command, "--limits.lock_patience", "3s")
+    assert done.code == 0
+    assert "is called limits.lock_timeout now" in done.err

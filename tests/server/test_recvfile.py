@@ -454,3 +454,37 @@ def test_a_report_that_raises_ends_the_body(keep: Keep, client: Connection, engi
     client.send(b"x" * 100)
     assert client.answer().status == 500
     assert keep.next().how == "OSError 28"
+
+
+# shared by the receivers of a loop -----------------------------------------------------------------------------------
+
+
+class Waiting:
+    """A receiver whose bytes the kernel holds back for ever."""
+
+    def __init__(self) -> None:
+        self.polled = asyncio.Event()
+
+    def poll(self, now: float) -> bool:
+        self.polled.set()
+        return True
+
+
+def test_receivers_are_polled_also_on_the_next_loop_of_a_thread() -> None:
+    """A server that reloads goes on in another loop, and may leave receivers behind that still waited."""
+    share = LoopShare(coalesce_seconds=0.001)
+
+    async def run() -> None:
+        waiting = Waiting()
+        share.poll_later(waiting)
+        await asyncio.wait_for(waiting.polled.wait(), TIMEOUT)
+
+    asyncio.run(run())
+    asyncio.run(run())
+
+
+def test_as_many_threads_receive_as_are_declared() -> None:
+    share = LoopShare(threads=1)
+    share.free_threads -= 1  # as the first receiver does that takes one
+    with share.pool as pool:
+        assert pool.submit(int, "7").result() == 7

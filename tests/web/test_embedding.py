@@ -583,3 +583,18 @@ def test_the_test_client_of_starlette_can_upload(tmp_path: Path) -> None:
         assert patch(20, iter([body[20:500], body[500:]])) == 204
         assert client.head(url).headers["Upload-Offset"] == str(len(body))
         assert client.get(url).content == body
+
+
+async def test_a_store_that_delegates_to_one_in_a_folder_is_shared_as_that_is(tmp_path: Path) -> None:
+    """Else two processes would have locks of their own. Some versions of Python do not find such methods by type."""
+
+    class Counted:
+        def __init__(self, store: FileStore) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+    app = Tus(Counted(FileStore(tmp_path / "data")))
+    async with app.lifespan():
+        assert (tmp_path / "data" / "locks").exists()

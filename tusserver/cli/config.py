@@ -6,7 +6,7 @@ import argparse
 import json
 
 from tusserver.cli.flags import load_settings
-from tusserver.cli.terminal import echo
+from tusserver.cli.terminal import echo, error
 
 
 def config(options: argparse.Namespace) -> int:
@@ -16,6 +16,8 @@ def config(options: argparse.Namespace) -> int:
         SettingsError
     """
     configured = load_settings(options)
+    for line in configured.notices:
+        error(line)
     values = configured.settings.model_dump(mode="json")
     if options.json:
         entries = {

@@ -89,6 +89,8 @@ def _prepare(options: argparse.Namespace) -> LoadedSettings | None:
     if not root.is_dir():  # a mistyped name should not leave a new, empty folder
         terminal.error(f"there is no data folder {root}; name it with --storage")
         return None
+    for line in configured.notices:
+        terminal.error(line)
     return configured
 
 

@@ -92,7 +92,7 @@ class ConnectionLimiter:
         limits = self._limits
         if limits.connections is not None and self._is_full(limits.connections):
             self._warn("limits.connections", f"there are {limits.connections} connections")
-            self._reject(connection, "too many connections")
+            self._reject(connection, "")
             return False
         key = ""
         if limits.connections_per_address is not None and peer is not None:
@@ -103,7 +103,7 @@ class ConnectionLimiter:
                     remedy = "; if it is a proxy, name it in proxies.trusted"
                     problem = f"{key} has {limits.connections_per_address} connections"
                     self._warn("limits.connections_per_address", problem, remedy)
-                    self._reject(connection, "too many connections from this address")
+                    self._reject(connection, "from this address")
                     self._publish()
                     return False
         self._admitted[connection] = key

@@ -63,19 +63,21 @@ class LoopShare:
         """For files of which it is not known on which disk they are."""
         self.bodies = 0
         """That are being received."""
-        self.free_threads = threads
+        self.free_threads = self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._window_start = 0.0
         self._bytes = 0
         self._waited = 0.0
         self._coalescing: deque[Coalescing] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Which the timer is of."""
 
     @property
     def pool(self) -> ThreadPoolExecutor:
         """The worker threads; none is started before it is needed."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.free_threads, thread_name_prefix="tusserver-receive")
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tusserver-receive")
         return self._pool
 
     def is_busy(self, count: int, waited: float, now: float) -> bool:
@@ -92,14 +94,18 @@ class LoopShare:
 
     def poll_later(self, receiver: Coalescing) -> None:
         """Poll a receiver whose bytes the kernel holds back, until it says that this is over."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # a server that reloads goes on in another loop of this thread
+            self._loop, self._timer = loop, None
+            self._coalescing.clear()
         self._coalescing.append(receiver)
         if self._timer is None:
-            self._start_timer()
+            self._start_timer(loop)
 
-    def _start_timer(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self.coalesce_seconds / COALESCE_ROUNDS, self._poll)
+    def _start_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(self.coalesce_seconds / COALESCE_ROUNDS, self._poll, loop)
 
-    def _poll(self) -> None:
+    def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
         now = perf_counter()
         for _ in range(len(self._coalescing) // COALESCE_ROUNDS + 1):
             receiver = self._coalescing.popleft()
@@ -108,7 +114,7 @@ class LoopShare:
             elif not self._coalescing:
                 self._timer = None
                 return
-        self._start_timer()
+        self._start_timer(loop)
 
 
 def make_buffer() -> memoryview:

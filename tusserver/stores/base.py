@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard
 
 from tusserver.clock import WallClock
 from tusserver.protocol.checksum import Digest
@@ -41,7 +41,6 @@ class Attachment(Protocol):
         """Say that it does not any more."""
 
 
-@runtime_checkable
 class SharedFolder(Protocol):
     """What a store is besides, if its uploads are in a folder that several processes of one machine may use at once."""
 
@@ -55,6 +54,11 @@ class SharedFolder(Protocol):
         Raises:
             ValueError: another process uses the store with other locks, which would not exclude it from our uploads.
         """
+
+
+def is_shared(store: object) -> TypeGuard[SharedFolder]:
+    """Whether a store is a `SharedFolder`, also if it is so by delegating to another one."""
+    return hasattr(store, "root") and hasattr(store, "attach")
 
 
 class Store(Protocol):

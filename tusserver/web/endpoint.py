@@ -143,7 +143,7 @@ class UploadEndpoint:
         base_url, base_paths = self._public_url.locate(scope, headers)
         path: str = scope["path"]
         return RequestHead(
-            method=scope["method"],
+            method=scope["method"].upper(),
             name=path.removeprefix(scope.get("root_path", "")).removeprefix("/").removesuffix("/"),
             headers=headers,
             repeated=frozenset(repeated),
