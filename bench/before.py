@@ -40,7 +40,8 @@ def unpack(revision: str, folder: Path) -> Path:
     if archive.returncode != 0:
         sys.exit(f"There is no commit {revision} here: {archive.stderr.decode().strip()}")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(folder, filter="data")
+        files.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later
+        files.extractall(folder)
     return folder
 
 

@@ -33,7 +33,8 @@ class Folder:
     def __init__(self, path: Path, *, restarted: bool) -> None:
         self.path = path
         with tarfile.open(FIXTURE) as tar:
-            tar.extractall(path, filter="fully_trusted")
+            tar.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)  # Python 3.11.4 and later
+            tar.extractall(path)
         for record in path.rglob("*.record"):  # finished files are known by where they are
             record.write_bytes(record.read_bytes().replace(ROOT, str(path).encode()))
         self.moment = float((path / "moment").read_text())
