@@ -20,9 +20,9 @@ from time import perf_counter
 from typing import Final
 
 from tusserver.protocol.errors import ClientDisconnected
-from tusserver.server.recvfile_base import BodyReceiver, Turn, is_expensive, join_worker
-from tusserver.server.recvfile_shared import LoopShare, make_buffer
-from tusserver.server.recvfile_workers import BUFFER_BYTES, PAGE_BYTES, move_slice, pwrite_all
+from tusserver.server.recvfile_base import BodyReceiver, Turn, join_worker
+from tusserver.server.recvfile_shared import BUFFER_BYTES, LoopShare, make_buffer
+from tusserver.server.recvfile_workers import PAGE_BYTES, move_slice, pwrite_all
 from tusserver.streams import BodyCallbacks, FileTarget
 
 SLOW_DISK_READ_BYTES: Final = 16 << 10
@@ -42,9 +42,8 @@ class FileReceiver(BodyReceiver):
     """
 
     __slots__ = (
-        *("_digest", "_disk", "_expensive", "_fd", "_full_at", "_last_read_at", "_left", "_low_water", "_offset"),
-        *("_on_written", "_pending_write", "_polled", "_received", "_share", "_small_reads", "_socket_fd"),
-        *("_stopped", "_waited"),
+        *("_full_at", "_last_read_at", "_left", "_low_water", "_pending_write", "_polled", "_received"),
+        *("_small_reads", "_socket_fd", "_stopped", "_waited"),
     )
 
     def __init__(
@@ -58,14 +57,7 @@ class FileReceiver(BodyReceiver):
         length: int,
         received: bytes | bytearray = b"",
     ) -> None:
-        super().__init__(transport, owner)
-        self._share = share
-        self._fd = target.fd
-        self._offset = target.offset
-        self._disk = share.disk if target.disk is None else target.disk
-        self._on_written = callbacks.on_written
-        self._digest = callbacks.digest
-        self._expensive = is_expensive(self._digest)
+        super().__init__(share, transport, owner, target, callbacks)
         self._received = memoryview(received)
         self._left = length - len(received)
         self._pending_write: tuple[Awaitable[None], memoryview] | None = None

@@ -13,6 +13,8 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from tusserver.protocol.checksum import Digest
+from tusserver.server.recvfile_shared import LoopShare
+from tusserver.streams import BodyCallbacks, FileTarget
 from tusserver.threads import until_done
 
 FULL_READS: Final = 4
@@ -58,11 +60,31 @@ async def join_worker(
 
 
 class BodyReceiver(asyncio.BufferedProtocol):
-    """Replaces `owner`, the protocol of `transport`; passes lost connections and the flow of the answer on to it."""
+    """Receives into `target`; replaces `owner`, the protocol of `transport`, meanwhile.
 
-    __slots__ = ("_full_reads", "_has_transport", "_loop", "_owner", "_transport", "_turn")
+    It passes lost connections and the flow of the answer on to the owner.
+    """
 
-    def __init__(self, transport: asyncio.Transport, owner: asyncio.Protocol) -> None:
+    __slots__ = (
+        *("_digest", "_disk", "_expensive", "_fd", "_full_reads", "_has_transport", "_loop", "_offset", "_on_written"),
+        *("_owner", "_share", "_transport", "_turn"),
+    )
+
+    def __init__(
+        self,
+        share: LoopShare,
+        transport: asyncio.Transport,
+        owner: asyncio.Protocol,
+        target: FileTarget,
+        callbacks: BodyCallbacks,
+    ) -> None:
+        self._share = share
+        self._fd = target.fd
+        self._offset = target.offset
+        self._disk = share.disk if target.disk is None else target.disk
+        self._on_written = callbacks.on_written
+        self._digest = callbacks.digest
+        self._expensive = is_expensive(self._digest)
         self._transport = transport
         self._owner = owner
         self._loop = asyncio.get_running_loop()

@@ -16,7 +16,7 @@ from typing import Final
 
 from tusserver.disk.files import write_all
 from tusserver.protocol.errors import ClientDisconnected
-from tusserver.server.recvfile_base import BodyReceiver, Turn, is_expensive, join_worker
+from tusserver.server.recvfile_base import BodyReceiver, Turn, join_worker
 from tusserver.server.recvfile_shared import LoopShare
 from tusserver.streams import BodyCallbacks, FileTarget
 
@@ -34,10 +34,7 @@ class ParsedReceiver(BodyReceiver):
     The owner calls `take` with each piece.
     """
 
-    __slots__ = (
-        *("_admit", "_buffer_share", "_digest", "_disk", "_ended", "_expensive", "_fd", "_many", "_offset"),
-        *("_on_written", "_pending_write", "_pieces", "_reserve", "_share", "_size"),
-    )
+    __slots__ = (*("_admit", "_buffer_share", "_ended", "_many", "_pending_write", "_pieces", "_reserve", "_size"),)
 
     def __init__(
         self,
@@ -49,17 +46,10 @@ class ParsedReceiver(BodyReceiver):
         *,
         ended: Callable[[], bool],
     ) -> None:
-        super().__init__(transport, owner)
-        self._share = share
-        self._fd = target.fd
-        self._offset = target.offset
-        self._disk = share.disk if target.disk is None else target.disk
+        super().__init__(share, transport, owner, target, callbacks)
         self._reserve = target.reserve
-        self._on_written = callbacks.on_written
         self._admit = callbacks.admit
         self._buffer_share = callbacks.buffer_share
-        self._digest = callbacks.digest
-        self._expensive = is_expensive(self._digest)
         self._ended = ended
         self._pending_write: tuple[Awaitable[None], int] | None = None
         self._pieces: list[bytes] = []

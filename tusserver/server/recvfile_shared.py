@@ -11,8 +11,9 @@ from time import perf_counter
 from typing import Final, Protocol
 
 from tusserver.lanes import Lanes
-from tusserver.server.recvfile_workers import BUFFER_BYTES
 
+BUFFER_BYTES: Final = 512 << 10
+"""Of one read. ext4 takes writes of this size best: at 1 MiB the same bytes cost up to three times as much."""
 THREADS: Final = 4
 """Bodies that worker threads receive at the same time."""
 BIG_READ_BYTES: Final = 64 << 10

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import mmap
 import os
 import select
 import threading
@@ -14,9 +13,8 @@ from typing import Final
 
 from tusserver.protocol.checksum import Digest
 from tusserver.server.recvfile_base import Turn
+from tusserver.server.recvfile_shared import BUFFER_BYTES, make_buffer
 
-BUFFER_BYTES: Final = 512 << 10
-"""Of one read. ext4 takes writes of this size best: at 1 MiB the same bytes cost up to three times as much."""
 PAGE_BYTES: Final = 4 << 10
 """Writes start at multiples of this where they can: one that starts inside a page touches that page a second time."""
 SLICE_SECONDS: Final = 0.1
@@ -38,7 +36,7 @@ class _Copy:
     """Moves bytes by a buffer, so that a digest can see them."""
 
     def __init__(self) -> None:
-        self._buffer = memoryview(mmap.mmap(-1, BUFFER_BYTES))
+        self._buffer = make_buffer()
 
     def move(self, source: int, fd: int, offset: int, limit: int, digest: Digest | None) -> int:
         """Move up to `limit` bytes from a socket to byte `offset` of a file; return their number, 0 at the end.
