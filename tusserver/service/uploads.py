@@ -209,7 +209,7 @@ class UploadService:
                 try:
                     raise stop_reason
                 finally:
-                    del stop_reason  # likewise
+                    del stop_reason  # its traceback holds this frame
             return Created(
                 upload=await self._commit_told(await self._finish_if_complete(upload, context)),
                 closes=stop_reason is not None,

@@ -162,24 +162,23 @@ class Records:
     def load_fenced(self, upload_id: UploadId, fence: int) -> Upload:
         """See `Store.load`, of a caller whose lease has a fence. Until it is there an older holder may commit."""
         while True:
-            number = self._number(upload_id)
+            last = self._last_slot(upload_id, "reading a record")
             upload = self.load(upload_id)
             if upload.fence == fence:
                 return upload
             if upload.fence > fence:
                 raise LeaseLost
             with contextlib.suppress(LeaseLost):  # what was committed meanwhile is to be loaded
-                self.commit(replace(upload, fence=fence), after=number)
+                self.commit(replace(upload, fence=fence), after=-1 if last is None else last.number)
 
-    def _number(self, upload_id: UploadId) -> int:
-        """Return the number of the last commit; -1 if the record says none, which `load` reports."""
-        with self._translating("reading a record"):
+    def _last_slot(self, upload_id: UploadId, doing: str) -> record.Slot | None:
+        """Return what the last commit wrote; None if the record says none, which `load` reports."""
+        with self._translating(doing):
             fd = self.open(upload_id)
             try:
-                last = record.read_slot(fd, self.boot)
+                return record.read_slot(fd, self.boot)
             finally:
                 os.close(fd)
-        return -1 if last is None else last.number
 
     def require_fence(self, upload: Upload) -> None:
         """Refuse to write the bytes of an upload whose record has a newer fence.
@@ -342,12 +341,7 @@ class Records:
 
     def first_unsynced(self, upload: Upload) -> int:
         """Return the first byte of an upload that may not be on the disk."""
-        with self._translating("committing"):
-            fd = self.open(upload.id)
-            try:
-                last = record.read_slot(fd, self.boot)
-            finally:
-                os.close(fd)
+        last = self._last_slot(upload.id, "committing")
         return 0 if last is None else self._known_synced(last)
 
     def _may_be_lost(self, slot: record.Slot) -> bool:
